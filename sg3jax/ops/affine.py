@@ -1,0 +1,329 @@
+"""Shifts and rotations of images, as the equivariance metrics define them.
+
+Paper appendix E; paper.md section 3. Every operator takes a batch and one
+transform, which may be traced, and returns the images with a mask [h, w, 1] of
+the pixels that are valid: 1 where no sample beyond the frame took part.
+
+Coordinates: x runs right, y runs down, the origin is the centre of the image.
+Matrices act on column vectors (x, y, 1). A turn by `angle` maps (1, 0) to
+(cos, -sin): counter-clockwise on the screen.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from sg3jax.types import AnyArray, Array, Images
+
+# Half widths of the Lanczos kernel and of the band-limit filter, in pixels.
+_LANCZOS = 3
+_REACH = 2 * _LANCZOS
+# The sincs are cut off at the ends of this open interval, in pixels.
+_SINC_REACH = 64
+# Samples a pixel side for the bilinear look-ups.
+_UPSAMPLING = 4
+_PSEUDO_BORDER = _REACH - 1
+
+# Resampling is the yardstick: no bfloat16 or TF32 passes.
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+def translation_matrix(
+  offset: Float[AnyArray, '2'],
+) -> Float[Array, '3 3']:
+  """Returns the homogeneous matrix that adds `offset` = (x, y)."""
+  return jnp.eye(3).at[:2, 2].set(offset)
+
+
+def rotation_matrix(angle: Float[AnyArray, ''] | float) -> Float[Array, '3 3']:
+  """Returns the homogeneous matrix of a turn by `angle` radians."""
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  return jnp.eye(3).at[:2, :2].set(jnp.array([[c, s], [-s, c]]))
+
+
+def translate_integer(
+  x: Images, shift: Int[AnyArray, '2']
+) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
+  """Shifts images by whole pixels, with zeros where nothing arrives (EQ-T).
+
+  Args:
+    x: Images.
+    shift: Pixels right and down.
+
+  Returns:
+    The shifted images, and the mask of the overlap with the unshifted frame.
+  """
+  shift = jnp.asarray(shift)
+  mask = _mask(
+    *(
+      (jnp.arange(size) >= d) & (jnp.arange(size) < size + d)
+      for size, d in zip(x.shape[1:3], shift[::-1], strict=True)
+    )
+  )
+  return jnp.roll(x, shift[::-1], axis=(1, 2)) * mask, mask
+
+
+def translate_fractional(
+  x: Images, shift: Float[AnyArray, '2']
+) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
+  """Shifts images by any distance with a Lanczos kernel, a = 3 (EQ-T_frac).
+
+  Args:
+    x: Images, taken as zero outside the frame.
+    shift: Pixels right and down.
+
+  Returns:
+    The shifted images, and the mask of pixels whose six taps a side all lie
+    in the frame.
+  """
+  shift = jnp.asarray(shift, jnp.float32)
+  (rows, valid_rows), (columns, valid_columns) = (
+    _lanczos_shift(size, t)
+    for size, t in zip(x.shape[1:3], shift[::-1], strict=True)
+  )
+  x = jnp.einsum('oh,nhwc->nowc', rows, x, precision=_EXACT)
+  x = jnp.einsum('ow,nhwc->nhoc', columns, x, precision=_EXACT)
+  return x, _mask(valid_rows, valid_columns)
+
+
+def rotate(
+  x: Images, angle: Float[AnyArray, ''] | float
+) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
+  """Turns images about their centre: R_α, the high-quality rotation.
+
+  Upsamples fourfold with the filter that limits the band to what both the
+  input's and the turned grid can hold, then looks pixels up bilinearly.
+
+  Args:
+    x: Images, taken as zero outside the frame.
+    angle: Radians.
+
+  Returns:
+    The turned images, and the mask of pixels that were read at least 6 source
+    pixels inside the frame.
+  """
+  up = _UPSAMPLING
+  height, width = x.shape[1:3]
+  matrix = rotation_matrix(angle)[:2, :2]
+  f = band_limit_filter(matrix, up=up)
+
+  # Where each output pixel is read, in input pixels.
+  rows = jnp.arange(height) + 0.5 - height / 2
+  columns = jnp.arange(width) + 0.5 - width / 2
+  inverse = matrix.T
+  source_x = inverse[0, 0] * columns + inverse[0, 1] * rows[:, None]
+  source_y = inverse[1, 0] * columns + inverse[1, 1] * rows[:, None]
+  source_x += width / 2 - 0.5
+  source_y += height / 2 - 0.5
+
+  def turn(image: Float[Array, 'h w c']) -> Float[Array, 'h w c']:
+    # `_upsample` returns the frame with a border of _REACH pixels.
+    return _bilinear(
+      _upsample(image, f, up),
+      (source_y + _REACH) * up,
+      (source_x + _REACH) * up,
+    )
+
+  # One image at a time: the upsampled one takes 16 times the memory.
+  out = jax.lax.map(turn, jnp.asarray(x))
+  inside = _reads_inside(source_y, height) & _reads_inside(source_x, width)
+  return out, inside[:, :, None].astype(x.dtype)
+
+
+def pseudo_rotate(
+  x: Images, angle: Float[AnyArray, ''] | float
+) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
+  """Limits the band as a turn by `angle` would, without turning: R*_α.
+
+  An image that was generated turned has a square spectrum, one that was turned
+  by `rotate` an eight-sided one. This gives the former the latter's spectrum.
+
+  Args:
+    x: Images, taken as zero outside the frame.
+    angle: Radians.
+
+  Returns:
+    The filtered images, and the mask that leaves out 5 pixels at each border.
+  """
+  f = band_limit_filter(rotation_matrix(-angle)[:2, :2], up=1)
+  border = _PSEUDO_BORDER
+  # The filter is point-symmetric: correlating is convolving.
+  planes = _convolve(_planes(x), f[:, :, None, None], (border, border))
+  rows, columns = (
+    (jnp.arange(size) >= border) & (jnp.arange(size) < size - border)
+    for size in x.shape[1:3]
+  )
+  return _from_planes(planes, x.shape), _mask(rows, columns)
+
+
+def band_limit_filter(
+  matrix: Float[AnyArray, '2 2'], *, up: int
+) -> Float[Array, 't t']:
+  """Designs the filter that keeps what survives an affine resampling.
+
+  The ideal low-pass of the input grid convolved with that of the output grid,
+  seen from the input, times the same convolution of two Lanczos windows. It is
+  computed in float32 where it is used, so that a transform can be traced.
+
+  Args:
+    matrix: Maps input positions to output positions.
+    up: Taps a pixel.
+
+  Returns:
+    Taps over the open interval (-6, 6) pixels, 12 * up - 1 a side. Each of the
+    up * up polyphase components sums to 1 / up².
+  """
+  f = _convolve_with_image(_sinc, matrix, up)
+  f = f * _convolve_with_image(_lanczos_window, matrix, up)
+  taps = f.shape[0] + 1
+  phases = jnp.pad(f, (0, 1)).reshape(taps // up, up, taps // up, up)
+  phases /= phases.sum((0, 2), keepdims=True) * up**2
+  return phases.reshape(taps, taps)[:-1, :-1]
+
+
+def _convolve_with_image(
+  function: Callable[[Array], Array],
+  matrix: Float[AnyArray, '2 2'],
+  up: int,
+) -> Float[Array, 't t']:
+  """Convolves f(x)f(y) with its own image under `matrix`.
+
+  The first factor is separable and does not depend on the matrix, so the
+  (circular) convolution is a product with a constant matrix on either side.
+  """
+  reach = _SINC_REACH * up - 1
+  steps = np.arange(-reach, reach + 1)
+  taps = np.arange(-_REACH * up + 1, _REACH * up)
+  distances = taps[:, None] - steps
+  distances -= len(steps) * np.rint(distances / len(steps)).astype(int)
+  left = function(jnp.asarray(distances / up, jnp.float32))
+
+  grid = jnp.asarray(steps / up, jnp.float32)
+  m = jnp.asarray(matrix, jnp.float32)
+  image_x = m[0, 0] * grid + m[0, 1] * grid[:, None]
+  image_y = m[1, 0] * grid + m[1, 1] * grid[:, None]
+  image = function(image_x) * function(image_y)
+  product = jnp.matmul(left, image, precision=_EXACT)
+  return jnp.matmul(product, left.T, precision=_EXACT)
+
+
+def _sinc(x: Array) -> Array:
+  """Returns sin(πx) / (πx).
+
+  Not `jnp.sinc`: its expansion at zero, which only derivatives need, does not
+  pass `jax.shard_map`'s checks in JAX 0.12.
+  """
+  x = jnp.where(x == 0, 1e-6, x) * jnp.pi
+  return jnp.sin(x) / x
+
+
+def _lanczos_window(x: Array) -> Array:
+  return jnp.where(jnp.abs(x) < _LANCZOS, _sinc(x / _LANCZOS), 0.0)
+
+
+def _lanczos_shift(
+  size: int, shift: Float[Array, '']
+) -> tuple[Float[Array, 'o i'], Array]:
+  """Returns the matrix that shifts a row, and which of its rows are whole."""
+  whole = jnp.floor(shift).astype(jnp.int32)
+  out = jnp.arange(size)
+  distance = (out[:, None] - out - whole).astype(jnp.float32)
+  fraction = shift - whole
+
+  def tap(k: Array) -> Array:
+    inside = (k > -_LANCZOS) & (k <= _LANCZOS)
+    x = k - fraction
+    return jnp.where(inside, _sinc(x) * _sinc(x / _LANCZOS), 0.0)
+
+  total = tap(jnp.arange(-_LANCZOS + 1.0, _LANCZOS + 1.0)).sum()
+  valid = (out >= whole + _LANCZOS) & (out < size + whole - _LANCZOS + 1)
+  return tap(distance) / total, valid
+
+
+def _reads_inside(position: Array, size: int) -> Array:
+  """Says which reads take a sample at least _REACH pixels inside the frame.
+
+  Pixels are `_UPSAMPLING` samples wide and pixel j covers samples up * j to
+  up * j + up - 1, its own position being the third of four.
+  """
+  up = _UPSAMPLING
+  sample = jnp.round(position * up) + up // 2
+  return (sample >= _REACH * up) & (sample < (size - _REACH) * up)
+
+
+def _upsample(
+  image: Float[Array, 'h w c'], f: Float[Array, 't t'], up: int
+) -> Float[Array, 'h2 w2 c']:
+  """Upsamples one image, with a border of _REACH pixels of what leaks out.
+
+  Sample up * (j + _REACH) lies on pixel j. One convolution computes the up²
+  polyphase components as channels, so that no zeros are multiplied.
+  """
+  height, width, channels = image.shape
+  taps = 2 * _REACH
+  kernel = jnp.pad(f * up**2, (1, 0)).reshape(taps, up, taps, up)
+  kernel = kernel[::-1, :, ::-1].transpose(0, 2, 1, 3)
+  kernel = kernel.reshape(taps, taps, 1, up * up)
+  planes = _convolve(_planes(image[None]), kernel, (taps - 1, taps))
+  height, width = height + taps, width + taps
+  x = planes.reshape(channels, height, width, up, up)
+  return x.transpose(1, 3, 2, 4, 0).reshape(height * up, width * up, channels)
+
+
+def _bilinear(
+  image: Float[Array, 'h w c'],
+  y: Float[Array, 'h2 w2'],
+  x: Float[Array, 'h2 w2'],
+) -> Float[Array, 'h2 w2 c']:
+  """Reads an image at positions in samples; zero outside."""
+  height, width, _ = image.shape
+  top, left = jnp.floor(y), jnp.floor(x)
+  out = 0.0
+  for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
+    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
+      inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+      value = image[
+        jnp.clip(row, 0, height - 1).astype(jnp.int32),
+        jnp.clip(column, 0, width - 1).astype(jnp.int32),
+      ]
+      weight = jnp.where(inside, weight_y * weight_x, 0.0)
+      out = out + weight[:, :, None] * value
+  return out
+
+
+def _planes(x: Images) -> Float[Array, 'p h w 1']:
+  """Makes every channel an image of its own."""
+  n, height, width, channels = x.shape
+  x = jnp.moveaxis(jnp.asarray(x), 3, 1)
+  return x.reshape(n * channels, height, width, 1)
+
+
+def _from_planes(
+  planes: Float[Array, 'p h w 1'], shape: tuple[int, ...]
+) -> Float[Array, 'n h w c']:
+  n, height, width, channels = shape
+  return jnp.moveaxis(planes.reshape(n, channels, height, width), 1, 3)
+
+
+def _convolve(
+  planes: Float[Array, 'p h w 1'],
+  kernel: Float[Array, 't t 1 o'],
+  padding: tuple[int, int],
+) -> Float[Array, 'p h2 w2 o']:
+  """Correlates planes with a kernel, zero-padded by (before, after)."""
+  return jax.lax.conv_general_dilated(
+    planes,
+    kernel,
+    window_strides=(1, 1),
+    padding=(padding, padding),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    precision=_EXACT,
+  )
+
+
+def _mask(rows: Array, columns: Array) -> Float[Array, 'h w 1']:
+  """Returns the outer product of two vectors of booleans."""
+  return (rows[:, None] & columns)[:, :, None].astype(jnp.float32)

@@ -1,0 +1,63 @@
+"""Bias, activation, gain and clamp: the tail of every StyleGAN2 layer."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float
+
+from sg3jax.types import AnyArray, Array
+
+Activation = Literal['linear', 'lrelu']
+
+# Gains that keep the variance of unit normal input (for lrelu nearly).
+DEFAULT_GAINS = {'linear': 1.0, 'lrelu': 2.0**0.5}
+
+
+def bias_act(
+  x: Float[AnyArray, '*batch c'],
+  b: Float[AnyArray, ' c'] | None = None,
+  *,
+  activation: Activation | str = 'linear',
+  gain: float | int | None = None,
+  clamp: float | int | None = None,
+  slope: float | int = 0.2,
+) -> Float[Array, '*batch c']:
+  """Computes clamp(gain * activation(x + b)).
+
+  Differentiable to any order in both modes; the derivative is that of the
+  right-hand branch at the kink of lrelu, and 0 where the clamp is active.
+
+  Args:
+    x: Values of any float dtype, channels last.
+    b: Bias per channel, cast to the dtype of `x`.
+    activation: 'linear', or 'lrelu': x where x >= 0, else slope * x.
+    gain: Factor after the activation; default sqrt(2) for lrelu, 1 for linear.
+    clamp: Limit of the result's magnitude, positive, or None.
+    slope: Slope of lrelu for negative values.
+
+  Returns:
+    The result in the shape and dtype of `x`.
+
+  Raises:
+    ValueError: If the activation is unknown or the clamp is not positive.
+  """
+  if activation not in DEFAULT_GAINS:
+    raise ValueError(
+      f"unknown activation '{activation}': use one of {list(DEFAULT_GAINS)}."
+    )
+  if clamp is not None and clamp <= 0:
+    raise ValueError(f'clamp must be positive or None, but it is {clamp}.')
+  gain = float(DEFAULT_GAINS[activation] if gain is None else gain)
+
+  x = jnp.asarray(x)
+  if b is not None:
+    x = x + jnp.asarray(b, x.dtype)
+  if activation == 'lrelu':
+    x = jnp.where(x >= 0, x, x * float(slope))
+  if gain != 1:
+    x = x * gain
+  if clamp is not None:
+    limit = jnp.asarray(clamp, x.dtype)
+    x = lax.clamp(-limit, x, limit)
+  return x

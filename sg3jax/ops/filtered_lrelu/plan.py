@@ -1,0 +1,215 @@
+"""What one `filtered_lrelu` call does, as hashable static values.
+
+A FIR filter with zero insertion, padding and decimation is, along one axis, the
+banded matrix of a `Pass`. A separable filter is one pass per axis (`Term`), a
+2-D filter a sum of terms. A `Plan` is the whole operator
+
+  y = D act(U x),   U, D sums of terms,
+
+for one input shape. Transposing a pass exchanges its two rates and reverses its
+taps, so the gradient of the operator is made of the same parts.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sg3jax.ops import filters
+
+# Nested tuples hash and compare by value, which static arguments of a jitted
+# function must do and NumPy arrays do not.
+Taps: TypeAlias = tuple[float, ...]
+Taps2D: TypeAlias = tuple[Taps, ...]
+AxisPadding: TypeAlias = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+  """A resampling FIR filter along one axis: out = M in.
+
+  M[o, i] = taps[i * up - o * down + low] where that index exists, else zero.
+
+  Attributes:
+    taps: Filter in the order it is met by rising input index, i.e. flipped.
+    up: Zero insertion factor.
+    down: Decimation factor.
+    low: Zeros put before the first sample, after zero insertion.
+    in_size: Input samples.
+    out_size: Output samples.
+  """
+
+  taps: Taps
+  up: int
+  down: int
+  low: int
+  in_size: int
+  out_size: int
+
+  @property
+  def transposed(self) -> 'Pass':
+    """The pass of the transposed matrix."""
+    return Pass(
+      taps=self.taps[::-1],
+      up=self.down,
+      down=self.up,
+      low=len(self.taps) - 1 - self.low,
+      in_size=self.out_size,
+      out_size=self.in_size,
+    )
+
+  @property
+  def is_identity(self) -> bool:
+    """Whether M is the identity matrix."""
+    return (
+      self.taps == (1.0,)
+      and self.up == self.down == 1
+      and self.low == 0
+      and self.in_size == self.out_size
+    )
+
+  @functools.cached_property
+  def matrix(self) -> np.ndarray:
+    """M, float64 [out_size, in_size]."""
+    rows = np.arange(self.out_size)[:, None] * self.down
+    columns = np.arange(self.in_size)[None, :] * self.up
+    index = columns - rows + self.low
+    inside = (index >= 0) & (index < len(self.taps))
+    return np.where(inside, np.asarray(self.taps)[index * inside], 0.0)
+
+
+# (pass along h, pass along w).
+Term: TypeAlias = tuple[Pass, Pass]
+Terms: TypeAlias = tuple[Term, ...]
+
+
+def transpose(terms: Terms) -> Terms:
+  """Returns the terms of the transposed linear map."""
+  return tuple((ph.transposed, pw.transposed) for ph, pw in terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """One `filtered_lrelu` operator on feature maps of one height and width.
+
+  Attributes:
+    fu: Taps of the upsampling filter, 1-D or 2-D, or None for the unit impulse.
+    fd: Taps of the downsampling filter, likewise.
+    up: Upsampling factor.
+    down: Downsampling factor.
+    padding: Samples added (or, negative, cropped) after zero insertion,
+      ((top, bottom), (left, right)).
+    gain: Factor on the output of the leaky ReLU.
+    slope: Its slope for negative inputs.
+    clamp: Bound on the magnitude after the gain, or None.
+    expand: U as a sum of separable terms.
+    contract: D as a sum of separable terms.
+  """
+
+  fu: Taps | Taps2D | None
+  fd: Taps | Taps2D | None
+  up: int
+  down: int
+  padding: tuple[AxisPadding, AxisPadding]
+  gain: float
+  slope: float
+  clamp: float | None
+  expand: Terms
+  contract: Terms
+
+  @functools.cached_property
+  def _hash(self) -> int:
+    return hash(tuple(getattr(self, f.name) for f in dataclasses.fields(self)))
+
+  def __hash__(self) -> int:
+    # Cached: a plan is hashed at every call, and it holds hundreds of floats.
+    return self._hash
+
+
+def make_plan(
+  shape: Sequence[int],
+  fu: np.ndarray | None,
+  fd: np.ndarray | None,
+  *,
+  up: int,
+  down: int,
+  padding: tuple[AxisPadding, AxisPadding],
+  gain: float,
+  slope: float,
+  clamp: float | None,
+  tolerance: float,
+) -> Plan:
+  """Builds the operator for inputs of one height and width.
+
+  Args:
+    shape: Height and width of the input.
+    fu: Upsampling filter, [t], [t, t'] or None.
+    fd: Downsampling filter, likewise.
+    up: Upsampling factor.
+    down: Downsampling factor.
+    padding: ((top, bottom), (left, right)).
+    gain: See `Plan`.
+    slope: See `Plan`.
+    clamp: See `Plan`.
+    tolerance: Largest singular value of a 2-D filter that may be dropped,
+      relative to its first.
+
+  Raises:
+    ValueError: The padded input is smaller than a filter: no output is left.
+  """
+  up_taps, down_taps = _separable(fu, tolerance), _separable(fd, tolerance)
+  axes = []
+  for axis, size in enumerate(shape):
+    low, high = padding[axis]
+    padded = size * up + low + high
+    middle = padded - len(up_taps[0][axis]) + 1
+    filtered = middle - len(down_taps[0][axis]) + 1
+    if middle < 1 or filtered < 1:
+      raise ValueError(
+        f'filtered_lrelu leaves no output along {"hw"[axis]}: '
+        f'{size} samples x up {up} + padding ({low}, {high}) = {padded}, '
+        f'but filters of {len(up_taps[0][axis])} and '
+        f'{len(down_taps[0][axis])} taps need at least '
+        f'{padded - filtered + 1}. Increase the padding.'
+      )
+    axes.append((size, low, middle, math.ceil(filtered / down)))
+
+  def expand(taps: np.ndarray, axis: int) -> Pass:
+    size, low, middle, _ = axes[axis]
+    # Zero insertion divides the mean by `up` along each axis; restore it here.
+    return Pass(_tuple(taps[::-1] * up), up, 1, low, size, middle)
+
+  def contract(taps: np.ndarray, axis: int) -> Pass:
+    _, _, middle, out_size = axes[axis]
+    return Pass(_tuple(taps[::-1]), 1, down, 0, middle, out_size)
+
+  return Plan(
+    fu=None if fu is None else _tuple(fu),
+    fd=None if fd is None else _tuple(fd),
+    up=up,
+    down=down,
+    padding=padding,
+    gain=gain,
+    slope=slope,
+    clamp=clamp,
+    expand=tuple((expand(c, 0), expand(r, 1)) for c, r in up_taps),
+    contract=tuple((contract(c, 0), contract(r, 1)) for c, r in down_taps),
+  )
+
+
+def _separable(
+  f: np.ndarray | None, tolerance: float
+) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+  """Returns a filter as (column, row) pairs whose outer products sum to it."""
+  if f is None:
+    return [(np.ones(1), np.ones(1))]
+  if f.ndim == 1:
+    return [(f, f)]
+  return filters.split_low_rank(f, tolerance)
+
+
+def _tuple(f: np.ndarray) -> Any:
+  return tuple(f.tolist()) if f.ndim == 1 else tuple(map(tuple, f.tolist()))

@@ -1,0 +1,65 @@
+"""The readable definition of `filtered_lrelu`, by depthwise convolutions.
+
+Plain autodiff, no tricks: the specification that the other implementations are
+tested against, and the baseline that they are timed against.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sg3jax.ops.filtered_lrelu import activation
+from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Plan
+from sg3jax.types import Array
+
+
+def filtered_lrelu(plan: Plan, x: Array) -> Array:
+  """Returns D act(U x) for x [n, h, w, c], computed in float32 or wider."""
+  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  y = _resample(y, plan.fu, up=plan.up, padding=plan.padding)
+  y = activation.activate(plan, y)
+  y = _resample(y, plan.fd, down=plan.down)
+  return y.astype(x.dtype)
+
+
+def _resample(
+  x: Array,
+  taps: tuple | None,
+  *,
+  up: int = 1,
+  down: int = 1,
+  padding: tuple[AxisPadding, AxisPadding] = ((0, 0), (0, 0)),
+) -> Array:
+  """Inserts zeros, pads, filters with gain up^2, keeps every down-th sample."""
+  f = np.ones(1) if taps is None else np.asarray(taps)
+  if f.ndim == 2:
+    return _convolve(x, f, (up, up), (down, down), padding)
+  x = _convolve(x, f[None, :], (1, up), (1, down), ((0, 0), padding[1]))
+  return _convolve(x, f[:, None], (up, 1), (down, 1), (padding[0], (0, 0)))
+
+
+def _convolve(
+  x: Array,
+  f: np.ndarray,
+  up: tuple[int, int],
+  down: tuple[int, int],
+  padding: tuple[AxisPadding, AxisPadding],
+) -> Array:
+  channels = x.shape[-1]
+  # XLA's convolution is a correlation; a true one flips the filter.
+  kernel = jnp.asarray(np.flip(f) * up[0] * up[1], x.dtype)
+  kernel = jnp.broadcast_to(kernel[..., None, None], (*f.shape, 1, channels))
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=down,
+    # lhs_dilation leaves out the zeros that follow the last sample.
+    padding=[
+      (low, high + factor - 1)
+      for (low, high), factor in zip(padding, up, strict=True)
+    ],
+    lhs_dilation=up,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=channels,
+    precision=lax.Precision.HIGHEST,
+  )

@@ -1,0 +1,82 @@
+"""Modulated convolution: every sample convolves with its own scaled kernel.
+
+The textbook form builds one kernel per sample, `w * s[n]`, and runs a grouped
+convolution. Here the activations are scaled instead, before and after a single
+plain convolution. The result is the same (a scale on an input or an output
+channel commutes with the convolution), no kernel per sample is materialised,
+and a batch sharded over devices needs no collective for the convolution.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float
+
+from sg3jax.ops import conv
+from sg3jax.types import AnyArray, Array
+
+
+def modulated_conv(
+  x: Float[AnyArray, 'n h w i'],
+  w: Float[AnyArray, 'k k i o'],
+  styles: Float[AnyArray, 'n i'],
+  *,
+  demodulate: bool = True,
+  padding: int = 0,
+  input_gain: Float[AnyArray, ''] | float | None = None,
+) -> Float[Array, 'n h2 w2 o']:
+  """Convolves `x` with kernels modulated by per-sample styles.
+
+  With `demodulate`, the kernel is first divided by its RMS per output channel
+  and the styles by their RMS over the whole (global) batch; neither changes
+  the result, up to the demodulation's epsilon, but both keep float16 in range.
+  The output is then scaled to unit expected variance for unit-variance input:
+  d[n,o] = 1 / sqrt(sum_kki (w s)^2 + 1e-8). Paper: section 2 of the StyleGAN2
+  paper for the operation, appendix D.1 of the StyleGAN3 paper for its use.
+
+  Args:
+    x: Activations of any float dtype; the convolution runs in it.
+    w: Kernel, square, normally float32.
+    styles: One scale per sample and input channel.
+    demodulate: Whether to demodulate. Without it, `w` and `styles` are used as
+      they are given.
+    padding: Zeros on every side; k - 1 gives the full convolution, k // 2 keeps
+      the size of an odd kernel's input.
+    input_gain: A scalar that scales the input, invisible to the demodulation:
+      the reciprocal RMS of `x` as tracked by a moving average.
+
+  Returns:
+    [n, h + 2 padding - k + 1, w + 2 padding - k + 1, o] in the dtype of `x`.
+    Scales are computed in float32 (or wider, if an operand is wider).
+
+  Raises:
+    ValueError: If padding is negative.
+  """
+  x = jnp.asarray(x)
+  wide = jnp.promote_types(jnp.float32, jnp.result_type(x, w, styles))
+  w = jnp.asarray(w, wide)
+  styles = jnp.asarray(styles, wide)
+
+  demodulation = None
+  if demodulate:
+    w = w * lax.rsqrt(jnp.mean(jnp.square(w), axis=(0, 1, 2)))
+    styles = styles * lax.rsqrt(jnp.mean(jnp.square(styles)))
+    power = jnp.einsum(
+      'ni,io->no',
+      jnp.square(styles),
+      jnp.sum(jnp.square(w), axis=(0, 1)),
+      precision=lax.Precision.HIGHEST,
+    )
+    demodulation = lax.rsqrt(power + 1e-8)
+  if input_gain is not None:
+    # In front of the convolution, where it brings `x` to unit magnitude.
+    styles = styles * jnp.asarray(input_gain, wide)
+
+  y = conv.conv2d(x * _per_sample(styles, x.dtype), w, padding=padding)
+  if demodulation is not None:
+    y = y * _per_sample(demodulation, x.dtype)
+  return y
+
+
+def _per_sample(scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  return scale.astype(dtype)[:, None, None, :]

@@ -1,0 +1,311 @@
+"""What every implementation of `filtered_lrelu` promises.
+
+A test class inherits `FilteredLReluContract` and names its implementation; all
+of these tests then run against that one. Tolerances follow from the dtype and
+the number of products in a sum; the float64 reference judges.
+"""
+
+import functools
+import json
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from sg3jax.ops import filters
+from sg3jax.ops.filtered_lrelu import filtered_lrelu, shapes
+
+NUM_GOLDEN_CASES = 9
+_KEYS = ('x', 'b', 'y', 'g', 'dx', 'db', 'h', 'dg', 'fu', 'fd')
+
+
+def golden_case(arrays, index):
+  """Returns one golden case, NHWC, and the operator's keyword arguments."""
+  case = {k: arrays.get(f'case{index}/{k}') for k in _KEYS}
+  for k in ('x', 'y', 'g', 'dx', 'h', 'dg'):
+    case[k] = np.transpose(case[k], (0, 2, 3, 1))
+  options = json.loads(str(arrays[f'case{index}/params']))
+  x0, x1, y0, y1 = options.pop('padding')
+  options['padding'] = ((y0, y1), (x0, x1))
+  fu, up = case['fu'], options['up']
+  if fu is not None and fu.ndim == 1:
+    # The goldens multiplied float32 taps by the gain before widening them; it
+    # is inexact for up = 3 only.
+    fu = np.float64(fu * np.float32(up)) / up
+  return case, {'fu': fu, 'fd': case['fd'], **options}
+
+
+def tolerance(dtype) -> float:
+  """Error of an output of the operator, relative to the largest of them.
+
+  A pass is at most 24 products, four passes follow each other, and rounding
+  errors add like a random walk: sqrt(4 * 24), 10 epsilon, times a margin.
+  """
+  eps = float(jnp.finfo(dtype).eps)
+  # A split filter drops singular values of 4e-7 in all but float64.
+  return 20 * eps + (0 if eps < 1e-12 else 2e-6)
+
+
+def assert_close(actual, expected, dtype):
+  assert actual.shape == expected.shape
+  expected = np.asarray(expected, np.float64)
+  atol = tolerance(dtype) * max(np.abs(expected).max(), 1e-30)
+  np.testing.assert_allclose(
+    np.asarray(actual, np.float64), expected, rtol=0, atol=atol
+  )
+
+
+def relative_error(actual, expected) -> float:
+  expected = np.asarray(expected, np.float64)
+  error = np.linalg.norm(np.asarray(actual, np.float64) - expected)
+  return float(error / np.linalg.norm(expected))
+
+
+def random_like(seed, shape, dtype=np.float64):
+  return np.random.RandomState(seed).randn(*shape).astype(dtype)
+
+
+SMALL_LAYERS = {s.name: s for s in shapes.LAYERS if s.size < 50}
+
+GEOMETRIES = (
+  # up, down, shapes of fu and fd, padding
+  (1, 1, (None, None), 0),
+  (1, 1, ((5,), (4,)), 6),
+  (2, 1, ((7,), None), (4, 3)),
+  (1, 4, (None, (3,)), (1, 9)),
+  (3, 2, ((5,), (6,)), ((8, 9), (10, 4))),
+  (4, 2, ((24,), (12,)), (20, 17)),
+  (2, 4, ((12,), (24,)), ((30, 31), (33, 29))),
+  (3, 4, ((3, 2), (4, 6)), ((8, 3), (4, 9))),
+  (5, 5, (None, None), (-2, -7)),
+  (2, 2, ((12,), (12,)), (-1, 9)),
+  (4, 2, ((2,), (2,)), ((-13, -15), (3, 3))),  # A single row.
+)
+
+
+def small_operator(**overrides):
+  """Returns an operator with all its features and an input for it."""
+  f = filters.kaiser_lowpass(12, cutoff=2.0, half_width=3.0, sampling_rate=16.0)
+  options = {
+    'fu': f,
+    'fd': f,
+    'up': 2,
+    'down': 2,
+    'padding': ((9, 8), (7, 6)),
+    'gain': 1.3,
+    'slope': 0.2,
+    'clamp': 0.8,
+    **overrides,
+  }
+  return options, random_like(0, (4, 8, 9, 3)), random_like(1, (3,))
+
+
+def layer_operator(name):
+  """Returns a real layer's operator and a narrow input for it."""
+  layer = SMALL_LAYERS[name]
+  x = random_like(0, (1, layer.size, layer.size, 2))
+  return layer.options(), x, random_like(1, (2,))
+
+
+def geometry_operator(index):
+  """Returns an operator of odd rates, borders and filters, and an input."""
+  up, down, taps, padding = GEOMETRIES[index]
+  fu, fd = (
+    None if shape is None else random_like(i, shape)
+    for i, shape in enumerate(taps)
+  )
+  options, x, b = small_operator(
+    fu=fu, fd=fd, up=up, down=down, padding=padding, clamp=None
+  )
+  return options, x[:1], b
+
+
+def values(implementation, operator, dtype=np.float64):
+  """Returns y, and dx and db of a random cotangent."""
+  options, x, b = operator
+
+  @jax.jit
+  def run(x, b):
+    y, pull = jax.vjp(
+      lambda x, b: filtered_lrelu(
+        x, b=b, implementation=implementation, **options
+      ),
+      x,
+      b,
+    )
+    return y, *pull(jnp.asarray(random_like(2, y.shape), y.dtype))
+
+  return run(jnp.asarray(x, dtype), jnp.asarray(b, dtype))
+
+
+@functools.cache
+def reference(make_operator, key):
+  """Returns `values` of the reference in float64, computed once."""
+  return values('reference', make_operator(key))
+
+
+class ValuesContract:
+  """Values and gradients; inherit and set `implementation`."""
+
+  implementation: ClassVar[str]
+
+  @pytest.fixture(autouse=True)
+  def _x64(self):
+    with jax.enable_x64(True):
+      yield
+
+  def call(self, x, b, **options):
+    return filtered_lrelu(x, b=b, implementation=self.implementation, **options)
+
+  # Values and derivatives.
+
+  @pytest.mark.parametrize('index', range(NUM_GOLDEN_CASES))
+  def test_goldens_to_second_order(self, golden, index):
+    case, options = golden_case(golden('filtered_lrelu.npz'), index)
+
+    def op(x, b):
+      return self.call(x, b, **options)
+
+    def pull(g):
+      return jax.vjp(op, case['x'], case['b'])[1](g)
+
+    @jax.jit
+    def run():
+      (dx, db), transpose = jax.vjp(pull, jnp.asarray(case['g']))
+      (dg,) = transpose((jnp.asarray(case['h']), jnp.zeros_like(db)))
+      y = op(case['x'], case['b'])
+      return {'y': y, 'dx': dx, 'db': db, 'dg': dg}
+
+    for name, value in run().items():
+      scale = max(1.0, np.abs(case[name]).max())
+      np.testing.assert_allclose(
+        value, case[name], rtol=0, atol=1e-10 * scale, err_msg=name
+      )
+
+  @pytest.mark.parametrize('name', SMALL_LAYERS)
+  def test_real_layers_in_float32(self, name):
+    operator = layer_operator(name)
+    y, *gradients = values(self.implementation, operator, np.float32)
+    expected, *expected_gradients = reference(layer_operator, name)
+    assert_close(y, expected, np.float32)
+    # Where U x is nearly zero its sign, hence the mask, may differ by rounding:
+    # compare gradients by norm, which a few such samples cannot move.
+    for d, expected_d in zip(gradients, expected_gradients, strict=True):
+      assert relative_error(d, expected_d) < 1e-3
+
+  @pytest.mark.parametrize('index', range(len(GEOMETRIES)))
+  def test_any_geometry(self, index):
+    actual = values(self.implementation, geometry_operator(index))
+    for a, e in zip(actual, reference(geometry_operator, index), strict=True):
+      assert_close(a, e, np.float64)
+
+  @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+  def test_16_bits(self, dtype):
+    options, x, b = small_operator(clamp=None)
+    # The reference sees the rounded input, in float64.
+    x, b = (jnp.asarray(a, dtype).astype(jnp.float64) for a in (x, b))
+    y, dx, db = values(self.implementation, (options, x, b), dtype)
+    assert (y.dtype, dx.dtype, db.dtype) == (dtype,) * 3
+    expected, *gradients = values('reference', (options, x, b))
+    assert_close(y, expected, dtype)
+    # Masks differ where rounding moves U x to the other side of zero.
+    for d, expected_d in zip((dx, db), gradients, strict=True):
+      assert relative_error(d, expected_d) < float(jnp.finfo(dtype).eps) ** 0.5
+
+  def test_without_filters_it_is_pointwise(self):
+    x, b = random_like(0, (2, 3, 4, 5)), random_like(1, (5,))
+    y = self.call(x, b, gain=2.0, slope=0.5, clamp=1.0)
+    biased = x + b
+    expected = np.clip(2 * np.where(biased > 0, biased, biased / 2), -1, 1)
+    np.testing.assert_allclose(y, expected, rtol=1e-14)
+
+  def test_a_2d_filter_equals_its_factors(self):
+    options, x, b = small_operator()
+    outer = np.outer(options['fu'], options['fu'])
+    y = self.call(x, b, **options)
+    y2 = self.call(x, b, **{**options, 'fu': outer, 'fd': outer})
+    assert_close(y2, y, np.float64)
+
+
+class FilteredLReluContract(ValuesContract):
+  """All of it; inherit and set `implementation`."""
+
+  @pytest.mark.parametrize('clamp', [None, 0.8])
+  def test_numerical_gradients(self, clamp):
+    options, x, b = small_operator(clamp=clamp, padding=((5, 6), (-2, 13)))
+    check_grads(
+      lambda x, b: self.call(x, b, **options),
+      (x[:1], b),
+      order=1,
+      modes=['rev'],
+      eps=1e-7,
+      rtol=1e-5,
+      atol=1e-5,
+    )
+
+  def test_derivatives_of_every_order(self):
+    options, x, b = small_operator(clamp=None)
+
+    def cubic(implementation):  # So that the third order does not vanish.
+      return lambda x: jnp.sum(
+        filtered_lrelu(x, b=b, implementation=implementation, **options) ** 3
+      )
+
+    f, reference = cubic(self.implementation), cubic('reference')
+
+    t = random_like(2, x.shape)
+    for _ in range(3):
+      f, reference = _directional(f, t), _directional(reference, t)
+      np.testing.assert_allclose(
+        jax.jit(f)(x), jax.jit(reference)(x), rtol=1e-9
+      )
+
+  def test_jit_vmap_and_remat_change_nothing(self):
+    options, x, b = small_operator()
+
+    def loss(x, b):
+      return jnp.sum(self.call(x, b, **options) ** 2)
+
+    gradient = jax.grad(loss, (0, 1))
+    expected = gradient(x, b)
+    remat = jax.grad(jax.checkpoint(loss), (0, 1))
+    for f in (jax.jit(gradient), jax.jit(remat)):
+      for d, expected_d in zip(f(x, b), expected, strict=True):
+        assert_close(d, expected_d, np.float64)
+    stacked = jax.vmap(gradient, (0, None))(x[:, None], b)
+    assert_close(stacked[0][:, 0], expected[0], np.float64)
+    assert_close(stacked[1].sum(0), expected[1], np.float64)
+
+  def test_sharded_batch_stays_where_it_is(self):
+    options, x, b = small_operator()
+    mesh = jax.make_mesh(
+      (4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    over = jax.NamedSharding(mesh, jax.P('data'))
+    whole = jax.NamedSharding(mesh, jax.P())
+
+    def step(x, b):
+      y, pull = jax.vjp(lambda x, b: self.call(x, b, **options), x, b)
+      return y, *pull(y)
+
+    compiled = (
+      jax.jit(
+        step, in_shardings=(over, whole), out_shardings=(over, over, whole)
+      )
+      .lower(x, b)
+      .compile()
+    )
+    text = compiled.as_text()
+    assert 'all-reduce' in text  # The bias gradient is a global sum.
+    for collective in ('all-gather', 'all-to-all', 'collective-permute'):
+      assert collective not in text
+    arrays = jax.device_put(x, over), jax.device_put(b, whole)
+    for a, e in zip(compiled(*arrays), step(x, b), strict=True):
+      assert_close(np.asarray(a), e, np.float64)
+
+
+def _directional(f, t):
+  return lambda x: jnp.vdot(jax.grad(f)(x), t)

@@ -1,0 +1,165 @@
+"""The contract for each implementation, and the checks of the entry point."""
+
+import functools
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+from filtered_lrelu_contract import FilteredLReluContract, ValuesContract
+
+from sg3jax.ops.filtered_lrelu import api, banded, filtered_lrelu, shapes, vjp
+from sg3jax.ops.filtered_lrelu import plan as plan_lib
+
+
+class TestReference(FilteredLReluContract):
+  implementation = 'reference'
+
+
+class TestBanded(FilteredLReluContract):
+  implementation = 'banded'
+
+
+def _spelled(name):
+  """Returns `banded` in one spelling, whatever the platform."""
+
+  def kernel(f):
+    def run(plan, *args):
+      return f(banded.spell(name, plan, args[0].dtype), plan, *args)
+
+    return jax.jit(run, static_argnums=0)
+
+  return vjp.differentiable(
+    forward=kernel(banded.forward),
+    backward=kernel(banded.backward),
+    tangent=kernel(banded.tangent),
+  )
+
+
+class _Spelling(ValuesContract):
+  @pytest.fixture(autouse=True)
+  def _register(self, monkeypatch):
+    name = self.implementation
+    monkeypatch.setitem(api.IMPLEMENTATIONS, name, _spelled(name))
+
+
+class TestEinsum(_Spelling):
+  implementation = 'einsum'
+
+
+class TestBatched(_Spelling):
+  implementation = 'batched'
+
+
+X = np.zeros((1, 8, 8, 2), np.float32)
+F = np.ones(12) / 12
+
+
+def test_each_platform_gets_its_spelling():
+  plan = plan_lib.make_plan(
+    (8, 8), F, F, up=2, down=2, padding=((9, 8), (9, 8)),
+    gain=1.0, slope=0.2, clamp=None, tolerance=0.0,
+  )  # fmt: skip
+  f = jax.jit(functools.partial(api.IMPLEMENTATIONS['banded'], plan))
+  texts = {
+    platform: f.trace(X).lower(lowering_platforms=(platform,)).as_text()
+    for platform in ('cpu', 'cuda', 'tpu')
+  }
+  assert 'dot_general' not in texts['cpu']
+  assert texts['cuda'].count('batching_dims') == 4
+  assert texts['tpu'].count('dot_general') == 4
+  assert 'batching_dims' not in texts['tpu']
+
+
+def test_only_the_input_is_kept_for_the_backward_pass():
+  _, pull = jax.vjp(
+    lambda x: filtered_lrelu(x, F, F, up=2, down=2, padding=9), X
+  )
+  kept = [leaf for leaf in jax.tree.leaves(pull) if hasattr(leaf, 'shape')]
+  assert [leaf.shape for leaf in kept] == [X.shape]
+
+
+def test_a_pass_is_its_matrix_and_its_transpose():
+  rng = np.random.RandomState(0)
+  for up, down, taps, low in ((2, 1, 5, 3), (1, 3, 4, -2), (4, 2, 7, 9)):
+    step = plan_lib.Pass(tuple(rng.randn(taps)), up, down, low, 6, 7)
+    np.testing.assert_array_equal(step.transposed.matrix, step.matrix.T)
+    assert step.transposed.transposed == step
+
+
+def test_plans_of_equal_calls_are_equal():
+  def plan(scale):
+    return plan_lib.make_plan(
+      (8, 9), F * scale, np.outer(F, F), up=2, down=2,
+      padding=((9, 8), (9, 8)), gain=1.0, slope=0.2, clamp=None, tolerance=1e-7,
+    )  # fmt: skip
+
+  assert plan(1) == plan(1)
+  assert hash(plan(1)) == hash(plan(1))
+  assert plan(1) != plan(2)
+
+
+def test_radial_layers_take_the_published_ranks():
+  ranks = {}
+  for layer in shapes.LAYERS:
+    if layer.is_radial:
+      f = layer.down_filter
+      plan = plan_lib.make_plan(
+        (40, 40), None, f, up=1, down=2, padding=((0, 0), (0, 0)),
+        gain=1.0, slope=0.2, clamp=None, tolerance=4e-7,
+      )  # fmt: skip
+      ranks[layer.name] = len(plan.contract)
+  assert ranks == {'r-L0': 2, 'r-L2': 3, 'r-L3': 3, 'r-L9': 4}
+
+
+def test_what_was_picked_is_said_once(monkeypatch):
+  said = []
+  monkeypatch.setattr(logging, 'info', lambda *args: said.append(args))
+  api._announce.cache_clear()
+  for _ in range(3):
+    filtered_lrelu(X)
+  assert len(said) == 1
+  assert said[0][1:] == ('banded', 'cpu')
+  filtered_lrelu(X, implementation='reference')
+  assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+  ('options', 'error', 'message'),
+  [
+    ({'implementation': 'cuda'}, ValueError, "'banded', 'reference'"),
+    ({'up': 0}, ValueError, 'up must be at least 1'),
+    ({'down': -1}, ValueError, 'down must be at least 1'),
+    ({'padding': (1, 2, 3)}, ValueError, 'padding must be'),
+    ({'padding': ((1, 2), 3)}, ValueError, 'padding must be'),
+    ({'padding': -4}, ValueError, 'leaves no output along h.*= 0'),
+    ({'fu': np.ones(9)}, ValueError, '8 samples.*need at least 9'),
+    ({'padding': ((0, 0), (0, -8))}, ValueError, 'along w'),
+    ({'fd': np.ones((2, 2, 2))}, ValueError, 'expects fd'),
+    ({'fu': np.array([np.nan])}, ValueError, 'expects fu'),
+    ({'gain': math.inf}, ValueError, 'gain must be finite'),
+    ({'clamp': -1.0}, ValueError, 'clamp must be finite and at least 0'),
+  ],
+)
+def test_bad_calls_are_refused(options, error, message):
+  with pytest.raises(error, match=message):
+    filtered_lrelu(X, **options)
+
+
+def test_bad_arrays_are_refused():
+  # Without the type checks that the test run adds, as users call it.
+  call = inspect.unwrap(filtered_lrelu)
+  with pytest.raises(ValueError, match='n, h, w, c'):
+    call(X[0])
+  with pytest.raises(TypeError, match='x is int32'):
+    call(jnp.zeros(X.shape, jnp.int32))
+  with pytest.raises(ValueError, match=r'bias \[2\]'):
+    call(X, b=np.zeros(3, np.float32))
+
+
+def test_a_traced_filter_is_refused():
+  with pytest.raises(TypeError, match='fu is traced'):
+    jax.jit(lambda f: filtered_lrelu(X, f, padding=11))(F)
