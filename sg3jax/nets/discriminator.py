@@ -1,0 +1,285 @@
+"""The residual discriminator of StyleGAN2, which StyleGAN3 keeps unchanged."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from sg3jax.nets import layers
+from sg3jax.nets import mapping as mapping_lib
+from sg3jax.ops import bias_act, resample_conv
+from sg3jax.types import AnyArray, Array, Images, Labels
+
+# The binomial filter of every downsampling, per axis.
+_LOWPASS = np.array([1, 3, 3, 1]) / 8
+
+
+def block_resolutions(resolution: int) -> list[int]:
+  """Returns the resolutions of the blocks, from the image's down to the last.
+
+  Args:
+    resolution: b * 2^k with 4 <= b <= 7 and k >= 1; b is the last resolution.
+
+  Raises:
+    ValueError: If it is none of these.
+  """
+  resolutions = [resolution]
+  while resolutions[-1] > 7 and resolutions[-1] % 2 == 0:
+    resolutions.append(resolutions[-1] // 2)
+  if not 4 <= resolutions[-1] <= 7 or len(resolutions) < 2:
+    raise ValueError(
+      f'the discriminator cannot take images of resolution {resolution}: '
+      'halving must lead to 4, 5, 6 or 7, as from 64, 80, 96 or 112.'
+    )
+  return resolutions
+
+
+def minibatch_std(
+  x: Float[AnyArray, 'n h w c'], group_size: int
+) -> Float[Array, 'n h w c+1']:
+  """Appends the standard deviation within groups of images as a channel.
+
+  Of N images in groups of G, image m shares its group with m + N/G, m + 2N/G
+  and so on, over the whole batch however it is sharded. The groups have
+  `group_size` images, or all N if there are fewer, or the largest divisor of N
+  below it.
+
+  Args:
+    x: Activations.
+    group_size: Images in a group, at least 1.
+
+  Returns:
+    `x` and, constant over an image, sqrt(variance within the group + 1e-8),
+    averaged over positions and channels.
+
+  Raises:
+    ValueError: If the group size is not positive, or the batch can only be
+      divided into groups of one, in which nothing deviates.
+  """
+  if group_size < 1:
+    raise ValueError(f'mbstd_group must be at least 1, but it is {group_size}.')
+  n = x.shape[0]
+  size = max(g for g in range(1, min(group_size, n) + 1) if n % g == 0)
+  if size == 1 < min(group_size, n):
+    raise ValueError(
+      f'a batch of {n} images cannot be divided into groups of 2 to '
+      f'{group_size} for the minibatch standard deviation: use a batch that is '
+      f'a multiple of {group_size}, or another mbstd_group.'
+    )
+  groups = jnp.reshape(x, (size, n // size, *x.shape[1:]))
+  stddev = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
+  statistic = jnp.tile(jnp.mean(stddev, axis=(1, 2, 3)), size)
+  statistic = jnp.broadcast_to(
+    statistic[:, None, None, None], (*x.shape[:3], 1)
+  )
+  return jnp.concatenate([x, statistic], axis=3)
+
+
+class Conv(nn.Module):
+  """A convolution with equalised learning rate, bias and activation.
+
+  Attributes:
+    features: Output channels.
+    kernel_size: Side of the kernel, odd.
+    down: Downsampling factor.
+    activation: 'linear' or 'lrelu'.
+    gain: Factor on the result, beside the activation's own sqrt(2) for lrelu.
+    clamp: Limit of the result's magnitude, before `gain`; or None.
+    use_bias: Whether there is a bias.
+  """
+
+  features: int
+  kernel_size: int
+  down: int = 1
+  activation: str = 'lrelu'
+  gain: float = 1.0
+  clamp: float | int | None = None
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(
+    self, x: Float[AnyArray, 'n h w i']
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Returns the activations at the rate of `x` over `down`, its dtype."""
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    weight = self.param('weight', nn.initializers.normal(1.0), shape)
+    bias = None
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x = resample_conv.resample_conv(
+      x, weight / np.sqrt(np.prod(shape[:3])), _LOWPASS, down=self.down
+    )
+    return bias_act.bias_act(
+      x,
+      bias,
+      activation=self.activation,
+      gain=self.gain * bias_act.DEFAULT_GAINS[self.activation],
+      clamp=None if self.clamp is None else self.clamp * self.gain,
+    )
+
+
+class Block(nn.Module):
+  """A residual block that halves the resolution.
+
+  Attributes:
+    in_features: Channels of its input.
+    features: Channels of its output.
+    dtype: Dtype of all computation.
+    clamp: Limit of the convolutions' magnitudes, or None.
+    from_image: Whether the input is an image, to be lifted to `in_features`.
+  """
+
+  in_features: int
+  features: int
+  dtype: Any
+  clamp: float | int | None
+  from_image: bool
+
+  @nn.compact
+  def __call__(
+    self, x: Float[AnyArray, 'n h w i']
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Returns the activations at half the resolution, in `dtype`."""
+    x = jnp.asarray(x, self.dtype)
+    if self.from_image:
+      x = Conv(self.in_features, 1, clamp=self.clamp, name='fromrgb')(x)
+    skip = Conv(
+      self.features,
+      1,
+      down=2,
+      activation='linear',
+      gain=np.sqrt(0.5),
+      clamp=self.clamp,
+      use_bias=False,
+      name='skip',
+    )(x)
+    x = Conv(self.in_features, 3, clamp=self.clamp, name='conv0')(x)
+    x = Conv(
+      self.features,
+      3,
+      down=2,
+      gain=np.sqrt(0.5),
+      clamp=self.clamp,
+      name='conv1',
+    )(x)
+    return skip + x
+
+
+class Epilogue(nn.Module):
+  """The last block, from 4x4 (to 7x7) activations to features, in float32.
+
+  The rows of `fc/weight` are ordered (h, w, c): it is [h * w * c, features].
+
+  Attributes:
+    hidden: Channels of its convolution and fully connected layer.
+    features: Outputs.
+    mbstd_group: Images in a group of the minibatch standard deviation.
+    clamp: Limit of the convolution's magnitude, or None.
+  """
+
+  hidden: int
+  features: int
+  mbstd_group: int
+  clamp: float | int | None
+
+  @nn.compact
+  def __call__(self, x: Float[AnyArray, 'n h w c']) -> Float[Array, 'n o']:
+    """Returns the features of every image, float32."""
+    x = minibatch_std(jnp.asarray(x, jnp.float32), self.mbstd_group)
+    x = Conv(self.hidden, 3, clamp=self.clamp, name='conv')(x)
+    x = x.reshape(x.shape[0], -1)
+    x = layers.Dense(self.hidden, activation='lrelu', name='fc')(x)
+    return layers.Dense(self.features, name='out')(x)
+
+
+class Discriminator(nn.Module):
+  """Scores images by how real they look (paper.md 2.2).
+
+  Parameters, always float32: b{res}/{fromrgb,conv0,conv1,skip} for every
+  resolution but the last, fromrgb in the first alone; b{last}/{conv,fc,out};
+  and mapping/{embed,fc0,...} for labels. Kernels are HWIO.
+
+  Attributes:
+    resolution: Side of the images, b * 2^k with 4 <= b <= 7 and k >= 1.
+    img_channels: Channels of the images, such as 1, 3 or 4.
+    label_dim: Features of a label, 0 for none.
+    channel_base: A block has min(channel_base // resolution, channel_max)
+      channels at its input.
+    channel_max: See channel_base.
+    mbstd_group: Images in a group of the minibatch standard deviation; see
+      `minibatch_std` for other batches.
+    mapping_layers: Fully connected layers of the label's mapping.
+    conv_clamp: Limit of all convolutions' magnitudes, or None. 256 keeps
+      float16 from overflowing; pure float32 needs none.
+    low_precision_dtype: Dtype of the highest resolutions, such as
+      jnp.bfloat16, or None for float32 throughout.
+    num_low_precision: How many resolutions use it; the last one never does.
+  """
+
+  resolution: int
+  img_channels: int
+  label_dim: int = 0
+  channel_base: int = 32768
+  channel_max: int = 512
+  mbstd_group: int = 4
+  mapping_layers: int = 8
+  conv_clamp: float | int | None = None
+  low_precision_dtype: Any = None
+  num_low_precision: int = 4
+
+  @nn.compact
+  def __call__(
+    self, img: Images, c: Labels | None = None
+  ) -> Float[Array, 'n 1']:
+    """Returns one logit per image, float32.
+
+    Args:
+      img: Images in [-1, 1].
+      c: Labels [n, label_dim]; ignored by a network without labels.
+
+    Raises:
+      ValueError: If the resolution is impossible, the images are not of the
+        stated shape, labels are missing, or the batch cannot be grouped.
+    """
+    resolutions = block_resolutions(self.resolution)
+    expected = (self.resolution, self.resolution, self.img_channels)
+    if img.shape[1:] != expected:
+      raise ValueError(
+        f'this discriminator takes images [n, {expected[0]}, {expected[1]}, '
+        f'{expected[2]}], but they are {list(img.shape)}.'
+      )
+
+    x = img
+    channels = [
+      min(self.channel_base // res, self.channel_max) for res in resolutions
+    ]
+    for i, res in enumerate(resolutions[:-1]):
+      low = self.low_precision_dtype and i < self.num_low_precision
+      x = Block(
+        in_features=channels[i],
+        features=channels[i + 1],
+        dtype=self.low_precision_dtype if low else jnp.float32,
+        clamp=self.conv_clamp,
+        from_image=i == 0,
+        name=f'b{res}',
+      )(x)
+    width = channels[-1]
+    x = Epilogue(
+      hidden=width,
+      features=width if self.label_dim else 1,
+      mbstd_group=self.mbstd_group,
+      clamp=self.conv_clamp,
+      name=f'b{resolutions[-1]}',
+    )(x)
+    if not self.label_dim:
+      return x
+    embedding = mapping_lib.Mapping(
+      z_dim=0,
+      label_dim=self.label_dim,
+      w_dim=width,
+      num_layers=self.mapping_layers,
+      name='mapping',
+    )(None, c)
+    return jnp.sum(x * embedding, axis=1, keepdims=True) / np.sqrt(width)

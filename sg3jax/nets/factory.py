@@ -1,0 +1,67 @@
+"""Networks from the `model` part of a configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from sg3jax.nets import discriminator as discriminator_lib
+from sg3jax.nets import generator as generator_lib
+from sg3jax.nets import spec as spec_lib
+
+# Types of the layers of the highest resolutions; float32 elsewhere.
+PRECISIONS = {'fp32': None, 'bf16': jnp.bfloat16, 'fp16': jnp.float16}
+
+# Bound of the feature maps where they are stored in 16 bits.
+_CONV_CLAMP = 256.0
+
+
+def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
+  """Returns the generator that a configuration's `model` part describes.
+
+  Args:
+    model: The fields of `train.config.default_config().model`, with
+      `img_channels` and `label_dim` set.
+
+  Raises:
+    ValueError: If the design is impossible or the precision is unknown.
+  """
+  spec = spec_lib.SynthesisSpec(
+    resolution=model['resolution'],
+    img_channels=model['img_channels'],
+    **model['synthesis'],
+  )
+  return generator_lib.Generator(
+    spec,
+    z_dim=model['z_dim'],
+    w_dim=model['w_dim'],
+    label_dim=model['label_dim'],
+    mapping_layers=model['mapping_layers'],
+    filtered_lrelu_implementation=model['filtered_lrelu_implementation'],
+    **_precision(model['precision']),
+  )
+
+
+def make_discriminator(
+  model: Mapping[str, Any],
+) -> discriminator_lib.Discriminator:
+  """Returns the discriminator; arguments and errors as `make_generator`."""
+  return discriminator_lib.Discriminator(
+    resolution=model['resolution'],
+    img_channels=model['img_channels'],
+    label_dim=model['label_dim'],
+    **model['discriminator'],
+    **_precision(model['precision']),
+  )
+
+
+def _precision(name: str) -> dict[str, Any]:
+  if name not in PRECISIONS:
+    raise ValueError(
+      f'precision must be one of {", ".join(PRECISIONS)}, is {name!r}'
+    )
+  dtype = PRECISIONS[name]
+  return {
+    'low_precision_dtype': dtype,
+    'conv_clamp': None if dtype is None else _CONV_CLAMP,
+  }

@@ -1,0 +1,148 @@
+"""The generator: mapping and synthesis with truncation and labels."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from sg3jax.nets import mapping as mapping_lib
+from sg3jax.nets import spec as spec_lib
+from sg3jax.nets import synthesis as synthesis_lib
+from sg3jax.types import AnyArray, Array
+
+# Weight of the past in w_avg, a batch.
+_W_AVG_BETA = 0.998
+
+
+class Generator(nn.Module):
+  """Latents and labels to images (paper section 3; paper.md 2.2, 2.4).
+
+  Collections: 'params'; 'moving_averages' (w_avg and the input magnitudes);
+  'buffers' (the Fourier frequencies and phases, drawn once).
+
+  Attributes:
+    spec: Design of the synthesis network.
+    z_dim: Features of z.
+    w_dim: Features of w.
+    label_dim: Features of a label, 0 for an unconditional generator.
+    mapping_layers: Layers of the mapping network.
+    low_precision_dtype: See `synthesis.Synthesis`.
+    conv_clamp: See `synthesis.Synthesis`.
+    magnitude_half_life: See `synthesis.SynthesisLayer`.
+    filtered_lrelu_implementation: See `synthesis.SynthesisLayer`.
+  """
+
+  spec: spec_lib.SynthesisSpec
+  z_dim: int = 512
+  w_dim: int = 512
+  label_dim: int = 0
+  mapping_layers: int = 2
+  low_precision_dtype: Any = None
+  conv_clamp: float | None = None
+  magnitude_half_life: float = 20_000.0
+  filtered_lrelu_implementation: str | None = None
+
+  def setup(self):
+    self.mapping_network = mapping_lib.Mapping(
+      z_dim=self.z_dim,
+      label_dim=self.label_dim,
+      w_dim=self.w_dim,
+      num_layers=self.mapping_layers,
+      name='mapping',
+    )
+    self.synthesis_network = synthesis_lib.Synthesis(
+      self.spec,
+      low_precision_dtype=self.low_precision_dtype,
+      conv_clamp=self.conv_clamp,
+      magnitude_half_life=self.magnitude_half_life,
+      filtered_lrelu_implementation=self.filtered_lrelu_implementation,
+      name='synthesis',
+    )
+    self.w_avg = self.variable(
+      'moving_averages', 'w_avg', jnp.zeros, (self.w_dim,)
+    )
+
+  def __call__(
+    self,
+    z: Float[AnyArray, 'n z'],
+    c: Float[AnyArray, 'n classes'] | None = None,
+    *,
+    truncation_psi: float | Float[AnyArray, ''] = 1.0,
+    truncation_cutoff: int | Int[AnyArray, ''] | None = None,
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+    update_averages: bool = False,
+  ) -> Float[Array, 'n h w c']:
+    """Returns images [n, h, w, img_channels], float32, nominally [-1, 1].
+
+    Args:
+      z: Latents, N(0, 1).
+      c: Labels; None for an unconditional generator.
+      truncation_psi: See `mapping`.
+      truncation_cutoff: See `mapping`.
+      transform: See `synthesis`.
+      update_averages: Whether to update w_avg and the input magnitudes.
+    """
+    ws = self.mapping(
+      z,
+      c,
+      truncation_psi=truncation_psi,
+      truncation_cutoff=truncation_cutoff,
+      update_averages=update_averages,
+    )
+    return self.synthesis(
+      ws, transform=transform, update_averages=update_averages
+    )
+
+  def mapping(
+    self,
+    z: Float[AnyArray, 'n z'],
+    c: Float[AnyArray, 'n classes'] | None = None,
+    *,
+    truncation_psi: float | Float[AnyArray, ''] = 1.0,
+    truncation_cutoff: int | Int[AnyArray, ''] | None = None,
+    update_averages: bool = False,
+  ) -> Float[Array, 'n l d']:
+    """Returns styles [n, num_ws, w_dim], float32.
+
+    Args:
+      z: Latents, N(0, 1).
+      c: Labels; None for an unconditional generator.
+      truncation_psi: Distance from w_avg, 1 for none of the truncation trick.
+      truncation_cutoff: Styles that are truncated, from the first; None: all.
+      update_averages: Whether to update w_avg from the whole batch.
+    """
+    w = self.mapping_network(z, c)
+    if update_averages:
+      mean = jnp.mean(w, axis=0)
+      self.w_avg.value = jax.lax.stop_gradient(
+        mean + _W_AVG_BETA * (self.w_avg.value - mean)
+      )
+    ws = jnp.repeat(w[:, None], self.spec.num_ws, axis=1)
+    if isinstance(truncation_psi, float | int) and truncation_psi == 1:
+      return ws
+    truncated = self.w_avg.value + truncation_psi * (ws - self.w_avg.value)
+    is_truncated = jnp.arange(self.spec.num_ws) < (
+      self.spec.num_ws if truncation_cutoff is None else truncation_cutoff
+    )
+    return jnp.where(is_truncated[:, None], truncated, ws)
+
+  def synthesis(
+    self,
+    ws: Float[AnyArray, 'n l d'],
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+    *,
+    update_averages: bool = False,
+  ) -> Float[Array, 'n h w c']:
+    """Returns images [n, h, w, img_channels], float32, nominally [-1, 1].
+
+    Args:
+      ws: Styles [n, num_ws, w_dim].
+      transform: Inverse of the transform that the images shall undergo, in
+        units of the image's width: [3, 3] or [n, 3, 3].
+      update_averages: Whether to update the input magnitudes.
+    """
+    return self.synthesis_network(
+      ws, transform, update_averages=update_averages
+    )
