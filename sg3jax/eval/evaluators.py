@@ -1,0 +1,343 @@
+"""What a run measures and draws at its snapshots.
+
+An evaluator is called with a `Snapshot`, leaves files in the run folder and
+returns figures for the log.
+"""
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, UInt8
+
+from sg3jax.eval import (
+  curves,
+  equivariance,
+  pictures,
+  results,
+  sliced_wasserstein,
+)
+from sg3jax.types import AnyArray, Array, Snapshot, Variables
+
+METRICS = ('swd', *equivariance.METRICS)
+
+# Images drawn at a time, on each device.
+_DEVICE_BATCH = 16
+_CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
+_CLIP_RADIUS = 1 / 8  # Of the width: the farthest that EQ-T moves.
+
+
+class Source(Protocol):
+  """What evaluators ask of a data set; see `data.sources.ImageSource`."""
+
+  @property
+  def label_dim(self) -> int: ...  # noqa: D102
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int) -> Mapping[str, np.ndarray]: ...
+  def labels(self) -> np.ndarray: ...  # noqa: D102
+
+
+class Painter:
+  """Draws many images with one generator, in batches of one size.
+
+  Args:
+    generator: The generator; it draws in float32 throughout.
+    mesh: The devices.
+  """
+
+  def __init__(self, generator: Any, mesh: Mesh):
+    # Pictures and figures are of the network, not of its rounding.
+    self.generator = generator.clone(low_precision_dtype=None)
+    self.mesh = mesh
+    self.batch_size = _DEVICE_BATCH * mesh.size
+    spread = NamedSharding(mesh, P(mesh.axis_names))
+    whole = NamedSharding(mesh, P())
+    self._mapping = jax.jit(self._apply('mapping'), out_shardings=whole)
+    self._synthesis = jax.jit(
+      self._apply('synthesis'),
+      in_shardings=(None, spread, spread),
+      out_shardings=whole,
+    )
+
+  def _apply(self, method: str):
+    return functools.partial(self.generator.apply, method=method)
+
+  def styles(
+    self,
+    variables: Variables,
+    z: Float[AnyArray, 'n z'],
+    c: Float[AnyArray, 'n classes'] | None,
+  ) -> Float[np.ndarray, 'n l d']:
+    """Returns the styles of latents and labels."""
+    return np.asarray(self._mapping(variables, z, c))
+
+  def synthesize(
+    self,
+    variables: Variables,
+    ws: Float[AnyArray, 'n l d'],
+    transforms: Float[AnyArray, 'n 3 3'] | None = None,
+  ) -> Float[np.ndarray, 'n h w c']:
+    """Returns the images of styles, under inverse transforms if given."""
+    n = len(ws)
+    if transforms is None:
+      transforms = np.tile(np.eye(3, dtype=np.float32), (n, 1, 1))
+    images = []
+    for i in range(0, n, self.batch_size):
+      # The last batch is filled up, so that one program serves all.
+      rows = np.minimum(np.arange(i, i + self.batch_size), n - 1)
+      images.append(
+        np.asarray(self._synthesis(variables, ws[rows], transforms[rows]))
+      )
+    return np.concatenate(images)[:n]
+
+
+class SnapshotEvaluator:
+  """Draws grids, curves and a clip, and measures, for one run.
+
+  Files: `reals.png`, `fakes_init.png`, `fakes000012.png` and so on,
+  `curves.png`, `metric-NAME.jsonl`; after the last step `equivariance.webp`.
+
+  Args:
+    source: The training images.
+    metrics: Of `METRICS`.
+    num_samples: Images a metric draws.
+    grid: Columns and rows of grids, at most.
+    seed: Of latents and of the choice of reals.
+    mesh: The devices.
+
+  Raises:
+    ValueError: If a metric is unknown.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    *,
+    metrics: Sequence[str],
+    num_samples: int,
+    grid: tuple[int, int],
+    seed: int,
+    mesh: Mesh,
+  ):
+    self._source = source
+    self._grid_cap = tuple(grid)
+    self._seed = seed
+    self._mesh = mesh
+    self._metrics = Measurements(
+      source, metrics=metrics, num_samples=num_samples, seed=seed, mesh=mesh
+    )
+    self._painter: Painter | None = None
+
+  def __call__(self, snapshot: Snapshot) -> dict[str, float]:
+    """Draws and measures one snapshot; returns the figures."""
+    if self._painter is None:
+      self._painter = Painter(snapshot.generator, self._mesh)
+      self._draw_reals(snapshot.workdir)
+    name = f'fakes{round(snapshot.kimg):06d}' if snapshot.kimg else 'fakes_init'
+    pictures.save_grid(
+      self._painter.synthesize(snapshot.variables, self._styles(snapshot)),
+      snapshot.workdir / f'{name}.png',
+      self._grid,
+    )
+    figures = self._metrics(self._painter, snapshot)
+    stats = snapshot.workdir / 'stats.jsonl'
+    if stats.exists():  # Not before the first tick.
+      curves.plot_curves(stats, snapshot.workdir / 'curves.png')
+    if snapshot.is_last:
+      self._draw_clip(snapshot)
+    return figures
+
+  @functools.cached_property
+  def _grid(self) -> tuple[int, int]:
+    height, width = self._source[0]['image'].shape[:2]
+    return pictures.grid_size(height, width, cap=self._grid_cap)
+
+  @functools.cached_property
+  def _shown(self) -> np.ndarray:
+    """Indices of the reals in the grid, one class a row."""
+    return pictures.grid_indices(
+      self._source.labels(), self._grid, self._seed
+    )
+
+  def _draw_reals(self, workdir: pathlib.Path) -> None:
+    reals = np.stack([self._source[int(i)]['image'] for i in self._shown])
+    pictures.save_grid(reals, workdir / 'reals.png', self._grid)
+
+  def _styles(self, snapshot: Snapshot) -> np.ndarray:
+    """Returns the styles of the grid; fakes have the labels of the reals."""
+    rng = np.random.RandomState(self._seed)
+    z = rng.randn(len(self._shown), snapshot.generator.z_dim)
+    labels = self._source.labels()[self._shown]
+    c = labels.astype(np.float32) if self._source.label_dim else None
+    assert self._painter is not None
+    return self._painter.styles(snapshot.variables, z.astype(np.float32), c)
+
+  def _draw_clip(self, snapshot: Snapshot) -> None:
+    """Carries a few images around a circle: what sticks to the pixels shows."""
+    painter = self._painter
+    assert painter is not None
+    columns, rows = (
+      min(a, b) for a, b in zip(_CLIP_SIZE, self._grid, strict=True)
+    )
+    frames = pictures.make_equivariance_clip(
+      functools.partial(painter.synthesize, snapshot.variables),
+      self._styles(snapshot)[: columns * rows],
+      pictures.translation_path(_CLIP_SECONDS * _CLIP_FPS, _CLIP_RADIUS),
+      size=(columns, rows),
+      batch_size=painter.batch_size,
+    )
+    clip = snapshot.workdir / 'equivariance.webp'
+    pictures.save_clip(frames, clip, _CLIP_FPS)
+
+
+class Measurements:
+  """Measures snapshots and appends the figures to `metric-NAME.jsonl`.
+
+  Args:
+    source: The real images; None if no metric needs them.
+    metrics: Of `METRICS`.
+    num_samples: Images a metric draws.
+    seed: Of latents and of the choice of reals.
+    mesh: The devices.
+
+  Raises:
+    ValueError: If a metric is unknown, or needs images and there are none.
+  """
+
+  def __init__(
+    self,
+    source: Source | None,
+    *,
+    metrics: Sequence[str],
+    num_samples: int,
+    seed: int,
+    mesh: Mesh,
+  ):
+    unknown = sorted(set(metrics) - set(METRICS))
+    if unknown:
+      raise ValueError(
+        f'unknown metrics {", ".join(unknown)}: use {", ".join(METRICS)}'
+      )
+    if 'swd' in metrics and source is None:
+      raise ValueError('the metric swd compares with real images: pass --data')
+    self._source = source
+    self._metrics = tuple(metrics)
+    self._num_samples = num_samples
+    self._seed = seed
+    self._mesh = mesh
+    self._equivariance: equivariance.EquivarianceEvaluator | None = None
+
+  def __call__(
+    self, painter: Painter, snapshot: Snapshot
+  ) -> dict[str, float]:
+    """Returns the figures of one snapshot by name."""
+    figures = {}
+    if 'swd' in self._metrics:
+      figures |= self._record(self._measure_swd, painter, snapshot)
+    if self._equivariance_metrics:
+      figures |= self._record(self._measure_equivariance, painter, snapshot)
+    return figures
+
+  @property
+  def _equivariance_metrics(self) -> tuple[str, ...]:
+    return tuple(m for m in self._metrics if m in equivariance.METRICS)
+
+  def _record(
+    self,
+    measure: Callable[[Painter, Snapshot], tuple[dict[str, Any], int]],
+    painter: Painter,
+    snapshot: Snapshot,
+  ) -> dict[str, float]:
+    """Measures, and appends a line for each metric; returns main figures."""
+    start = time.perf_counter()
+    figures, count = measure(painter, snapshot)
+    total_time = time.perf_counter() - start
+    for metric, values in figures.items():
+      result = results.make_result(
+        metric,
+        values,
+        num_samples=count,
+        seed=self._seed,
+        total_time=total_time,
+        snapshot=str(snapshot.workdir),
+        devices=list(self._mesh.devices.flat),
+      )
+      results.append_result(
+        snapshot.workdir, result | {'kimg': snapshot.kimg}
+      )
+    return {metric: values[metric] for metric, values in figures.items()}
+
+  def _measure_swd(
+    self, painter: Painter, snapshot: Snapshot
+  ) -> tuple[dict[str, Any], int]:
+    reals = self._reals
+    rng = np.random.RandomState(self._seed)
+    z = rng.randn(reals.num_images, painter.generator.z_dim)
+    c = None
+    if painter.generator.label_dim:
+      assert self._source is not None
+      labels = self._source.labels()
+      c = labels[rng.randint(len(labels), size=len(z))].astype(np.float32)
+    ws = painter.styles(snapshot.variables, z.astype(np.float32), c)
+    fakes = painter.synthesize(snapshot.variables, ws)
+    return {'swd': reals(pictures.to_uint8(fakes))}, reals.num_images
+
+  @functools.cached_property
+  def _reals(self) -> sliced_wasserstein.SlicedWasserstein:
+    source = self._source
+    assert source is not None
+    count = min(self._num_samples, len(source))
+    chosen = np.random.RandomState(self._seed).permutation(len(source))[:count]
+    reals = np.stack([source[int(i)]['image'] for i in chosen])
+    return sliced_wasserstein.SlicedWasserstein(
+      reals, seed=self._seed, num_projections=128
+    )
+
+  def _measure_equivariance(
+    self, painter: Painter, snapshot: Snapshot
+  ) -> tuple[dict[str, Any], int]:
+    variables = {'generator': snapshot.variables}
+    if painter.generator.label_dim:
+      if self._source is None:
+        raise ValueError('a conditional network needs labels: pass --data')
+      variables['labels'] = jnp.asarray(self._source.labels(), jnp.float32)
+    if self._equivariance is None:  # Compiles once for all snapshots.
+      self._equivariance = equivariance.EquivarianceEvaluator(
+        *_equivariance_functions(painter.generator),
+        batch_size=painter.batch_size,
+        metrics=self._equivariance_metrics,
+        num_samples=self._num_samples,
+        seed=self._seed,
+        mesh=self._mesh,
+      )
+    figures = self._equivariance(variables)
+    return {name: {name: value} for name, value in figures.items()}, (
+      self._num_samples
+    )
+
+
+def _equivariance_functions(generator: Any):
+  """Returns what `EquivarianceEvaluator` calls: synthesize, sample_ws."""
+
+  def synthesize(variables, ws: Array, transforms: Array) -> Array:
+    return generator.apply(
+      variables['generator'], ws, transforms, method='synthesis'
+    )
+
+  def sample_ws(variables, key: Array, n: int) -> Array:
+    z_key, c_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (n, generator.z_dim))
+    c = None
+    if generator.label_dim:
+      labels = variables['labels']
+      c = labels[jax.random.randint(c_key, (n,), 0, len(labels))]
+    return generator.apply(variables['generator'], z, c, method='mapping')
+
+  return synthesize, sample_ws

@@ -1,0 +1,98 @@
+"""Metric results as JSON lines, one file a metric in the run's folder."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from sg3jax import version
+
+
+def make_result(
+  metric: str,
+  results: Mapping[str, float],
+  *,
+  num_samples: int,
+  seed: int,
+  total_time: float | int,
+  snapshot: str | None = None,
+  devices: Sequence[Any] | None = None,
+) -> dict[str, Any]:
+  """Returns one result with all that is needed to judge and repeat it.
+
+  The fields `results`, `metric`, `total_time`, `total_time_str`, `num_gpus`,
+  `snapshot_pkl` and `timestamp` are those that tools for StyleGAN3 read.
+
+  Args:
+    metric: Name of the metric, `eqt50k_int` or `swd`, say.
+    results: Figures by name. What is not finite is written as null, since JSON
+      has no word for it.
+    num_samples: Images that were really measured, whatever the name says.
+    seed: What the measurement's random numbers derived from.
+    total_time: Seconds taken.
+    snapshot: Name of the checkpoint that was measured; None: not a stored one.
+    devices: The JAX devices that took part. None: all.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  return {
+    'results': {
+      name: float(value) if math.isfinite(value) else None
+      for name, value in results.items()
+    },
+    'metric': metric,
+    'num_samples': num_samples,
+    'seed': seed,
+    'total_time': float(total_time),
+    'total_time_str': _format_time(total_time),
+    'num_gpus': len(devices),
+    'snapshot_pkl': snapshot,
+    'timestamp': time.time(),
+    'device': {
+      'platform': devices[0].platform,
+      'kind': devices[0].device_kind,
+      'count': len(devices),
+    },
+    'versions': {'sg3jax': version.__version__}
+    | {
+      name: importlib.metadata.version(name)
+      for name in ('jax', 'jaxlib', 'flax')
+    },
+  }
+
+
+def append_result(
+  run_dir: str | pathlib.Path, result: Mapping[str, Any]
+) -> pathlib.Path:
+  """Appends a result to `metric-<name>.jsonl` and returns the file's path.
+
+  Of several hosts only the first writes.
+
+  Args:
+    run_dir: Folder, made if there is none.
+    result: From `make_result`.
+  """
+  path = pathlib.Path(run_dir) / f'metric-{result["metric"]}.jsonl'
+  if jax.process_index() == 0:
+    line = json.dumps(result, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a', encoding='utf-8') as file:
+      file.write(line + '\n')
+  return path
+
+
+def _format_time(seconds: float | int) -> str:
+  """Returns a duration as people read it, `1d 02h 03m` for instance."""
+  whole = datetime.timedelta(seconds=round(seconds))
+  minutes, s = divmod(whole.seconds, 60)
+  h, m = divmod(minutes, 60)
+  if whole.days:
+    return f'{whole.days}d {h:02}h {m:02}m'
+  if h:
+    return f'{h}h {m:02}m {s:02}s'
+  return f'{m}m {s:02}s' if m else f'{s}s'
