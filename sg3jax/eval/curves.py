@@ -131,7 +131,7 @@ def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
       value = np.array([points[k] for k in sorted(points)], np.float64)
       label = _equivariance_label(name)
       target = equivariance if label else panel
-      target.lines.append(_Line(label or name, kimg, value))
+      target.lines.append(_Line(label or _result_label(name), kimg, value))
     if panel.lines:
       panel.title, panel.ylabel = _metric_title(path.stem[len('metric-') :])
       panels.append(panel)
@@ -149,10 +149,21 @@ def _equivariance_label(name: str) -> str | None:
   return f'EQ-{match[1].upper()}{fractional}'
 
 
+def _result_label(name: str) -> str:
+  """Returns what a legend calls a result: the levels of the distance, say."""
+  if name == 'swd':
+    return 'mean'
+  match = re.fullmatch(r'swd_(\d+)', name)
+  return f'level of {match[1]} pixels' if match else name
+
+
 def _metric_title(name: str) -> tuple[str, str]:
   """Returns a metric panel's title and the label of its y axis."""
-  if re.match('swd|sliced', name.lower()):
-    return 'Distance to real images (lower is better)', 'sliced Wasserstein'
+  if name == 'swd':
+    return (
+      'Distance to real images (lower is better)',
+      '1000 x sliced Wasserstein distance',
+    )
   return f'Metric {name}', name
 
 

@@ -9,6 +9,7 @@ suffix of a path says the format.
 import io
 import os
 import pathlib
+import secrets
 from collections.abc import Callable
 
 import numpy as np
@@ -342,7 +343,8 @@ def write_bytes(path: Path, data: bytes) -> None:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  # Hosts that share the folder may have equal process ids.
+  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
   try:
     temporary.write_bytes(data)
     os.replace(temporary, path)

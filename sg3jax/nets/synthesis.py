@@ -76,7 +76,7 @@ class SynthesisLayer(nn.Module):
       x,
       spec.up_filter(),
       spec.down_filter(),
-      bias.astype(self.dtype),
+      bias,
       up=spec.up_factor,
       down=spec.down_factor,
       padding=spec.padding,

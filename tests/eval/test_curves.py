@@ -29,7 +29,8 @@ def write_stats(folder, ticks, **extra):
 def write_metric(folder, name, points):
   with open(folder / f'metric-{name}.jsonl', 'a') as file:
     for kimg, value in points:
-      line = {'results': {name: value}, 'metric': name, 'kimg': kimg}
+      results = value if isinstance(value, dict) else {name: value}
+      line = {'results': results, 'metric': name, 'kimg': kimg}
       file.write(json.dumps(line) + '\n')
 
 
@@ -54,7 +55,10 @@ def drawn(monkeypatch):
 
 def test_every_curve_reaches_its_panel(tmp_path, drawn):
   stats = write_stats(tmp_path, 3)
-  write_metric(tmp_path, 'swd', [(0.0, 40.0), (1.0, 10.0), (0.0, 30.0)])
+  swd = [(0.0, 40.0), (1.0, 10.0), (0.0, 30.0)]
+  write_metric(
+    tmp_path, 'swd', [(k, {'swd_16': 9.0, 'swd': v}) for k, v in swd]
+  )
   write_metric(tmp_path, 'eqr64', [(1.0, 13.0), (None, 99.0)])
   write_metric(tmp_path, 'eqt64_int', [(1.0, 60.0)])
   write_metric(tmp_path, 'eqt64_frac', [(1.0, 45.0)])
@@ -74,7 +78,10 @@ def test_every_curve_reaches_its_panel(tmp_path, drawn):
   assert panels['Losses']['generator'] == ([0, 0.5, 1], [1, 1.01, 1.02])
   assert list(panels['Discriminator scores']) == ['real', 'generated']
   # The later of two measurements at 0 kimg counts.
-  assert panels['Distance to real images']['swd'] == ([0, 1], [30, 10])
+  assert panels['Distance to real images'] == {
+    'level of 16 pixels': ([0, 1], [9, 9]),
+    'mean': ([0, 1], [30, 10]),
+  }
   assert panels['Equivariance'] == {
     'EQ-T': ([1], [60]),
     'EQ-T (subpixel)': ([1], [45]),
@@ -90,6 +97,7 @@ def test_unfinished_and_sick_runs_are_drawn(tmp_path, drawn):
   stats = write_stats(tmp_path, 70, **{'Loss/r1_penalty': nan})
   with open(stats, 'a') as file:
     file.write('{"Loss/G/lo')
+  write_metric(tmp_path, 'eqr50k', [(0.0, None), (1.0, 40.0)])  # Not finite.
   curves.plot_curves(stats, tmp_path / 'curves.png')
   assert len(drawn[0][2]['generator'][0]) == 70
 

@@ -1,0 +1,113 @@
+"""What the commands share: flags of the same name, parsing, error messages."""
+
+import re
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from absl import app, flags, logging
+from jaxtyping import Float
+
+DEVICES = flags.DEFINE_integer(
+  'devices', None, 'How many devices to use; all by default.', lower_bound=1
+)
+flags.DEFINE_alias('gpus', 'devices')
+NETWORK = flags.DEFINE_string(
+  'network', None, 'A run folder (its newest checkpoint) or one checkpoint.'
+)
+OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
+_DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
+
+# What wrong input raises. Anything else is a fault of ours: show it all.
+_USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
+
+
+def run(
+  main: Callable[[], None], argv: list[str] | None = None
+) -> None:
+  """Parses the flags and runs a command; wrong input ends with one message.
+
+  Args:
+    main: The command.
+    argv: The program's name and its arguments; those of the process if None.
+  """
+
+  def guarded(args: list[str]) -> None:
+    if len(args) > 1:
+      raise app.UsageError(
+        f'unexpected argument {args[1]!r}: write options as --name=value'
+      )
+    if not flags.FLAGS['verbosity'].present:
+      # Libraries report every step of theirs; ours are printed.
+      logging.set_verbosity(logging.WARNING)
+    try:
+      main()
+    except _USER_ERRORS as error:
+      if _DEBUG.value:
+        raise
+      sys.exit(f'error: {error}\n(--debug shows where)')
+
+  app.run(guarded, argv=argv, flags_parser=_parse)
+
+
+def _parse(args: list[str]) -> list[str]:
+  """Parses flags; an override of a configuration key that is not there ends."""
+  try:
+    return app.parse_flags_with_usage(args)
+  except (AttributeError, KeyError) as error:
+    # ml_collections wraps its message, which names a similar key, twice.
+    message = error.args[0]
+    while isinstance(message, Exception):
+      message = message.args[0]
+    sys.exit(f'error: no such key in the configuration: {message}')
+
+
+def require(flag: flags.FlagHolder):
+  """Returns a flag's value.
+
+  Raises:
+    app.UsageError: If it was not given.
+  """
+  if not flag.value:
+    raise app.UsageError(f'--{flag.name} is required')
+  return flag.value
+
+
+def parse_seeds(text: str) -> list[int]:
+  """Returns the seeds of a list like `0,1,4-6`.
+
+  Raises:
+    ValueError: If it is not such a list.
+  """
+  seeds = []
+  for part in text.split(','):
+    match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
+    if not match:
+      raise ValueError(
+        f'--seeds={text} is not understood at {part!r}: use numbers and ranges '
+        'such as 0,1,4-6'
+      )
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+      raise ValueError(f'--seeds={text}: the range {part!r} runs backwards')
+    seeds.extend(range(first, last + 1))
+  return seeds
+
+
+def one_hot_label(
+  index: int | None, label_dim: int, count: int
+) -> Float[np.ndarray, 'n classes'] | None:
+  """Returns `count` labels of one class; None for unconditional networks.
+
+  Raises:
+    ValueError: If a class is missing, or given without need, or out of range.
+  """
+  if not label_dim:
+    if index is not None:
+      raise ValueError('--class was given, but the network takes no labels')
+    return None
+  if index is None or not 0 <= index < label_dim:
+    raise ValueError(
+      f'the network is conditional: pass --class=0 to --class={label_dim - 1}'
+    )
+  return np.tile(np.eye(label_dim, dtype=np.float32)[index], (count, 1))

@@ -1,0 +1,69 @@
+"""Measures a trained model and appends the figures to a run's metric files.
+
+    sg3jax evaluate --network=runs/quickstart --metrics=eqt,eqt_frac,eqr
+    sg3jax evaluate --network=runs/quickstart --metrics=swd --data=embedded
+
+Figures are printed as JSON lines and appended to `metric-NAME.jsonl` in
+`--outdir`, or in the run folder.
+"""
+
+import json
+import pathlib
+
+import jax
+from absl import flags
+
+from sg3jax import model as model_lib
+from sg3jax.cli import common
+from sg3jax.data import sources
+from sg3jax.eval import evaluators
+from sg3jax.train import sharding
+from sg3jax.types import Snapshot
+
+_METRICS = flags.DEFINE_list(
+  'metrics', ['eqt', 'eqt_frac', 'eqr'], ', '.join(evaluators.METRICS)
+)
+_DATA = flags.DEFINE_string(
+  'data', None, 'Real images, for metrics and models that need them.'
+)
+_SAMPLES = flags.DEFINE_integer(
+  'samples', 50_000, 'How many images to draw.', lower_bound=1
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of latents and transforms.')
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Parses the flags and measures."""
+  common.run(_evaluate, argv)
+
+
+def _evaluate() -> None:
+  network = common.require(common.NETWORK)
+  outdir = pathlib.Path(common.OUTDIR.value or network)
+  mesh = sharding.make_mesh(common.DEVICES.value)
+  model = model_lib.load_model(network)
+  source = None
+  if _DATA.value:
+    source = sources.open_source(
+      _DATA.value,
+      resolution=model.resolution,
+      use_labels=model.label_dim > 0,
+    )
+  measurements = evaluators.Measurements(
+    source,
+    metrics=_METRICS.value,
+    num_samples=_SAMPLES.value,
+    seed=_SEED.value,
+    mesh=mesh,
+  )
+  snapshot = Snapshot(
+    workdir=outdir,
+    kimg=model.kimg,
+    is_last=True,
+    generator=model.generator,
+    variables=model.variables,
+  )
+  with jax.set_mesh(mesh):
+    painter = evaluators.Painter(model.generator, mesh)
+    figures = measurements(painter, snapshot)
+  print(json.dumps(figures | {'kimg': model.kimg}))

@@ -1,0 +1,92 @@
+"""Draws pictures with a trained model, one file a seed.
+
+    sg3jax generate --network=runs/quickstart --seeds=0,1,4-6 --outdir=out
+    sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
+      --trunc=0.7 --translate=0.3,0 --rotate=15
+"""
+
+import math
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from sg3jax import model as model_lib
+from sg3jax.cli import common
+from sg3jax.eval import pictures
+from sg3jax.ops import affine
+
+_SEEDS = flags.DEFINE_string('seeds', None, 'Such as 0,1,4-6.')
+_TRUNC = flags.DEFINE_float(
+  'trunc', 1.0, 'Truncation psi: 1 for none, 0 for the mean picture.'
+)
+_CUTOFF = flags.DEFINE_integer(
+  'trunc_cutoff', None, 'How many styles to truncate; all by default.'
+)
+_CLASS = flags.DEFINE_integer('class', None, 'Class of a conditional model.')
+_NOISE_MODE = flags.DEFINE_enum(
+  'noise_mode', 'const', ['const', 'random', 'none'], 'Noise inputs, if any.'
+)
+flags.DEFINE_alias('noise-mode', 'noise_mode')
+_TRANSLATE = flags.DEFINE_list(
+  'translate', ['0', '0'], 'Shift x,y, in units of the width.'
+)
+_ROTATE = flags.DEFINE_float('rotate', 0.0, 'Turn, in degrees.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
+
+_BATCH = 8
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Parses the flags and draws."""
+  common.run(_generate, argv)
+
+
+def _generate() -> None:
+  network, outdir = common.require(common.NETWORK), common.require(common.OUTDIR)
+  seeds = common.parse_seeds(common.require(_SEEDS))
+  transform = _inverse_transform(_TRANSLATE.value, _ROTATE.value)
+  paths = {s: pathlib.Path(outdir) / f'seed{s:04d}.png' for s in seeds}
+  existing = [str(path) for path in paths.values() if path.exists()]
+  if existing and not _OVERWRITE.value:
+    raise FileExistsError(
+      f'{existing[0]} exists: pass --overwrite or another --outdir'
+    )
+  model = model_lib.load_model(network)
+  common.one_hot_label(_CLASS.value, model.label_dim, 1)
+  for first in range(0, len(seeds), _BATCH):
+    batch = seeds[first : first + _BATCH]
+    # Whole batches, so that one program serves all.
+    padded = batch + batch[:1] * (_BATCH - len(batch) if first else 0)
+    images = model(
+      model_lib.seed_latents(padded, model.z_dim),
+      common.one_hot_label(_CLASS.value, model.label_dim, len(padded)),
+      truncation_psi=_TRUNC.value,
+      truncation_cutoff=_CUTOFF.value,
+      noise_mode=_NOISE_MODE.value,
+      transform=transform,
+    )
+    for seed, image in zip(batch, np.asarray(images), strict=False):
+      pictures.save_image(image, paths[seed])
+      print(paths[seed])
+
+
+def _inverse_transform(
+  translate: list[str], rotate: float
+) -> Float[np.ndarray, '3 3']:
+  """Returns the inverse of a turn by degrees followed by a shift.
+
+  Raises:
+    ValueError: If `translate` is not two numbers.
+  """
+  try:
+    x, y = (float(value) for value in translate)
+  except ValueError as error:
+    raise ValueError(
+      f'--translate={",".join(translate)} is not understood: use X,Y'
+    ) from error
+  turn = affine.rotation_matrix(math.radians(rotate))
+  shift = affine.translation_matrix(jnp.array([x, y]))
+  return np.linalg.inv(np.asarray(shift @ turn))

@@ -1,0 +1,92 @@
+"""Trains a model, or goes on training it.
+
+    sg3jax train --config=quickstart --workdir=runs/quickstart
+    sg3jax train --config=stylegan3_t:512,batch=32 --workdir=runs/t512 \
+      --config.data.source=images.zip --config.data.mirror=1
+
+`--config` names a configuration of this package or a file, with an argument
+behind a colon. `--config.x.y=VALUE` overrides a field. The same command again
+continues a run that was interrupted.
+"""
+
+import os
+import pathlib
+import sys
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+import sg3jax
+from sg3jax.cli import common
+from sg3jax.data import sources
+from sg3jax.eval import evaluators
+from sg3jax.train import loop, sharding
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Take part in a run on several hosts; start this command on each.',
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Parses the flags and trains."""
+  common.run(_train, [_locate(a) for a in argv or sys.argv])
+
+
+def _train() -> None:
+  workdir = common.require(_WORKDIR)
+  if _CONFIG.value is None:
+    common.require(_CONFIG)
+  config = _CONFIG.value
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  mesh = sharding.make_mesh(common.DEVICES.value)
+  source = sources.open_source(
+    config.data.source,
+    resolution=config.model.resolution,
+    use_labels=config.data.cond,
+    max_images=config.data.max_images,
+    seed=config.seed,
+  )
+  loop.train(
+    config,
+    source,
+    workdir,
+    mesh=mesh,
+    evaluators=[
+      evaluators.SnapshotEvaluator(
+        source,
+        metrics=config.log.metrics,
+        num_samples=config.log.metric_samples,
+        grid=config.log.grid,
+        seed=config.seed,
+        mesh=mesh,
+      )
+    ],
+  )
+
+
+def _locate(argument: str) -> str:
+  """Turns `--config=NAME` into the path of this package's configuration."""
+  prefix, value = argument[:9], argument[9:]
+  name, colon, rest = value.partition(':')
+  if prefix != '--config=' or name.endswith('.py'):
+    return argument
+  package = pathlib.Path(sg3jax.__file__).parent
+  # Installed, they are in the package; in a clone, beside it.
+  folders = [package / 'configs', package.parent / 'configs']
+  for folder in folders:
+    path = folder / f'{name}.py'
+    if path.exists():
+      return f'{prefix}{os.fspath(path)}{colon}{rest}'
+  names = sorted({p.stem for f in folders for p in f.glob('*.py')})
+  sys.exit(
+    f'error: there is no configuration {name!r}: use {", ".join(names)} or '
+    'the path of a file'
+  )

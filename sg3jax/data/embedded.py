@@ -1,0 +1,230 @@
+"""Photographs every Python user can install: a dataset without a download.
+
+The wheels of scikit-image and scikit-learn carry a few freely usable colour
+photographs. Random upright crops of them make a small dataset of natural
+texture, enough to try a training run end to end. Neither package is imported
+(each takes seconds): the files are opened by their path.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+# Crops span 1 to 4 output pixels per pixel kept, as the scale of objects in
+# real datasets varies too.
+_MAX_ZOOM = 4.0
+# Crops whose luma deviates less than this (of 255) are sky, wall or blur.
+_MIN_STDDEV = 18.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Photograph:
+  """One photograph inside an installed package.
+
+  Attributes:
+    package: The package as imported, which is also the folder's name.
+    file: Path below that folder.
+    title: What it shows.
+    author: Whom to credit.
+    licence: Terms of use as the package states them.
+    url: Where the photograph came from.
+  """
+
+  package: str
+  file: str
+  title: str
+  author: str
+  licence: str
+  url: str
+
+
+PHOTOGRAPHS = (
+  Photograph(
+    'skimage',
+    'data/astronaut.png',
+    'Eileen Collins, astronaut',
+    'NASA',
+    'Public domain',
+    'https://flic.kr/p/r9qvLn',
+  ),
+  Photograph(
+    'skimage',
+    'data/chelsea.png',
+    'Chelsea the cat',
+    'Stefan van der Walt',
+    'CC0',
+    'https://scikit-image.org/docs/stable/api/skimage.data.html',
+  ),
+  Photograph(
+    'skimage',
+    'data/coffee.png',
+    'Coffee cup, courtesy of Pikolo Espresso Bar',
+    'Rachel Michetti',
+    'CC0',
+    'https://scikit-image.org/docs/stable/api/skimage.data.html',
+  ),
+  Photograph(
+    'skimage',
+    'data/rocket.jpg',
+    'Falcon 9 carrying DSCOVR',
+    'SpaceX',
+    'Public domain',
+    'https://www.flickr.com/photos/spacexphotos/16511594820/',
+  ),
+  Photograph(
+    'sklearn',
+    'datasets/images/china.jpg',
+    'Pavilion in the Summer Palace, Beijing',
+    'danielbuechele',
+    'CC BY 2.0',
+    'https://www.flickr.com/photos/danielbuechele/6061409035/',
+  ),
+  # The package's note names the author of china.jpg here too, but its links
+  # lead to this one.
+  Photograph(
+    'sklearn',
+    'datasets/images/flower.jpg',
+    'Dahlia',
+    'vultilion',
+    'CC BY 2.0',
+    'https://www.flickr.com/photos/vultilion/6056698931/',
+  ),
+)
+
+
+class EmbeddedPhotographs:
+  """Random square crops of the photographs, an image source without labels.
+
+  Each crop's side is log-uniform between `resolution` and four times that (or
+  the photograph's shorter side), its place is uniform, and a photograph is
+  drawn as often as its area; nearly flat crops are drawn again. The crops are
+  a function of `resolution` and `seed`, and those of a smaller `count` are the
+  first of a larger one.
+
+  Args:
+    count: Number of crops.
+    resolution: Side of the images in pixels, at most the shorter side of the
+      smallest photograph (300).
+    seed: Seed of the crops' boxes.
+
+  Raises:
+    ImportError: A package or one of its photographs is not installed.
+    ValueError: `count` or `resolution` is out of range.
+  """
+
+  channels = 3
+  label_dim = 0
+
+  def __init__(self, *, count: int = 4000, resolution: int, seed: int = 0):
+    if count < 1:
+      raise ValueError(f'count must be at least 1, got {count}')
+    self._paths = tuple(locate(photograph) for photograph in PHOTOGRAPHS)
+    photographs = [_decode(path) for path in self._paths]
+    limit = min(min(photograph.shape[:2]) for photograph in photographs)
+    if not 1 <= resolution <= limit:
+      raise ValueError(
+        f'the embedded photographs make images of 1 to {limit} pixels, '
+        f'got resolution {resolution}'
+      )
+    self.name = f'embedded-{count}'
+    self.resolution = resolution
+    self._boxes = _draw_boxes(photographs, count, resolution, seed)
+
+  def __len__(self) -> int:
+    return len(self._boxes)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Returns `{'image': uint8 [h, w, 3], 'label': float32 [0]}`."""
+    photograph, top, left, side = self._boxes[index]
+    pixels = _decode(self._paths[photograph])
+    crop = Image.fromarray(pixels[top : top + side, left : left + side])
+    # Pillow widens the kernel by the reduction: nothing aliases.
+    size = (self.resolution, self.resolution)
+    image = crop.resize(size, Image.Resampling.LANCZOS)
+    return {'image': np.array(image), 'label': np.zeros([0], np.float32)}
+
+  def labels(self) -> Float[np.ndarray, 'n 0']:
+    """Returns the empty labels."""
+    return np.zeros([len(self), 0], np.float32)
+
+
+def locate(photograph: Photograph) -> pathlib.Path:
+  """Returns the path of a photograph, without importing its package.
+
+  Raises:
+    ImportError: The package or the file in it is missing.
+  """
+  spec = importlib.util.find_spec(photograph.package)
+  for folder in (spec and spec.submodule_search_locations) or ():
+    path = pathlib.Path(folder, photograph.file)
+    if path.is_file():
+      return path
+  lacks = f'has no {photograph.file}' if spec else 'is not installed'
+  raise ImportError(
+    f'the embedded photographs are read from scikit-image and scikit-learn, '
+    f"but {photograph.package} {lacks}: pip install 'sg3jax[photos]'"
+  )
+
+
+# Kept outside the sources, so that pickling one moves its boxes only.
+@functools.cache
+def _decode(path: pathlib.Path) -> UInt8[np.ndarray, 'h w 3']:
+  with Image.open(path) as image:
+    pixels = np.array(image.convert('RGB'))
+  pixels.flags.writeable = False
+  return pixels
+
+
+def _draw_boxes(
+  photographs: list[np.ndarray], count: int, resolution: int, seed: int
+) -> Int[np.ndarray, 'count 4']:
+  """Draws (photograph, top, left, side) until `count` boxes are not flat."""
+  sizes = np.array([photograph.shape[:2] for photograph in photographs])
+  cumulative_area = np.cumsum(sizes.prod(axis=1))
+  max_sides = np.minimum(sizes.min(axis=1), int(_MAX_ZOOM * resolution))
+  moments = [_summed_moments(photograph) for photograph in photographs]
+  # RandomState's stream never changes between numpy versions, and four draws
+  # in a row make a box however many are drawn at a time.
+  random = np.random.RandomState(seed)
+  boxes = []
+  while len(boxes) < count:
+    which, zoom, *place = random.random_sample([count, 4]).T
+    index = np.searchsorted(
+      cumulative_area, which * cumulative_area[-1], side='right'
+    )
+    zooms = (max_sides[index] / resolution) ** zoom
+    side = np.rint(resolution * zooms).astype(np.int64)
+    top, left = (np.stack(place) * (sizes[index].T - side + 1)).astype(np.int64)
+    candidates = np.stack([index, top, left, side], axis=1).tolist()
+    boxes += [
+      box
+      for box in candidates
+      if _luma_stddev(moments[box[0]], *box[1:]) >= _MIN_STDDEV
+    ]
+  return np.array(boxes[:count])
+
+
+def _summed_moments(
+  photograph: UInt8[np.ndarray, 'h w 3'],
+) -> Int[np.ndarray, 'h+1 w+1 2']:
+  """Sums luma and its square over all rectangles from the top left corner."""
+  luma = np.asarray(Image.fromarray(photograph).convert('L'), np.int64)
+  moments = np.stack([luma, luma**2], axis=-1).cumsum(axis=0).cumsum(axis=1)
+  return np.pad(moments, [(1, 0), (1, 0), (0, 0)])
+
+
+def _luma_stddev(
+  moments: Int[np.ndarray, 'h w 2'], top: int, left: int, side: int
+) -> float:
+  bottom, right = top + side, left + side
+  total = moments[bottom, right] - moments[top, right]
+  total += moments[top, left] - moments[bottom, left]
+  luma, square = total.tolist()
+  # In integers, so that every machine draws the same boxes.
+  return math.sqrt(side**2 * square - luma**2) / side**2

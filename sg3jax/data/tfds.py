@@ -1,0 +1,253 @@
+"""TensorFlow Datasets as image sources, read without TensorFlow.
+
+Datasets prepared in the ArrayRecord format have random access, and their
+examples parse without it: `tensorflow_datasets` alone is enough.
+"""
+
+import io
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+# Pillow's modes by number of channels.
+_MODES = {1: 'L', 3: 'RGB'}
+
+
+class TfdsSource:
+  """One split of a prepared dataset, an image source.
+
+  Images are the feature `image`, else the only Image feature. Labels, where
+  asked for, are the feature `label`, else the only ClassLabel feature: class
+  indices become one-hot vectors, vectors of floats stay as they are.
+
+  Args:
+    name: The dataset as `tfds.builder` takes it: `NAME[/CONFIG][:VERSION]`.
+    split: A split, or a slice of one such as `train[:50%]`.
+    data_dir: The folder that holds `NAME/[CONFIG/]VERSION`; None for that of
+      `tensorflow_datasets`, `~/tensorflow_datasets`.
+    use_labels: Whether to read labels; `label_dim` is 0 without.
+    resolution: The side in pixels that images must have; None for that of the
+      first.
+
+  Raises:
+    ImportError: `tensorflow_datasets` or `array_record` is not installed.
+    ValueError: The dataset is unknown, not prepared for random access or
+      empty; it has no such split, no unambiguous image or label feature, or
+      its first image is not a square of `resolution` with 1 or 3 channels.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    *,
+    split: str = 'train',
+    data_dir: str | os.PathLike[str] | None = None,
+    use_labels: bool = False,
+    resolution: int | None = None,
+  ):
+    tfds = _import_tfds()
+    builder = _prepared_builder(tfds, name, data_dir)
+    features = dict(builder.info.features)
+    self.name = builder.name
+    self.label_dim = 0
+    self._image_key = _image_key(tfds, name, features)
+    if use_labels:
+      self._label_key = _label_key(tfds, name, features)
+      self._is_class = isinstance(
+        features[self._label_key], tfds.features.ClassLabel
+      )
+      self.label_dim = _label_dim(tfds, name, self._label_key, features)
+    if not builder.info.splits[split].num_examples:
+      raise ValueError(f'split {split!r} of dataset {name} is empty')
+    # Left encoded: reading labels decodes no image, and Pillow decodes the same
+    # whether or not tfds would find OpenCV.
+    encoded = {
+      key: tfds.decode.SkipDecoding()
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
+    }
+    self._examples = builder.as_data_source(split=split, decoders=encoded)
+    self.channels = features[self._image_key].shape[-1]
+    if self.channels not in _MODES:
+      raise ValueError(
+        f'images of dataset {name} have {self.channels} channels: '
+        'only grey (1) and RGB (3) images can be read'
+      )
+    first = self._decode(0, self._examples[0])
+    self.resolution = first.shape[0] if resolution is None else resolution
+    self._check_size(0, first)
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Returns `{'image': uint8 [h, w, c], 'label': float32 [label_dim]}`.
+
+    Raises:
+      ValueError: The image is broken or differs in size from the others, or
+        it should have a label but has none.
+    """
+    index = range(len(self))[index]
+    example = self._examples[index]
+    image = self._decode(index, example)
+    self._check_size(index, image)
+    return {'image': image, 'label': self._label(index, example)}
+
+  def labels(self) -> Float[np.ndarray, 'n label_dim']:
+    """Returns all labels, reading but not decoding the images."""
+    labels = np.zeros([len(self), self.label_dim], np.float32)
+    if self.label_dim:
+      for index in range(len(self)):
+        labels[index] = self._label(index, self._examples[index])
+    return labels
+
+  def _decode(
+    self, index: int, example: dict[str, Any]
+  ) -> UInt8[np.ndarray, 'h w c']:
+    try:
+      with Image.open(io.BytesIO(example[self._image_key])) as image:
+        pixels = np.array(image.convert(_MODES[self.channels]))
+    except OSError as error:
+      raise ValueError(
+        f'image {index} of dataset {self.name} cannot be decoded: {error}'
+      ) from error
+    return pixels.reshape(*pixels.shape[:2], self.channels)
+
+  def _check_size(self, index: int, image: UInt8[np.ndarray, 'h w c']):
+    height, width = image.shape[:2]
+    if not height == width == self.resolution:
+      raise ValueError(
+        f'image {index} of dataset {self.name} is {width} x {height}, not '
+        f'{self.resolution} x {self.resolution} pixels: crop and resize all '
+        'images to one square size'
+      )
+
+  def _label(
+    self, index: int, example: dict[str, Any]
+  ) -> Float[np.ndarray, ' label_dim']:
+    if not self.label_dim:
+      return np.zeros([0], np.float32)
+    label = example[self._label_key]
+    if not self._is_class:
+      return np.asarray(label, np.float32)
+    if not 0 <= label < self.label_dim:  # Test splits often hide theirs as -1.
+      raise ValueError(
+        f'image {index} of dataset {self.name} has the label {label}, outside '
+        f'0..{self.label_dim - 1}: choose a labelled split or drop the labels'
+      )
+    one_hot = np.zeros([self.label_dim], np.float32)
+    one_hot[label] = 1
+    return one_hot
+
+
+def _import_tfds() -> Any:
+  try:
+    import array_record  # noqa: F401  # tensorflow_datasets asks late for it.
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ImportError(
+      'tfds: datasets are read by tensorflow-datasets and array_record: '
+      "pip install 'sg3jax[tfds]'"
+    ) from error
+  return tfds
+
+
+def _prepared_builder(
+  tfds: Any, name: str, data_dir: str | os.PathLike[str] | None
+) -> Any:
+  """Opens a dataset on disk. Never downloads: that can be many gigabytes."""
+  # In the default folder tfds assumes TFRecord unless told; in a given one it
+  # goes by what lies there.
+  arguments = {'file_format': 'array_record'}
+  if data_dir is not None:
+    arguments = {'data_dir': str(pathlib.Path(data_dir).expanduser())}
+  try:
+    builder = tfds.builder(name, **arguments)
+  except (AssertionError, ValueError) as error:  # No such version, or name.
+    where = 'the default folder' if data_dir is None else data_dir
+    reason = str(error).splitlines()[0]
+    raise ValueError(
+      f'tensorflow_datasets finds no dataset {name!r}, nor is one prepared in '
+      f'{where}: {reason}'
+    ) from error
+  formats = tfds.core.FileFormat.with_random_access()
+  is_prepared = builder.is_prepared()
+  if is_prepared and builder.info.available_file_formats() & formats:
+    return builder
+  fault = 'is not prepared'
+  if is_prepared:
+    fault = f'has no random access ({builder.info.file_format.value})'
+  options = f"{name!r}, data_dir=..., file_format='array_record'"
+  raise ValueError(
+    f'dataset {name} in {builder.data_dir} {fault}: prepare it once, in a '
+    f'folder of its own, by tfds.builder({options}).download_and_prepare()'
+  )
+
+
+def _image_key(tfds: Any, name: str, features: dict[str, Any]) -> str:
+  images = {
+    key: feature
+    for key, feature in features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
+  key = _choose(name, 'image', images, features)
+  if images[key].np_dtype != np.uint8:
+    raise ValueError(
+      f'images of dataset {name} are {np.dtype(images[key].np_dtype)}: '
+      'only uint8 images can be read'
+    )
+  return key
+
+
+def _label_key(tfds: Any, name: str, features: dict[str, Any]) -> str:
+  if 'label' in features:
+    return 'label'
+  classes = {
+    key: feature
+    for key, feature in features.items()
+    if isinstance(feature, tfds.features.ClassLabel)
+  }
+  return _choose(name, 'label', classes, features)
+
+
+def _choose(
+  name: str,
+  preferred: str,
+  candidates: dict[str, Any],
+  features: dict[str, Any],
+) -> str:
+  """Returns the preferred key if it is a candidate, else the only candidate."""
+  if preferred in candidates:
+    return preferred
+  if len(candidates) == 1:
+    return next(iter(candidates))
+  # Sorted, as the order in which tfds restores features is not theirs.
+  found = ', '.join(
+    f'{key} ({type(features[key]).__name__})' for key in sorted(features)
+  )
+  raise ValueError(
+    f'dataset {name} has {len(candidates)} features that could be the '
+    f'{preferred}, and none of them is called {preferred!r}; features: {found}'
+  )
+
+
+def _label_dim(tfds: Any, name: str, key: str, features: dict[str, Any]) -> int:
+  feature = features[key]
+  if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes:
+    return feature.num_classes
+  shape = feature.shape
+  if (
+    isinstance(feature, tfds.features.Tensor)
+    and len(shape) == 1
+    and shape[0]
+    and np.issubdtype(feature.np_dtype, np.floating)
+  ):
+    return shape[0]
+  raise ValueError(
+    f'feature {key!r} of dataset {name} cannot label images: '
+    'it is neither a ClassLabel nor a vector of floats of known length'
+  )

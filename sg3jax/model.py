@@ -1,0 +1,185 @@
+"""Trained networks, ready to draw: what `sg3jax.load_model` returns."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from sg3jax.nets import factory
+from sg3jax.train import checkpoint
+from sg3jax.types import AnyArray, Array, Variables
+
+_NOISE_MODES = ('const', 'random', 'none')
+
+
+class Model:
+  """A generator with its arrays; calls are jitted, a program for each shape.
+
+  Attributes:
+    options: The configuration of the run that trained it.
+    step: The training step of the checkpoint.
+    generator: The linen module.
+    variables: Its arrays: those of the moving average of the training run.
+    discriminator: The linen module.
+    discriminator_variables: Its arrays.
+  """
+
+  def __init__(
+    self,
+    options: dict[str, Any],
+    networks: dict[str, Variables],
+    step: int,
+  ):
+    self.options = options
+    self.step = step
+    self.generator = factory.make_generator(options['model'])
+    self.discriminator = factory.make_discriminator(options['model'])
+    self.variables = networks['generator_ema']
+    self.discriminator_variables = networks['discriminator']
+
+  @property
+  def kimg(self) -> float:
+    """Thousands of real images that training had shown."""
+    return self.step * self.options['train']['batch'] / 1000
+
+  @property
+  def z_dim(self) -> int:
+    """Features of z."""
+    return self.generator.z_dim
+
+  @property
+  def label_dim(self) -> int:
+    """Features of a label, 0 for an unconditional model."""
+    return self.generator.label_dim
+
+  @property
+  def resolution(self) -> int:
+    """Pixels a side."""
+    return self.generator.spec.resolution
+
+  def __call__(
+    self,
+    z: Float[AnyArray, 'n z'],
+    c: Float[AnyArray, 'n classes'] | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    noise_mode: str = 'const',
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+  ) -> Float[Array, 'n h w c']:
+    """Returns images [n, h, w, c], float32, nominally in [-1, 1].
+
+    Args:
+      z: Latents, N(0, 1).
+      c: Labels; None for an unconditional model.
+      truncation_psi: Distance from the mean style: 1 leaves styles alone.
+      truncation_cutoff: Truncated styles, from the first; None for all.
+      noise_mode: See `synthesis`.
+      transform: See `synthesis`.
+
+    Raises:
+      ValueError: If an argument has the wrong shape or value.
+    """
+    ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
+    return self.synthesis(ws, transform=transform, noise_mode=noise_mode)
+
+  def mapping(
+    self,
+    z: Float[AnyArray, 'n z'],
+    c: Float[AnyArray, 'n classes'] | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+  ) -> Float[Array, 'n l d']:
+    """Returns styles [n, num_ws, w_dim]; arguments as in `__call__`."""
+    if truncation_cutoff is None:
+      truncation_cutoff = self.generator.spec.num_ws
+    return self._mapping(
+      self.variables, z, c, jnp.float32(truncation_psi), truncation_cutoff
+    )
+
+  def synthesis(
+    self,
+    ws: Float[AnyArray, 'n l d'],
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+    noise_mode: str = 'const',
+  ) -> Float[Array, 'n h w c']:
+    """Returns images [n, h, w, c], float32, nominally in [-1, 1].
+
+    Args:
+      ws: Styles [n, num_ws, w_dim].
+      transform: Inverse of the transform that the images shall undergo, 3x3
+        homogeneous, in units of the image's width: [3, 3] or [n, 3, 3].
+      noise_mode: 'const', 'random' or 'none'. Alias-free generators have no
+        noise inputs, so that all three draw the same.
+
+    Raises:
+      ValueError: If an argument has the wrong shape or value.
+    """
+    if noise_mode not in _NOISE_MODES:
+      raise ValueError(
+        f'noise_mode must be one of {", ".join(_NOISE_MODES)}, is '
+        f'{noise_mode!r}'
+      )
+    return self._synthesis(self.variables, ws, transform)
+
+  def discriminate(
+    self,
+    images: Float[AnyArray, 'n h w c'],
+    c: Float[AnyArray, 'n classes'] | None = None,
+  ) -> Float[Array, 'n 1']:
+    """Returns the discriminator's logits; images in [-1, 1]."""
+    return self._discriminate(self.discriminator_variables, images, c)
+
+  @functools.cached_property
+  def _mapping(self):
+    return jax.jit(
+      lambda variables, z, c, psi, cutoff: self.generator.apply(
+        variables,
+        z,
+        c,
+        truncation_psi=psi,
+        truncation_cutoff=cutoff,
+        method='mapping',
+      )
+    )
+
+  @functools.cached_property
+  def _synthesis(self):
+    return jax.jit(
+      lambda variables, ws, transform: self.generator.apply(
+        variables, ws, transform, method='synthesis'
+      )
+    )
+
+  @functools.cached_property
+  def _discriminate(self):
+    return jax.jit(self.discriminator.apply)
+
+
+def load_model(path: str | pathlib.Path) -> Model:
+  """Opens the networks of a run folder or of one of its checkpoints.
+
+  Args:
+    path: A run folder (its newest checkpoint), or `RUN/checkpoints/STEP`.
+
+  Raises:
+    FileNotFoundError: If there is no complete checkpoint.
+  """
+  return Model(*checkpoint.load_networks(path))
+
+
+def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:
+  """Returns the latents that seeds name, the same as in the official tools.
+
+  Args:
+    seeds: Seeds, each 0..2^32 - 1.
+    z_dim: Features of z.
+
+  Returns:
+    [n, z_dim], float32.
+  """
+  rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
+  return np.stack(rows).astype(np.float32)

@@ -1,0 +1,165 @@
+"""Checkpoints: asynchronous, atomic, and restored bit for bit.
+
+A run keeps them in `checkpoints/STEP/`. Orbax writes each into a temporary
+folder and renames it when it is complete, so a run that dies while saving
+leaves the checkpoints before it intact and no half of one.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from sg3jax.train.state import TrainState
+from sg3jax.types import Tree
+
+FOLDER = 'checkpoints'
+
+# Parts of a checkpoint: a reader of pictures needs only the first and the
+# options, and never meets the optimizers.
+_NETWORKS = ('generator_ema', 'generator', 'discriminator')
+_PROGRESS = ('step', 'nimg', 'generator_opt', 'discriminator_opt')
+
+
+class Checkpoints:
+  """Saves and restores the states of one run.
+
+  Args:
+    workdir: The run folder.
+    keep: Newest checkpoints to keep.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path, *, keep: int = 3):
+    self._manager = ocp.CheckpointManager(
+      pathlib.Path(workdir).absolute() / FOLDER,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """Returns the step of the newest complete checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, options: dict[str, Any]) -> None:
+    """Starts saving a state and returns; writing goes on in the background.
+
+    Args:
+      state: The state. It may be donated as soon as this returns.
+      options: The run's configuration, kept beside the arrays.
+    """
+    if jax.default_backend() == 'cpu':
+      # There the writer would read the live buffers, which the next training
+      # step overwrites.
+      state = jax.tree.map(jnp.copy, state)
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        networks=ocp.args.StandardSave(_part(state, _NETWORKS)),
+        progress=ocp.args.StandardSave(_part(state, _PROGRESS)),
+        options=ocp.args.JsonSave(options),
+      ),
+    )
+
+  def restore(self, like: TrainState) -> TrainState:
+    """Returns the newest state.
+
+    Args:
+      like: A state of `jax.ShapeDtypeStruct` with the shardings wanted, which
+        may differ from those of the run that saved.
+
+    Raises:
+      ValueError: If the checkpoint holds arrays of other names or shapes.
+    """
+    restored = self._manager.restore(
+      self.latest(),
+      args=ocp.args.Composite(
+        networks=ocp.args.StandardRestore(_part(like, _NETWORKS)),
+        progress=ocp.args.StandardRestore(_part(like, _PROGRESS)),
+      ),
+    )
+    return TrainState(**restored['networks'], **restored['progress'])
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _part(state: TrainState, fields: tuple[str, ...]) -> dict[str, Tree]:
+  return {name: getattr(state, name) for name in fields}
+
+
+def load_networks(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Tree], int]:
+  """Reads the networks of a run or of one checkpoint, as NumPy arrays.
+
+  Args:
+    path: A run folder (its newest checkpoint is read), its `checkpoints`
+      folder, or one checkpoint.
+
+  Returns:
+    The run's options; variables by name: `generator_ema`, `generator`,
+    `discriminator`; and the step.
+
+  Raises:
+    FileNotFoundError: If there is no complete checkpoint; the message says
+      where one was looked for.
+  """
+  folder, step = _locate(pathlib.Path(path).absolute())
+  parts = {
+    'networks': ocp.args.StandardRestore(),
+    'options': ocp.args.JsonRestore(),
+  }
+  restored = _read(folder, step, parts)
+  return restored['options'], restored['networks'], step
+
+
+def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
+  """Reads all arrays of a checkpoint, optimizers included, as NumPy arrays.
+
+  Args:
+    path: As in `load_networks`.
+
+  Raises:
+    FileNotFoundError: As in `load_networks`.
+  """
+  folder, step = _locate(pathlib.Path(path).absolute())
+  names = ('networks', 'progress')
+  parts = {name: ocp.args.StandardRestore() for name in names}
+  restored = _read(folder, step, parts)
+  return {name: restored[name] for name in names}
+
+
+def _read(folder: pathlib.Path, step: int, parts: dict[str, Any]) -> Any:
+  with ocp.CheckpointManager(
+    folder, options=ocp.CheckpointManagerOptions(read_only=True)
+  ) as manager:
+    restored = manager.restore(step, args=ocp.args.Composite(**parts))
+  return jax.tree.map(
+    lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, dict(restored)
+  )
+
+
+def _locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+  """Returns the folder of checkpoints and the step that a path means."""
+  if not path.is_dir():
+    raise FileNotFoundError(f'there is no run or checkpoint folder {path}')
+  if path.name.isdigit() and (path / 'networks').is_dir():
+    return path.parent, int(path.name)
+  folder = path / FOLDER if (path / FOLDER).is_dir() else path
+  steps = [
+    int(child.name)
+    for child in folder.iterdir()
+    if child.name.isdigit() and (child / 'networks').is_dir()
+  ]
+  if not steps:
+    raise FileNotFoundError(
+      f'no complete checkpoint in {folder}: pass a run folder that holds '
+      f'{FOLDER}/STEP, or one such STEP folder'
+    )
+  return folder, max(steps)

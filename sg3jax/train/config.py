@@ -1,0 +1,196 @@
+"""The configuration of a run: every field, its default and its unit."""
+
+import dataclasses
+import math
+
+import ml_collections
+from ml_collections import config_dict
+
+from sg3jax.nets import spec as spec_lib
+
+# Published R1 weights at batch 32, by resolution.
+_PUBLISHED_GAMMA = {128: 0.5, 256: 2.0, 512: 8.0, 1024: 32.0}
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Returns the defaults of all runs: StyleGAN3-T at 256 pixels.
+
+  Fields that are `None` here are settled by `resolve`, from the data or from
+  other fields.
+  """
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Of the initial weights, latents and the data order.
+
+  config.data = data = ml_collections.ConfigDict()
+  data.source = 'embedded'  # Folder, zip, embedded[:COUNT], tfds:NAME[:SPLIT].
+  data.mirror = False  # Also show every image flipped left to right.
+  data.cond = False  # Train on the labels.
+  data.max_images = config_dict.placeholder(int)
+  data.workers = 2  # Threads that read and decode images.
+
+  config.model = model = ml_collections.ConfigDict()
+  model.resolution = 256
+  model.img_channels = config_dict.placeholder(int)  # From the data.
+  model.label_dim = config_dict.placeholder(int)  # From the data.
+  model.z_dim = 512
+  model.w_dim = 512
+  model.mapping_layers = 2
+  # fp32, or the type of the four highest octaves: bf16 or fp16.
+  model.precision = 'fp32'
+  model.filtered_lrelu_implementation = config_dict.placeholder(str)
+  model.synthesis = ml_collections.ConfigDict(
+    {
+      field.name: field.default
+      for field in dataclasses.fields(spec_lib.SynthesisSpec)
+      if field.name not in ('resolution', 'img_channels')
+    }
+  )
+  model.discriminator = ml_collections.ConfigDict(
+    {'channel_base': 32768, 'channel_max': 512, 'mbstd_group': 4}
+  )
+
+  config.train = train = ml_collections.ConfigDict()
+  train.batch = 32  # Images a step, over all devices.
+  train.total_kimg = 25_000.0  # Thousands of real images shown, in all.
+  train.g_lr = 0.0025
+  train.d_lr = 0.002
+  train.r1_gamma = config_dict.placeholder(float)  # By resolution and batch.
+  train.r1_interval = 16  # Steps from one R1 phase to the next.
+  train.ema_kimg = config_dict.placeholder(float)  # Half-life; batch * 10/32.
+  train.ema_rampup = 0.05  # Half-life as a part of the images shown; 0: none.
+  train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
+  train.blur_fade_kimg = config_dict.placeholder(float)  # batch * 200/32.
+
+  config.log = log = ml_collections.ConfigDict()
+  log.kimg_per_tick = 4.0  # A line in the log and in stats.jsonl.
+  log.ticks_per_snapshot = 50  # Pictures, metrics and a checkpoint.
+  log.keep_checkpoints = 3  # The newest ones; older ones are deleted.
+  log.grid = (32, 32)  # Columns and rows of picture grids, at most.
+  log.metrics = ()  # At every snapshot: swd, eqt, eqt_frac, eqr.
+  log.metric_samples = 2000  # Images a metric draws.
+  return config
+
+
+def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, float]:
+  """Reads the string behind a configuration's name, as in `NAME:512,batch=16`.
+
+  Args:
+    arg: Comma-separated `key=value`; the first may be a value alone, of the
+      first key.
+    **defaults: The keys and their values where `arg` has none.
+
+  Raises:
+    ValueError: If a key is unknown or a value is no number.
+  """
+  values = dict(defaults)
+  for i, part in enumerate(filter(None, arg.split(','))):
+    key, separator, text = part.partition('=')
+    if not separator and i == 0:
+      key, text = next(iter(defaults)), key
+    if key not in defaults:
+      raise ValueError(
+        f'{part!r} in the configuration argument {arg!r} is not understood: '
+        f'use {",".join(f"{name}=NUMBER" for name in defaults)}'
+      )
+    try:
+      values[key] = float(text) if '.' in text else int(text)
+    except ValueError as error:
+      raise ValueError(
+        f'{key} in the configuration argument {arg!r} is no number'
+      ) from error
+  return values
+
+
+def resolve(
+  config: ml_collections.ConfigDict, *, img_channels: int, label_dim: int
+) -> list[str]:
+  """Settles in place what is still `None`; returns a reason for each.
+
+  Args:
+    config: A configuration with the fields of `default_config`.
+    img_channels: Channels of the training images.
+    label_dim: Features of the training labels, 0 for none.
+
+  Raises:
+    ValueError: If a value is out of range; the message names the field.
+  """
+  _check(config)
+  reasons = []
+
+  def settle(section: str, field: str, value, reason: str) -> None:
+    if config[section][field] is None:
+      config[section][field] = value
+      reasons.append(f'{section}.{field} = {value:g}: {reason}')
+
+  batch = config.train.batch
+  settle('model', 'img_channels', img_channels, 'the channels of the data')
+  settle('model', 'label_dim', label_dim, 'the labels of the data')
+  gamma, reason = published_gamma(config.model.resolution, batch)
+  settle('train', 'r1_gamma', gamma, reason)
+  settle('train', 'ema_kimg', batch * 10 / 32, 'batch * 10/32')
+  settle('train', 'blur_fade_kimg', batch * 200 / 32, 'batch * 200/32')
+  for field, data in (('img_channels', img_channels), ('label_dim', label_dim)):
+    if config.model[field] != data:
+      raise ValueError(
+        f'config.model.{field} is {config.model[field]}, but that of the data '
+        f'is {data}: leave it unset'
+      )
+  return reasons
+
+
+def published_gamma(resolution: int, batch: int) -> tuple[float, str]:
+  """Returns the R1 weight for a resolution and batch, and why.
+
+  The published table holds for a batch of 32; the weight is proportional to
+  the pixels and to 1 / batch (paper.md 2.1). Try twice and half as much.
+  """
+  if resolution in _PUBLISHED_GAMMA:
+    gamma = _PUBLISHED_GAMMA[resolution]
+    reason = f'published {gamma:g} at {resolution} pixels and batch 32'
+  else:
+    gamma = _PUBLISHED_GAMMA[256] * (resolution / 256) ** 2
+    reason = (
+      f'published {_PUBLISHED_GAMMA[256]:g} at 256 pixels and batch 32, times '
+      f'({resolution}/256)^2'
+    )
+  if batch != 32:
+    gamma *= 32 / batch
+    reason += f', times 32/{batch}'
+  return gamma, reason
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  at_least = {
+    'train.batch': 1,
+    'train.r1_interval': 1,
+    'data.workers': 0,
+    'log.ticks_per_snapshot': 1,
+    'log.keep_checkpoints': 1,
+    'log.metric_samples': 1,
+    'model.discriminator.mbstd_group': 1,
+  }
+  above_zero = [
+    'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick'
+  ]  # fmt: skip
+  not_negative = [
+    'train.r1_gamma', 'train.ema_kimg', 'train.ema_rampup',
+    'train.blur_init_sigma', 'train.blur_fade_kimg',
+  ]  # fmt: skip
+  ranges = [
+    *((name, least, False) for name, least in at_least.items()),
+    *((name, 0, True) for name in above_zero),
+    *((name, 0, False) for name in not_negative),
+  ]
+  for name, bound, strict in ranges:
+    value = _get(config, name)
+    if value is None:
+      continue
+    if not math.isfinite(value) or value < bound or strict and value == bound:
+      relation = 'above' if strict else 'at least'
+      raise ValueError(f'config.{name} must be {relation} {bound}, is {value}')
+
+
+def _get(config: ml_collections.ConfigDict, dotted: str):
+  for part in dotted.split('.'):
+    config = config[part]
+  return config

@@ -1,0 +1,308 @@
+"""A run from its configuration to its last checkpoint."""
+
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from sg3jax.data import loader as loader_lib
+from sg3jax.data import sources
+from sg3jax.nets import factory
+from sg3jax.ops.filtered_lrelu import default_implementation
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import config as config_lib
+from sg3jax.train import metrics, progress, sharding, steps
+from sg3jax.train import writer as writer_lib
+from sg3jax.train.state import TrainState
+from sg3jax.types import Array, Snapshot, Variables
+
+
+# What a resumed run may change: it has no part in the numbers of a step.
+_MAY_CHANGE = ('train.total_kimg:', 'log.', 'data.workers:')
+
+
+class Evaluator(Protocol):
+  """What looks at a snapshot: draws pictures or measures."""
+
+  def __call__(self, snapshot: Snapshot) -> Mapping[str, float]:
+    """Returns figures to log, by name; possibly none."""
+    ...
+
+
+def train(
+  config: ml_collections.ConfigDict,
+  source: sources.ImageSource,
+  workdir: str | pathlib.Path,
+  *,
+  mesh: Mesh,
+  evaluators: Sequence[Evaluator] = (),
+) -> TrainState:
+  """Trains, or goes on training, and returns the last state.
+
+  If `workdir` holds a run of the same configuration, it continues from its
+  newest checkpoint, with the numbers it would have had uninterrupted.
+
+  Args:
+    config: A configuration with the fields of `config.default_config`.
+    source: The training images.
+    workdir: The run folder.
+    mesh: The devices, see `sharding.make_mesh`.
+    evaluators: Called before the first step and at every snapshot.
+
+  Raises:
+    ValueError: If the configuration is impossible, or differs from the one
+      that the run in `workdir` began with.
+  """
+  reasons = config_lib.resolve(
+    config, img_channels=source.channels, label_dim=source.label_dim
+  )
+  sharding.check_batch(config.train.batch, mesh)
+  trainer = make_trainer(config)
+  with writer_lib.RunWriter(workdir) as writer, jax.set_mesh(mesh):
+    _open_options(config, writer)
+    checkpoints = checkpoint_lib.Checkpoints(
+      workdir, keep=config.log.keep_checkpoints
+    )
+    try:
+      state = _restore_or_init(config, trainer, checkpoints, mesh)
+      _log_start(writer, config, source, trainer, state, mesh, reasons)
+      run = _Run(config, trainer, writer, checkpoints, evaluators, mesh)
+      state = run.loop(state, _batches(config, source, mesh, int(state.step)))
+    finally:
+      checkpoints.close()
+  return state
+
+
+def make_trainer(config: ml_collections.ConfigDict) -> steps.Trainer:
+  """Returns networks and recipe of a resolved configuration.
+
+  Raises:
+    ValueError: If the networks are impossible.
+  """
+  options = config.train
+  return steps.Trainer(
+    generator=factory.make_generator(config.model.to_dict()),
+    discriminator=factory.make_discriminator(config.model.to_dict()),
+    recipe=steps.Recipe(
+      r1_gamma=options.r1_gamma,
+      r1_interval=options.r1_interval,
+      ema_kimg=options.ema_kimg,
+      ema_rampup=options.ema_rampup,
+      blur_init_sigma=options.blur_init_sigma,
+      blur_fade_kimg=options.blur_fade_kimg,
+    ),
+    g_lr=options.g_lr,
+    d_lr=options.d_lr,
+  )
+
+
+def _open_options(
+  config: ml_collections.ConfigDict, writer: writer_lib.RunWriter
+) -> None:
+  """Records the configuration, or checks that it is that of the run so far."""
+  difference = writer.open_options(config)
+  if refused := [d for d in difference if not d.startswith(_MAY_CHANGE)]:
+    raise ValueError(
+      f'{writer.workdir} holds a run of another configuration: '
+      + '; '.join(refused)
+      + '. Use the same options to go on, or another --workdir'
+    )
+  if difference:
+    writer.log('Changed:        ' + '; '.join(difference))
+    writer.write_options(config)
+
+
+def _restore_or_init(
+  config: ml_collections.ConfigDict,
+  trainer: steps.Trainer,
+  checkpoints: checkpoint_lib.Checkpoints,
+  mesh: Mesh,
+) -> TrainState:
+  init = steps.jit_init(trainer, mesh)
+  key = jax.random.fold_in(jax.random.key(config.seed), 0)
+  if checkpoints.latest() is None:
+    return init(key)
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.replicated(mesh)
+    ),
+    jax.eval_shape(init, key),
+  )
+  return checkpoints.restore(like)
+
+
+def _batches(
+  config: ml_collections.ConfigDict,
+  source: sources.ImageSource,
+  mesh: Mesh,
+  start_step: int,
+) -> Iterator[dict[str, Array]]:
+  """Yields the global batches from a step on, a function of (seed, step)."""
+  batch = config.train.batch
+  local = slice(
+    jax.process_index() * batch // jax.process_count(),
+    (jax.process_index() + 1) * batch // jax.process_count(),
+  )
+  labels = source.labels() if config.model.label_dim else None
+  with loader_lib.make_loader(
+    source,
+    batch_size=batch,
+    seed=config.seed,
+    start_step=start_step,
+    mirror=config.data.mirror,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    num_threads=config.data.workers,
+  ) as loader:
+    for step, rows in enumerate(loader, start_step):
+      if labels is None:
+        rows = {'image': rows['image']}
+      else:  # Generated images get labels as frequent as in the data.
+        rng = np.random.default_rng((config.seed, step))
+        for name in ('g_label', 'd_label'):
+          drawn = labels[rng.integers(len(labels), size=batch)]
+          rows = rows | {name: drawn[local]}
+      yield sharding.shard_batch(rows, mesh)
+
+
+def _log_start(
+  writer: writer_lib.RunWriter,
+  config: ml_collections.ConfigDict,
+  source: sources.ImageSource,
+  trainer: steps.Trainer,
+  state: TrainState,
+  mesh: Mesh,
+  reasons: Sequence[str],
+) -> None:
+  def count(variables: Variables) -> str:
+    return f'{sum(x.size for x in jax.tree.leaves(variables["params"])):,}'
+
+  device = mesh.devices.flat[0]
+  lines = [
+    f'Run folder:     {writer.workdir}',
+    f'Data:           {source.name}, {len(source):,} images of '
+    f'{source.resolution}x{source.resolution}x{source.channels}'
+    + (f', {source.label_dim} label features' if source.label_dim else '')
+    + (', mirrored' if config.data.mirror else ''),
+    f'Devices:        {mesh.size} x {device.device_kind} ({device.platform}), '
+    f'{jax.process_count()} process(es)',
+    f'filtered_lrelu: {_nonlinearity(config)}',
+    f'Generator:      {count(state.generator)} parameters, '
+    f'{trainer.generator.spec.num_layers} layers',
+    f'Discriminator:  {count(state.discriminator)} parameters',
+    f'Batch:          {config.train.batch}, until '
+    f'{config.train.total_kimg:g} kimg',
+    *(f'Settled:        {reason}' for reason in reasons),
+  ]
+  if int(state.step):
+    lines.append(
+      f'Resuming:       from step {int(state.step)}, '
+      f'{int(state.nimg) / 1000:g} kimg'
+    )
+  writer.log('\n'.join(lines))
+
+
+def _nonlinearity(config: ml_collections.ConfigDict) -> str:
+  chosen = config.model.filtered_lrelu_implementation
+  return chosen or default_implementation(jax.default_backend())
+
+
+class _Run:
+  """The loop of one session, and what it does at ticks and snapshots."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    trainer: steps.Trainer,
+    writer: writer_lib.RunWriter,
+    checkpoints: checkpoint_lib.Checkpoints,
+    evaluators: Sequence[Evaluator],
+    mesh: Mesh,
+  ):
+    self._config = config
+    self._trainer = trainer
+    self._writer = writer
+    self._checkpoints = checkpoints
+    self._evaluators = evaluators
+    self._mesh = mesh
+    self._total_steps = _steps(config, config.train.total_kimg)
+    self._steps_per_tick = _steps(config, config.log.kimg_per_tick)
+    self._steps_per_snapshot = (
+      self._steps_per_tick * config.log.ticks_per_snapshot
+    )
+
+  def loop(
+    self, state: TrainState, batches: Iterator[dict[str, Array]]
+  ) -> TrainState:
+    """Steps until the end; returns the last state."""
+    step_fn = steps.jit_step(self._trainer, self._mesh)
+    key = jax.random.fold_in(jax.random.key(self._config.seed), 1)
+    done = int(state.step)
+    clock = self._start_clock(state)
+    if done == 0:
+      self._snapshot(state, save=False)
+    stats = metrics.Accumulator()
+    clock.start_tick()
+    while done < self._total_steps:
+      state, moments = step_fn(state, next(batches), key)
+      stats.add(moments)
+      done += 1
+      is_last = done == self._total_steps
+      if is_last or done % self._steps_per_tick == 0:
+        values = stats.result()
+        self._writer.write_tick(clock.end_tick(int(state.nimg)), values)
+        self._warn_nonfinite(values)
+        if is_last or done % self._steps_per_snapshot == 0:
+          self._snapshot(state)
+        clock.start_tick()
+    self._writer.log(f'Done: {int(state.nimg) / 1000:g} kimg')
+    return state
+
+  def _start_clock(self, state: TrainState) -> progress.TickClock:
+    """Starts the clock where the last session of the run stopped it."""
+    nimg = int(state.nimg)
+    last = self._writer.truncate_after(nimg / 1000 if nimg else -1)
+
+    def value(name: str, default: float) -> float:
+      return last.get(name, {}).get('mean', default)
+
+    return progress.TickClock(
+      nimg=nimg,
+      total_nimg=self._total_steps * self._config.train.batch,
+      tick=int(value('Progress/tick', -1)) + 1,
+      elapsed_sec=value('Timing/total_sec', 0.0),
+    )
+
+  def _snapshot(self, state: TrainState, *, save: bool = True) -> None:
+    if save:  # First: writing goes on while the evaluators run.
+      self._checkpoints.save(state, self._config.to_dict())
+    snapshot = Snapshot(
+      workdir=self._writer.workdir,
+      kimg=int(state.nimg) / 1000,
+      is_last=int(state.step) == self._total_steps,
+      generator=self._trainer.generator,
+      variables=state.generator_ema,
+    )
+    for evaluator in self._evaluators:
+      for name, value in evaluator(snapshot).items():
+        self._writer.log(f'{name:<20s} {value:.4g} at {snapshot.kimg:g} kimg')
+
+  def _warn_nonfinite(self, stats: metrics.Stats) -> None:
+    for player in 'GD':
+      count = stats.get(f'Gradients/nonfinite/{player}')
+      if count and count['mean']:
+        total = count['mean'] * count['num']
+        self._writer.log(
+          f'Warning: {total:.0f} non-finite gradient values of {player} were '
+          'replaced in this tick'
+        )
+
+
+def _steps(config: ml_collections.ConfigDict, kimg: float) -> int:
+  """Returns the steps that show at least so many images."""
+  return math.ceil(kimg * 1000 / config.train.batch)

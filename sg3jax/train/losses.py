@@ -1,0 +1,81 @@
+"""Losses of the two players, and what the discriminator is shown."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from sg3jax.types import AnyArray, Array
+
+
+def generator_loss(
+  fake_logits: Float[AnyArray, 'n 1'],
+) -> Float[Array, 'n 1']:
+  """Returns the non-saturating loss -log D(fake), one an image."""
+  return jax.nn.softplus(-fake_logits)
+
+
+def discriminator_loss(
+  real_logits: Float[AnyArray, 'n 1'], fake_logits: Float[AnyArray, 'n 1']
+) -> Float[Array, 'n 1']:
+  """Returns -log D(real) - log(1 - D(fake)), one an image."""
+  return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
+
+
+def r1_penalty(
+  discriminate, images: Float[AnyArray, 'n h w c']
+) -> tuple[Float[Array, ' n'], Float[Array, 'n 1']]:
+  """Returns squared norms of the logits' gradients, and the logits.
+
+  Args:
+    discriminate: Images to logits. Gradients are taken through all it does to
+      them first, blur included (paper.md 2.7).
+    images: Real images.
+  """
+
+  def total(images):
+    logits = discriminate(images)
+    return jnp.sum(logits), logits
+
+  gradients, logits = jax.grad(total, has_aux=True)(images)
+  return jnp.sum(jnp.square(gradients), axis=(1, 2, 3)), logits
+
+
+def blur(
+  images: Float[AnyArray, 'n h w c'],
+  sigma: Float[AnyArray, ''],
+  *,
+  max_sigma: float,
+) -> Float[Array, 'n h w c']:
+  """Blurs images with the kernel 2^-(x/sigma)^2, zeros outside (paper.md 2.7).
+
+  Config R's discriminator sees blurred images at first, or it would focus on
+  high frequencies before the generator has learned any others.
+
+  Args:
+    images: Real or generated images.
+    sigma: Scale in pixels, traced; below 1/3 nothing is blurred.
+    max_sigma: Largest value that sigma takes.
+  """
+  max_radius = int(3 * max_sigma)
+  radius = jnp.floor(3 * sigma)
+
+  def profile(offsets: Array) -> Array:
+    scaled = offsets / jnp.maximum(sigma, 1e-8)
+    return jnp.where(jnp.abs(offsets) <= radius, 2.0**-jnp.square(scaled), 0.0)
+
+  def blur_axis(x: Array, axis: str) -> Array:
+    size = x.shape[' hw'.index(axis)]
+    offsets = jnp.arange(size)[:, None] - jnp.arange(size)
+    norm = jnp.sum(profile(jnp.arange(-max_radius, max_radius + 1)))
+    matrix = profile(offsets) / norm
+    output = 'nhwc'.replace(axis, 'o')
+    return jnp.einsum(
+      f'o{axis},nhwc->{output}', matrix, x, precision=jax.lax.Precision.HIGHEST
+    )
+
+  return jax.lax.cond(
+    radius > 0,
+    lambda x: blur_axis(blur_axis(x, 'h'), 'w'),
+    lambda x: x,
+    jnp.asarray(images),
+  )

@@ -1,0 +1,78 @@
+"""Where arrays live: the mesh, and rules for states and batches.
+
+Images are spread over the mesh's 'data' axis, everything else is replicated.
+One program is traced for all devices, on global shapes, so statistics over the
+batch are global by construction and no number depends on the device count.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sg3jax.types import Array, Tree
+
+DATA_AXIS = 'data'
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+  """Returns a mesh of one 'data' axis over devices, all of them by default.
+
+  Raises:
+    ValueError: If there are fewer devices than asked for.
+  """
+  devices = jax.devices()
+  if num_devices is not None:
+    if not 1 <= num_devices <= len(devices):
+      raise ValueError(
+        f'{num_devices} devices were asked for, but JAX sees {len(devices)} '
+        f'({devices[0].platform}): pass --devices of at most {len(devices)}'
+      )
+    devices = devices[:num_devices]
+  return jax.make_mesh(
+    (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of states: a copy on every device."""
+  return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of batches: spread along their first axis."""
+  return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def check_batch(batch: int, mesh: Mesh) -> None:
+  """Checks that a batch can be spread over a mesh.
+
+  Raises:
+    ValueError: If the batch is not a multiple of the device count.
+  """
+  if batch % mesh.size:
+    below = max(batch // mesh.size, 1) * mesh.size
+    raise ValueError(
+      f'a batch of {batch} cannot be spread over {mesh.size} devices: use '
+      f'--config.train.batch={below} or another multiple of {mesh.size}, or '
+      f'fewer --devices'
+    )
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+  """Returns global arrays from the rows that this host has loaded."""
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in batch.items()
+  }
+
+
+def constrain_batch(tree: Tree) -> Tree:
+  """Spreads arrays made inside a jitted function like a batch."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or DATA_AXIS not in mesh.axis_names:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, P(DATA_AXIS))

@@ -1,0 +1,292 @@
+"""The run folder: options, log, statistics and TensorBoard events.
+
+    training_options.json   the configuration, written once
+    log.txt                 what the run printed, warnings, a crash's traceback
+    stats.jsonl             one line a tick: name -> {num, mean, std}, timestamp
+    events.out.tfevents.*   the same means for TensorBoard, against kimg
+
+Several sessions may write one after another: a resumed run goes on in the same
+files, as if it had never stopped.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from sg3jax.train import metrics, progress
+
+Config = Mapping[str, Any] | ml_collections.ConfigDict
+
+_ABSENT = '(absent)'
+
+
+def config_difference(old: Config, new: Config) -> list[str]:
+  """Returns what differs between two configurations, readably.
+
+  Both are compared as JSON stores them, so a tuple equals a list.
+
+  Args:
+    old: one configuration, nested mappings with JSON values as leaves.
+    new: the other.
+
+  Returns:
+    A line such as `data.resolution: 64 -> 128` for every key whose value
+    differs, `(absent)` standing for no value; empty where both are the same.
+
+  Raises:
+    TypeError: a value that JSON cannot hold; the error names its key.
+  """
+  before, after = dict(_leaves(_plain(old))), dict(_leaves(_plain(new)))
+  lines = []
+  for key in dict.fromkeys((*before, *after)):
+    a, b = (
+      json.dumps(leaves[key]) if key in leaves else _ABSENT
+      for leaves in (before, after)
+    )
+    # The text tells NaN from NaN no difference; the value, 1 from 1.0 none.
+    if a != b and before.get(key, _ABSENT) != after.get(key, _ABSENT):
+      lines.append(f'{key}: {a} -> {b}')
+  return lines
+
+
+class RunWriter:
+  """Writes one run's folder.
+
+  Use it as a context manager, or call `close`. While it is open, log records
+  and Python warnings go to `log.txt` too, as far as the logging levels let them
+  through; an exception that leaves the context leaves its traceback there.
+
+  On several hosts every process makes one, and the first alone writes and
+  prints.
+
+  Attributes:
+    workdir: the run folder.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str]):
+    """Opens the run folder, making it if need be.
+
+    Args:
+      workdir: the run folder, on a local or mounted file system.
+
+    Raises:
+      OSError: the folder cannot be made or written to.
+    """
+    self.workdir = pathlib.Path(workdir)
+    self._writes = jax.process_index() == 0
+    self._events = None
+    self._purge_step: int | None = None
+    self._log_handler: logging.Handler | None = None
+    if not self._writes:
+      return
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      handler = logging.FileHandler(self.workdir / 'log.txt', encoding='utf-8')
+    except OSError as error:
+      raise OSError(
+        f'Cannot write to the workdir {self.workdir}: {error.strerror}. '
+        'Choose another folder, or make this one writable.'
+      ) from error
+    handler.setFormatter(
+      logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s')
+    )
+    # A root logger without handlers writes warnings to the console by itself,
+    # and would stop doing so with ours. This adds a console handler then.
+    logging.basicConfig()
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    self._log_handler = handler
+
+  def __enter__(self) -> 'RunWriter':
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    if error is not None:
+      self._append_log(''.join(traceback.format_exception(error)))
+    self.close()
+
+  def close(self) -> None:
+    """Closes the files; the writer cannot be used afterwards."""
+    if self._events is not None:
+      self._events.close()
+      self._events = None
+    if self._log_handler is not None:
+      logging.captureWarnings(False)
+      logging.getLogger().removeHandler(self._log_handler)
+      self._log_handler.close()
+      self._log_handler = None
+
+  def log(self, text: str = '') -> None:
+    """Prints a line, or several, and appends the same to `log.txt`."""
+    if self._writes:
+      print(text, flush=True)
+      self._append_log(f'{text}\n')
+
+  def _append_log(self, text: str) -> None:
+    if self._writes:
+      with open(self.workdir / 'log.txt', 'a', encoding='utf-8') as file:
+        file.write(text)
+
+  def open_options(self, config: Config) -> list[str]:
+    """Records the configuration of a new run, or compares a resumed run's.
+
+    Args:
+      config: the configuration of this session.
+
+    Returns:
+      For a new run, an empty list: `training_options.json` is written. Else
+      that file stays as it is, and the lines of `config_difference` from it to
+      `config` are returned, for the caller to refuse or to accept (and then
+      `write_options`).
+
+    Raises:
+      TypeError: a value that JSON cannot hold; the error names its key.
+      ValueError: the file that is there is not JSON.
+    """
+    path = self.workdir / 'training_options.json'
+    if not path.exists():
+      self.write_options(config)
+      return []
+    try:
+      old = json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f'{path} is not valid JSON ({error}). Restore it, or move it away to '
+        'go on with the options given now.'
+      ) from error
+    return config_difference(old, config)
+
+  def write_options(self, config: Config) -> None:
+    """Writes `training_options.json`, replacing one that is there."""
+    options = json.dumps(_plain(config), indent=2)
+    if self._writes:
+      _replace(self.workdir / 'training_options.json', f'{options}\n')
+
+  def write_tick(self, tick: progress.Tick, stats: metrics.Stats) -> None:
+    """Reports a tick: prints its line, records its statistics.
+
+    Args:
+      tick: progress, rates and memory.
+      stats: what the steps of the tick reported, name -> {num, mean, std}.
+    """
+    if not self._writes:
+      return
+    self.log(tick.line())
+    stats = {**stats, **metrics.summarize(tick.values())}
+    timestamp = time.time()
+    line = json.dumps({**stats, 'timestamp': timestamp})
+    with open(self.workdir / 'stats.jsonl', 'a', encoding='utf-8') as file:
+      file.write(f'{line}\n')
+    events = self._open_events()
+    for name, summary in stats.items():
+      # Whole kimg, as in the names of the snapshots.
+      step = tick.nimg // 1000
+      events.add_scalar(name, summary['mean'], step, walltime=timestamp)
+    events.flush()
+
+  def truncate_after(self, kimg: float | int) -> dict[str, Any]:
+    """Cuts off the records of what a resumed run is about to do again.
+
+    A run that is killed has recorded ticks after its last checkpoint. Their
+    lines of `stats.jsonl` and of `metric-*.jsonl`, and a line that was being
+    written, move to files of the same name with the suffix `.orphaned`;
+    TensorBoard is told to hide their events. Call it before `write_tick`.
+
+    Args:
+      kimg: thousands of images at which the run goes on; lines beyond are cut.
+        A run that starts over, before its first tick, gives a negative number.
+
+    Returns:
+      The last line of `stats.jsonl` that was kept, empty if there is none.
+    """
+    self._purge_step = max(int(kimg) + 1, 0)
+    last: dict[str, Any] = {}
+    for path in (
+      self.workdir / 'stats.jsonl',
+      *sorted(self.workdir.glob('metric-*.jsonl')),
+    ):
+      if not path.exists():
+        continue
+      text = path.read_text(encoding='utf-8')
+      kept, cut = _split_lines(text, kimg)
+      remaining = ''.join(f'{line}\n' for line in kept)
+      if self._writes and remaining != text:
+        # In this order a kill in between leaves a line twice, never nowhere.
+        with open(f'{path}.orphaned', 'a', encoding='utf-8') as file:
+          file.writelines(f'{line}\n' for line in cut)
+        _replace(path, remaining)
+        self.log(
+          f'Moved {len(cut)} line(s) after {kimg:g} kimg from {path.name} to '
+          f'{path.name}.orphaned'
+        )
+      if path.name == 'stats.jsonl' and kept:
+        last = json.loads(kept[-1])
+    return last
+
+  def _open_events(self):
+    if self._events is None:
+      # Here and not above: the import takes a while, and only a run needs it.
+      import tensorboardX
+
+      self._events = tensorboardX.SummaryWriter(
+        str(self.workdir), purge_step=self._purge_step
+      )
+    return self._events
+
+
+def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
+  """Splits JSON lines into those up to `kimg`, or without one, and the rest."""
+  kept, cut = [], []
+  for line in filter(None, text.splitlines()):
+    try:
+      record = json.loads(line)
+      stat = record.get('Progress/kimg', {})
+      reached = record.get('kimg', stat.get('mean'))
+      keep = reached is None or reached <= kimg
+    except json.JSONDecodeError:
+      keep = False  # Cut short by a kill.
+    (kept if keep else cut).append(line)
+  return kept, cut
+
+
+def _plain(config: Config) -> dict[str, Any]:
+  """Returns the configuration as it comes back from a JSON file."""
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  for key, value in _leaves(config):
+    try:
+      json.dumps(value)
+    except TypeError as error:
+      raise TypeError(
+        f'The option {key} has the value {value!r}, which JSON cannot hold: '
+        'use numbers, strings, booleans, None, lists or mappings.'
+      ) from error
+  return json.loads(json.dumps(config))
+
+
+def _leaves(
+  config: Mapping[str, Any], prefix: str = ''
+) -> Iterator[tuple[str, Any]]:
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  """Replaces a file at once: a reader finds the old or the new text, whole."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  with open(temporary, 'w', encoding='utf-8') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
