@@ -16,60 +16,72 @@ NETWORK = flags.DEFINE_string(
   'network', None, 'A run folder (its newest checkpoint) or one checkpoint.'
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
+_HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
 # What wrong input raises. Anything else is a fault of ours: show it all.
 _USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
 
 
-def run(
-  main: Callable[[], None], argv: list[str] | None = None
-) -> None:
+def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
   """Parses the flags and runs a command; wrong input ends with one message.
 
   Args:
-    main: The command.
+    main: The command. `--help` shows its module's docstring and flags.
     argv: The program's name and its arguments; those of the process if None.
   """
 
+  def parse(args: list[str]) -> list[str]:
+    if _HELP.intersection(args):
+      module = main.__module__
+      print(sys.modules[module].__doc__)
+      print(flags.FLAGS.module_help(module).partition('\n')[2])
+      sys.exit()
+    return _parse(args)
+
   def guarded(args: list[str]) -> None:
-    if len(args) > 1:
-      raise app.UsageError(
-        f'unexpected argument {args[1]!r}: write options as --name=value'
-      )
     if not flags.FLAGS['verbosity'].present:
       # Libraries report every step of theirs; ours are printed.
       logging.set_verbosity(logging.WARNING)
     try:
+      if len(args) > 1:
+        raise ValueError(
+          f'unexpected argument {args[1]!r}: write options as --name=value'
+        )
       main()
     except _USER_ERRORS as error:
       if _DEBUG.value:
         raise
       sys.exit(f'error: {error}\n(--debug shows where)')
 
-  app.run(guarded, argv=argv, flags_parser=_parse)
+  app.run(guarded, argv=argv, flags_parser=parse)
 
 
 def _parse(args: list[str]) -> list[str]:
-  """Parses flags; an override of a configuration key that is not there ends."""
+  """Parses flags; what is not understood ends with one line."""
   try:
-    return app.parse_flags_with_usage(args)
+    return flags.FLAGS(args)
+  except flags.Error as error:
+    # A configuration file's error comes with a traceback in between.
+    first, *_, last = ['', *str(error).strip().splitlines()]
+    message = f'{first} {last}'.strip()
   except (AttributeError, KeyError) as error:
     # ml_collections wraps its message, which names a similar key, twice.
-    message = error.args[0]
-    while isinstance(message, Exception):
-      message = message.args[0]
-    sys.exit(f'error: no such key in the configuration: {message}')
+    while isinstance(error.args[0], Exception):
+      error = error.args[0]
+    message = f'no such key in the configuration: {error.args[0]}'
+  message = ' '.join(message.split())
+  sys.exit(f'error: {message} (--help lists the options)')
 
 
 def require(flag: flags.FlagHolder):
   """Returns a flag's value.
 
   Raises:
-    app.UsageError: If it was not given.
+    ValueError: If it was not given.
   """
   if not flag.value:
-    raise app.UsageError(f'--{flag.name} is required')
+    raise ValueError(f'--{flag.name} is required: --help lists the options')
   return flag.value
 
 

@@ -11,11 +11,14 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from sg3jax.cli import common
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import default_implementation, filtered_lrelu
 from sg3jax.train import sharding
+
+flags.declare_key_flag('devices')
 
 _PACKAGES = (
   'sg3jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain',

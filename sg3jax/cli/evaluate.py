@@ -20,6 +20,9 @@ from sg3jax.eval import evaluators
 from sg3jax.train import sharding
 from sg3jax.types import Snapshot
 
+flags.declare_key_flag('network')
+flags.declare_key_flag('outdir')
+flags.declare_key_flag('devices')
 _METRICS = flags.DEFINE_list(
   'metrics', ['eqt', 'eqt_frac', 'eqr'], ', '.join(evaluators.METRICS)
 )

@@ -18,6 +18,8 @@ from sg3jax.cli import common
 from sg3jax.eval import pictures
 from sg3jax.ops import affine
 
+flags.declare_key_flag('network')
+flags.declare_key_flag('outdir')
 _SEEDS = flags.DEFINE_string('seeds', None, 'Such as 0,1,4-6.')
 _TRUNC = flags.DEFINE_float(
   'trunc', 1.0, 'Truncation psi: 1 for none, 0 for the mean picture.'

@@ -9,7 +9,6 @@ behind a colon. `--config.x.y=VALUE` overrides a field. The same command again
 continues a run that was interrupted.
 """
 
-import os
 import pathlib
 import sys
 
@@ -27,6 +26,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
+flags.declare_key_flag('devices')
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
@@ -36,7 +36,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: list[str] | None = None) -> None:
   """Parses the flags and trains."""
-  common.run(_train, [_locate(a) for a in argv or sys.argv])
+  common.run(_train, _locate(argv or sys.argv))
 
 
 def _train() -> None:
@@ -72,19 +72,32 @@ def _train() -> None:
   )
 
 
-def _locate(argument: str) -> str:
-  """Turns `--config=NAME` into the path of this package's configuration."""
-  prefix, value = argument[:9], argument[9:]
-  name, colon, rest = value.partition(':')
-  if prefix != '--config=' or name.endswith('.py'):
-    return argument
+def _locate(args: list[str]) -> list[str]:
+  """Turns the name behind `--config` into the path of its file."""
+  args = list(args)
+  for i, arg in enumerate(args):
+    flag, equals, value = arg.partition('=')
+    if flag in ('--config', '-config'):
+      if equals:
+        args[i] = f'{flag}={_find_config(value)}'
+      elif i + 1 < len(args):
+        args[i + 1] = _find_config(args[i + 1])
+      break
+  return args
+
+
+def _find_config(value: str) -> str:
+  """Returns `FILE.py[:ARGUMENT]` for `NAME[:ARGUMENT]`, or ends."""
+  name, colon, argument = value.partition(':')
   package = pathlib.Path(sg3jax.__file__).parent
   # Installed, they are in the package; in a clone, beside it.
   folders = [package / 'configs', package.parent / 'configs']
-  for folder in folders:
-    path = folder / f'{name}.py'
-    if path.exists():
-      return f'{prefix}{os.fspath(path)}{colon}{rest}'
+  candidates = [folder / f'{name}.py' for folder in folders]
+  if name.endswith('.py'):
+    candidates = [pathlib.Path(name)]
+  for path in candidates:
+    if path.is_file():
+      return f'{path}{colon}{argument}'
   names = sorted({p.stem for f in folders for p in f.glob('*.py')})
   sys.exit(
     f'error: there is no configuration {name!r}: use {", ".join(names)} or '

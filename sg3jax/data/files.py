@@ -8,7 +8,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -278,8 +278,8 @@ class _Folder:
       for name in names:
         yield (relative / name).as_posix()
 
-  def open(self, name: str) -> BinaryIO:
-    """Opens a file to read; it is seekable."""
+  def open(self, name: str) -> Any:
+    """Opens a file to read: binary, seekable, of no common type."""
     return (self.path / name).open('rb')
 
 
@@ -298,9 +298,9 @@ class _Zip:
     infos = self._handle().infolist()
     return sorted({info.filename for info in infos if not info.is_dir()})
 
-  def open(self, name: str) -> BinaryIO:
-    """Opens a file to read; it is seekable."""
-    return self._handle().open(name)  # pyright: ignore[reportReturnType]
+  def open(self, name: str) -> Any:
+    """Opens a file to read: binary, seekable, of no common type."""
+    return self._handle().open(name)
 
   def _handle(self) -> zipfile.ZipFile:
     # One a thread, so that none waits for another; one a process, because

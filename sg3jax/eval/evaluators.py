@@ -8,7 +8,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, UInt8
 
+from sg3jax.data import sources
 from sg3jax.eval import (
   curves,
   equivariance,
@@ -32,16 +33,6 @@ METRICS = ('swd', *equivariance.METRICS)
 _DEVICE_BATCH = 16
 _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
 _CLIP_RADIUS = 1 / 8  # Of the width: the farthest that EQ-T moves.
-
-
-class Source(Protocol):
-  """What evaluators ask of a data set; see `data.sources.ImageSource`."""
-
-  @property
-  def label_dim(self) -> int: ...  # noqa: D102
-  def __len__(self) -> int: ...
-  def __getitem__(self, index: int) -> Mapping[str, np.ndarray]: ...
-  def labels(self) -> np.ndarray: ...  # noqa: D102
 
 
 class Painter:
@@ -118,7 +109,7 @@ class SnapshotEvaluator:
 
   def __init__(
     self,
-    source: Source,
+    source: sources.ImageSource,
     *,
     metrics: Sequence[str],
     num_samples: int,
@@ -213,7 +204,7 @@ class Measurements:
 
   def __init__(
     self,
-    source: Source | None,
+    source: sources.ImageSource | None,
     *,
     metrics: Sequence[str],
     num_samples: int,

@@ -33,8 +33,9 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str | pathlib.Path, *, keep: int = 3):
+    self._folder = pathlib.Path(workdir).absolute() / FOLDER
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(workdir).absolute() / FOLDER,
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, cleanup_tmp_directories=True
       ),
@@ -72,10 +73,15 @@ class Checkpoints:
         may differ from those of the run that saved.
 
     Raises:
-      ValueError: If the checkpoint holds arrays of other names or shapes.
+      FileNotFoundError: If there is none.
+      ValueError: If it holds arrays of other names or shapes.
     """
+    step = self.latest()
+    if step is None:
+      raise FileNotFoundError(f'no complete checkpoint in {self._folder}')
+    _check_shapes(self._folder / str(step), _part(like, _NETWORKS))
     restored = self._manager.restore(
-      self.latest(),
+      step,
       args=ocp.args.Composite(
         networks=ocp.args.StandardRestore(_part(like, _NETWORKS)),
         progress=ocp.args.StandardRestore(_part(like, _PROGRESS)),
@@ -110,13 +116,9 @@ def load_networks(
     FileNotFoundError: If there is no complete checkpoint; the message says
       where one was looked for.
   """
-  folder, step = _locate(pathlib.Path(path).absolute())
-  parts = {
-    'networks': ocp.args.StandardRestore(),
-    'options': ocp.args.JsonRestore(),
-  }
-  restored = _read(folder, step, parts)
-  return restored['options'], restored['networks'], step
+  folder = _locate(pathlib.Path(path).absolute())
+  restored = _read(folder, ('networks', 'options'))
+  return restored['options'], restored['networks'], int(folder.name)
 
 
 def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
@@ -128,29 +130,69 @@ def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
   Raises:
     FileNotFoundError: As in `load_networks`.
   """
-  folder, step = _locate(pathlib.Path(path).absolute())
-  names = ('networks', 'progress')
-  parts = {name: ocp.args.StandardRestore() for name in names}
-  restored = _read(folder, step, parts)
-  return {name: restored[name] for name in names}
+  folder = _locate(pathlib.Path(path).absolute())
+  return _read(folder, ('networks', 'progress'))
 
 
-def _read(folder: pathlib.Path, step: int, parts: dict[str, Any]) -> Any:
-  with ocp.CheckpointManager(
-    folder, options=ocp.CheckpointManagerOptions(read_only=True)
-  ) as manager:
-    restored = manager.restore(step, args=ocp.args.Composite(**parts))
-  return jax.tree.map(
-    lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, dict(restored)
+def _reader() -> ocp.Checkpointer:
+  return ocp.Checkpointer(
+    ocp.CompositeCheckpointHandler(
+      networks=ocp.PyTreeCheckpointHandler(),
+      progress=ocp.PyTreeCheckpointHandler(),
+      options=ocp.JsonCheckpointHandler(),
+    )
   )
 
 
-def _locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
-  """Returns the folder of checkpoints and the step that a path means."""
+def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
+  """Reads parts of one checkpoint."""
+  with _reader() as reader:
+    trees = reader.metadata(folder).item_metadata
+    args = {}
+    for name in names:
+      if name == 'options':
+        args[name] = ocp.args.JsonRestore()
+        continue
+      # As NumPy arrays: the devices that saved them may not be here.
+      args[name] = ocp.args.PyTreeRestore(
+        restore_args=jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), trees[name].tree
+        )
+      )
+    return dict(reader.restore(folder, args=ocp.args.Composite(**args)))
+
+
+def _check_shapes(folder: pathlib.Path, like: dict[str, Tree]) -> None:
+  """Raises a ValueError if stored networks have other names or shapes."""
+  with _reader() as reader:
+    tree = reader.metadata(folder).item_metadata['networks'].tree
+  stored, wanted = (
+    {
+      jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape)
+      for path, x in jax.tree.leaves_with_path(networks)
+    }
+    for networks in (tree, like)
+  )
+  differences = [
+    f'{name} is {stored.get(name, "absent")}, not {wanted.get(name, "there")}'
+    for name in dict.fromkeys((*wanted, *stored))
+    if stored.get(name) != wanted.get(name)
+  ]
+  if differences:
+    more = f' and {len(differences) - 3} more' if len(differences) > 3 else ''
+    raise ValueError(
+      f'the checkpoint {folder} is of other networks than the configuration: '
+      f'{"; ".join(differences[:3])}{more}. Use the options it was trained '
+      'with, or another --workdir'
+    )
+
+
+def _locate(path: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of the checkpoint that a path means."""
   if not path.is_dir():
     raise FileNotFoundError(f'there is no run or checkpoint folder {path}')
   if path.name.isdigit() and (path / 'networks').is_dir():
-    return path.parent, int(path.name)
+    return path
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
   steps = [
     int(child.name)
@@ -162,4 +204,4 @@ def _locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
       f'no complete checkpoint in {folder}: pass a run folder that holds '
       f'{FOLDER}/STEP, or one such STEP folder'
     )
-  return folder, max(steps)
+  return folder / str(max(steps))

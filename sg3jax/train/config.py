@@ -16,7 +16,7 @@ def default_config() -> ml_collections.ConfigDict:
   """Returns the defaults of all runs: StyleGAN3-T at 256 pixels.
 
   Fields that are `None` here are settled by `resolve`, from the data or from
-  other fields.
+  other fields. There are no others: to set one that is misspelt is an error.
   """
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of the initial weights, latents and the data order.
@@ -68,7 +68,7 @@ def default_config() -> ml_collections.ConfigDict:
   log.grid = (32, 32)  # Columns and rows of picture grids, at most.
   log.metrics = ()  # At every snapshot: swd, eqt, eqt_frac, eqr.
   log.metric_samples = 2000  # Images a metric draws.
-  return config
+  return config.lock()
 
 
 def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, float]:

@@ -2,8 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -26,12 +25,8 @@ from sg3jax.types import Array, Snapshot, Variables
 _MAY_CHANGE = ('train.total_kimg:', 'log.', 'data.workers:')
 
 
-class Evaluator(Protocol):
-  """What looks at a snapshot: draws pictures or measures."""
-
-  def __call__(self, snapshot: Snapshot) -> Mapping[str, float]:
-    """Returns figures to log, by name; possibly none."""
-    ...
+# What looks at a snapshot, draws or measures, and returns figures to log.
+Evaluator = Callable[[Snapshot], Mapping[str, float]]
 
 
 def train(

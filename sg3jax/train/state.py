@@ -32,8 +32,8 @@ class TrainState:
     discriminator_opt: Adam's state for D.
   """
 
-  step: Array
-  nimg: Array
+  step: Any
+  nimg: Any
   generator: Tree
   discriminator: Tree
   generator_ema: Tree

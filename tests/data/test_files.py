@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pickle
+import struct
 import threading
 import zipfile
+import zlib
 from concurrent import futures
 
 import numpy as np
@@ -257,10 +259,19 @@ def test_unusable_first_image(store, image, problem):
 
 def test_sixteen_bit_colour_is_refused(store):
   """Pillow would silently read such a file as 8-bit RGB."""
-  data = bytearray(encode(picture(0)))
-  data[24] = 16
+
+  def chunk(kind, data):
+    check = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + check
+
+  data = b'\x89PNG\r\n\x1a\n'
+  data += chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 16, 2, 0, 0, 0))
+  data += chunk(b'IDAT', zlib.compress(bytes(8 * (1 + 8 * 6))))
+  data += chunk(b'IEND', b'')
+  with Image.open(io.BytesIO(data)) as image:
+    assert image.mode == 'RGB'
   with pytest.raises(ValueError, match=r'a\.png in .* 8 bits'):
-    files.ImageFiles(store({'a.png': bytes(data)}))
+    files.ImageFiles(store({'a.png': data}))
 
 
 def test_cmyk_is_refused(store):

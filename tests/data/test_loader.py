@@ -1,0 +1,320 @@
+"""The order of batches, their rows on every host, and how loading ends."""
+
+import collections
+import itertools
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sg3jax.data import files, loader, sources
+
+
+class Numbers:
+  """Image i is filled with i on the left and 255 - i on the right."""
+
+  name = 'numbers'
+
+  def __init__(self, count, *, channels=3, broken=()):
+    self.count, self.channels, self.broken = count, channels, broken
+    self.resolution, self.label_dim = 4, 2
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, index):
+    if index in self.broken:
+      raise ValueError(f'image {index} is broken')
+    image = np.full((4, 4, self.channels), index, np.uint8)
+    image[:, 2:] = 255 - index
+    return {'image': image, 'label': self.labels()[index]}
+
+  def labels(self):
+    numbers = np.arange(self.count, dtype=np.float32)
+    return np.stack([numbers, -numbers], axis=1)
+
+
+def take(count, source, **options):
+  with loader.make_loader(source, **options) as batches:
+    return list(itertools.islice(batches, count))
+
+
+def numbers(batches):
+  """Returns which images the batches hold, flipped ones included."""
+  return np.concatenate([b['label'][:, 0] for b in batches]).astype(int)
+
+
+def equal(a, b):
+  return len(a) == len(b) and all(
+    np.array_equal(x[key], y[key])
+    for x, y in zip(a, b, strict=True)
+    for key in ('image', 'label')
+  )
+
+
+def test_the_test_source_is_a_source():
+  assert isinstance(Numbers(1), sources.ImageSource)
+
+
+@pytest.mark.parametrize('num_threads', [0, 1, 3])
+def test_shapes_types_and_rows(num_threads):
+  batches = take(6, Numbers(10), batch_size=4, seed=0, num_threads=num_threads)
+  for batch in batches:
+    assert set(batch) == {'image', 'label'}
+    assert (batch['image'].shape, batch['label'].shape) == (
+      (4, 4, 4, 3),
+      (4, 2),
+    )
+    assert (batch['image'].dtype, batch['label'].dtype) == (
+      np.uint8,
+      np.float32,
+    )
+    np.testing.assert_array_equal(
+      batch['image'][:, 0, 0, 0], batch['label'][:, 0]
+    )
+
+
+def test_order_depends_on_the_seed_alone():
+  def run(seed, num_threads=2):
+    return take(
+      20, Numbers(11), batch_size=4, seed=seed, num_threads=num_threads
+    )
+
+  first = run(0)
+  assert equal(run(0), first)
+  assert equal(run(0, num_threads=0), first)
+  assert not equal(run(1), first)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+  count=st.integers(1, 40),
+  batch=st.integers(1, 50),
+  seed=st.integers(0, 2**32 - 1),
+  mirror=st.booleans(),
+)
+def test_every_epoch_shows_every_image_once(count, batch, seed, mirror):
+  epoch = 2 * count if mirror else count
+  seen = numbers(
+    take(
+      -(-4 * epoch // batch),
+      Numbers(count),
+      batch_size=batch,
+      seed=seed,
+      mirror=mirror,
+      num_threads=0,
+    )
+  )
+  times = 2 if mirror else 1
+  for shown in seen[: 4 * epoch].reshape(4, epoch):
+    assert collections.Counter(shown) == dict.fromkeys(range(count), times)
+
+
+def test_no_two_epochs_are_equal():
+  """Nor is an epoch of one seed that of a neighbouring seed."""
+  epochs = set()
+  for seed in range(3):
+    seen = numbers(take(30, Numbers(30), batch_size=30, seed=seed))
+    epochs |= {tuple(epoch) for epoch in seen.reshape(30, 30)}
+  assert len(epochs) == 90
+
+
+def test_orders_are_uniform():
+  """All 6 orders of 3 images come equally often."""
+  seen = numbers(take(90, Numbers(3), batch_size=4, seed=0))
+  counts = collections.Counter(tuple(epoch) for epoch in seen.reshape(-1, 3))
+  chi2 = sum((count - 20) ** 2 / 20 for count in counts.values())
+  assert len(counts) == 6
+  assert chi2 < 25  # Of 5 degrees of freedom: probability 1e-4.
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+  count=st.integers(1, 30),
+  start=st.integers(0, 40),
+  mirror=st.booleans(),
+  processes=st.sampled_from([1, 2, 3]),
+)
+def test_starting_at_a_step_is_getting_there(count, start, mirror, processes):
+  def run(steps, **options):
+    return take(
+      steps,
+      Numbers(count),
+      batch_size=6,
+      seed=5,
+      mirror=mirror,
+      process_index=processes - 1,
+      process_count=processes,
+      num_threads=0,
+      **options,
+    )
+
+  assert equal(run(start + 3)[start:], run(3, start_step=start))
+
+
+def test_a_far_step_is_reached_at_once():
+  begin = time.monotonic()
+  batches = take(2, Numbers(3), batch_size=32, seed=0, start_step=10_000_000)
+  assert time.monotonic() - begin < 5
+  assert batches[0]['image'].shape[0] == 32
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+  count=st.integers(1, 30),
+  local=st.integers(1, 4),
+  processes=st.integers(1, 4),
+  mirror=st.booleans(),
+)
+def test_hosts_together_hold_the_batch(count, local, processes, mirror):
+  def run(index, total):
+    return take(
+      7,
+      Numbers(count),
+      batch_size=local * processes,
+      seed=3,
+      mirror=mirror,
+      process_index=index,
+      process_count=total,
+      num_threads=0,
+    )
+
+  parts = [run(i, processes) for i in range(processes)]
+  joined = [
+    {k: np.concatenate([p[k] for p in step]) for k in step[0]}
+    for step in zip(*parts, strict=True)
+  ]
+  assert equal(joined, run(0, 1))
+
+
+def test_mirror_shows_both_sides():
+  (batch,) = take(1, Numbers(5), batch_size=10, seed=0, mirror=True)
+  plain = {i: Numbers(5)[i]['image'] for i in range(5)}
+  seen = collections.Counter()
+  for image, label in zip(batch['image'], batch['label'], strict=True):
+    number = int(label[0])
+    flipped = image[0, 0, 0] != number
+    expected = plain[number][:, ::-1] if flipped else plain[number]
+    np.testing.assert_array_equal(image, expected)
+    seen[number, flipped] += 1
+  assert seen == dict.fromkeys(itertools.product(range(5), [False, True]), 1)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_one_image_fills_batches(channels):
+  batches = take(
+    3, Numbers(1, channels=channels), batch_size=5, seed=0, mirror=True
+  )
+  sides = np.concatenate([b['image'][:, 0, 0, 0] for b in batches])
+  assert batches[0]['image'].shape == (5, 4, 4, channels)
+  assert set(sides) == {0, 255}
+
+
+@pytest.mark.parametrize('num_threads', [0, 2])
+def test_errors_reach_the_consumer_in_order(num_threads):
+  order = numbers(take(5, Numbers(20), batch_size=4, seed=0))
+  broken = Numbers(20, broken={int(order[9])})
+  with loader.make_loader(
+    broken, batch_size=4, seed=0, num_threads=num_threads
+  ) as batches:
+    for _ in range(2):
+      next(batches)
+    with pytest.raises(ValueError, match=f'image {order[9]} is broken'):
+      next(batches)
+    with pytest.raises(ValueError, match='closed'):  # Batch 2 is not skipped.
+      next(batches)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+  for name in 'ab':
+    Image.fromarray(pixels).save(tmp_path / f'{name}.png')
+  whole = (tmp_path / 'b.png').read_bytes()
+  (tmp_path / 'b.png').write_bytes(whole[: len(whole) // 2])
+  source = files.ImageFiles(tmp_path)
+  with pytest.raises(ValueError, match=r'b\.png in .* replace or remove it'):
+    take(1, source, batch_size=2, seed=0)
+
+
+def test_reading_ahead_is_bounded_and_ends_on_close():
+  """Threads read a few batches ahead, and none after the loader is closed."""
+  lock, read = threading.Lock(), []
+
+  class Counted(Numbers):
+    def __getitem__(self, index):
+      with lock:
+        read.append(index)
+      return super().__getitem__(index)
+
+  def settled():
+    count = -1
+    while count != len(read):
+      count = len(read)
+      time.sleep(0.2)
+    return count
+
+  batches = loader.make_loader(Counted(50), batch_size=4, seed=0, num_threads=2)
+  assert settled() == 0  # Nothing is read before the first batch is wanted.
+  next(batches)
+  ahead = settled()
+  assert 4 < ahead <= 4 * 5
+  batches.close()
+  batches.close()
+  assert settled() == ahead
+  with pytest.raises(ValueError, match='closed'):
+    next(batches)
+
+
+@pytest.mark.parametrize('use', ['', 'next(x)', 'next(x); x.close()'])
+def test_the_process_ends(use):
+  """Whether the loader was consumed, closed, or neither."""
+  script = f"""
+    import numpy as np
+    from sg3jax.data import loader
+    class Source:
+      name, resolution, channels, label_dim = 's', 2, 3, 0
+      def __len__(self):
+        return 5
+      def __getitem__(self, index):
+        return {{'image': np.zeros((2, 2, 3), np.uint8),
+                'label': np.zeros(0, np.float32)}}
+    x = loader.make_loader(Source(), batch_size=4, seed=0, num_threads=2)
+    {use}
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(script)],
+    timeout=60,
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+@pytest.mark.parametrize(
+  ('options', 'problem'),
+  [
+    ({'batch_size': 5, 'process_count': 2}, 'batch of 5 .* by 2 processes'),
+    ({'batch_size': 0}, 'batch of 0'),
+    ({'process_index': 2, 'process_count': 2}, 'process_index 2'),
+    ({'process_index': -1}, 'process_index -1'),
+    ({'seed': -1}, 'seed -1'),
+    ({'seed': 2**32}, 'seed 4294967296'),
+    ({'start_step': -1}, 'start_step -1'),
+    ({'num_threads': -1}, 'num_threads -1'),
+  ],
+)
+def test_bad_arguments(options, problem):
+  with pytest.raises(ValueError, match=problem):
+    loader.make_loader(Numbers(3), **({'batch_size': 4, 'seed': 0} | options))
+
+
+def test_no_images():
+  with pytest.raises(ValueError, match='numbers holds no images'):
+    loader.make_loader(Numbers(0), batch_size=4, seed=0)
