@@ -1,6 +1,6 @@
 """A small StyleGAN3-T on the embedded photographs, for two CPU cores.
 
-    sg3jax train --config=quickstart --workdir=runs/quickstart
+sg3jax train --config=quickstart --workdir=runs/quickstart
 """
 
 from sg3jax.train import config as config_lib
@@ -20,12 +20,12 @@ def get_config():
   model.synthesis.channel_max = 32
   model.discriminator.channel_base = 1024
   model.discriminator.channel_max = 64
-  config.train.batch = 16
+  config.train.batch = 8
   config.train.total_kimg = 12.0
   config.train.r1_gamma = 0.1
-  config.train.ema_kimg = 1.0
+  config.train.ema_kimg = 0.5
   config.log.kimg_per_tick = 0.5
-  config.log.ticks_per_snapshot = 4
+  config.log.ticks_per_snapshot = 6
   config.log.grid = (12, 8)
   config.log.metrics = ('swd', 'eqt', 'eqt_frac', 'eqr')
   config.log.metric_samples = 512

@@ -29,6 +29,10 @@ Images: TypeAlias = Float[AnyArray, 'n h w c']
 ImagesU8: TypeAlias = UInt8[np.ndarray, 'n h w c']
 Labels: TypeAlias = Float[AnyArray, 'n classes']
 
+# A run's options, an `ml_collections.ConfigDict`: no type checker can know its
+# fields.
+Config: TypeAlias = Any
+
 # A tree of arrays: linen collections, gradients, optimizer states.
 Tree: TypeAlias = Any
 Variables: TypeAlias = Mapping[str, Any]

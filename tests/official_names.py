@@ -21,7 +21,7 @@ _NOT_PARAMS = {
 
 def to_ours(array: np.ndarray) -> np.ndarray:
   """Transposes a weight: OIHW to HWIO, [out, in] to [in, out]."""
-  return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, None))
+  return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim))
 
 
 def our_path(name: str) -> tuple[str, ...] | None:
@@ -46,7 +46,9 @@ def generator_variables(
   """Returns the variables of a generator from the arrays under `prefix`."""
   variables = {}
   for key, array in arrays.items():
-    path = our_path(key.removeprefix(prefix)) if key.startswith(prefix) else None
+    path = (
+      our_path(key.removeprefix(prefix)) if key.startswith(prefix) else None
+    )
     if path is None:
       continue
     node = variables
@@ -64,7 +66,8 @@ def generator_spec(
   weights = [
     array
     for key, array in arrays.items()
-    if key.startswith(prefix + 'synthesis.L') and key.endswith('.weight')
+    if key.startswith(prefix + 'synthesis.L')
+    and key.endswith('.weight')
     and 'affine' not in key
   ]
   kernel = weights[0].shape[-1]

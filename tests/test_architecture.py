@@ -48,15 +48,14 @@ def test_imports_run_one_way(path):
   relative = path.relative_to(_PACKAGE)
   imports = _imports(path)
   for library, owners in _OWNERS.items():
-    if any(name == library or name.startswith(library + '.')
-           for name in imports):
+    if any(
+      name == library or name.startswith(library + '.') for name in imports
+    ):
       assert str(relative).startswith(owners), f'{relative}: {library}'
   room = relative.parts[0]
   if room not in _ALLOWED:
     return
-  rooms = {
-    name.split('.')[1] for name in imports if name.startswith('sg3jax.')
-  }
+  rooms = {name.split('.')[1] for name in imports if name.startswith('sg3jax.')}
   assert rooms - {room} <= _ALLOWED[room]
 
 

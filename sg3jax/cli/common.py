@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -35,7 +36,7 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
     if _HELP.intersection(args):
       module = main.__module__
       print(sys.modules[module].__doc__)
-      print(flags.FLAGS.module_help(module).partition('\n')[2])
+      print(flags.FLAGS.module_help(module).strip().partition('\n')[2])
       sys.exit()
     return _parse(args)
 
@@ -63,8 +64,8 @@ def _parse(args: list[str]) -> list[str]:
     return flags.FLAGS(args)
   except flags.Error as error:
     # A configuration file's error comes with a traceback in between.
-    first, *_, last = ['', *str(error).strip().splitlines()]
-    message = f'{first} {last}'.strip()
+    lines = str(error).strip().splitlines()
+    message = ' '.join(dict.fromkeys((lines[0], lines[-1])))
   except (AttributeError, KeyError) as error:
     # ml_collections wraps its message, which names a similar key, twice.
     while isinstance(error.args[0], Exception):
@@ -74,7 +75,7 @@ def _parse(args: list[str]) -> list[str]:
   sys.exit(f'error: {message} (--help lists the options)')
 
 
-def require(flag: flags.FlagHolder):
+def require(flag: flags.FlagHolder) -> Any:
   """Returns a flag's value.
 
   Raises:

@@ -1,6 +1,6 @@
 """Shows versions, devices and the kernels they take, and tests the operator.
 
-    sg3jax doctor
+sg3jax doctor
 """
 
 import importlib.metadata
@@ -108,7 +108,7 @@ def _compare(what: str, transform) -> bool:
   error = float(np.abs(ours - reference).max() / np.abs(reference).max())
   seconds = time.perf_counter() - start
   print(
-    f'self-test            {what}: relative error {error:.1e} in {seconds:.1f} s'
+    f'self-test            {what}: relative error {error:.1e}, {seconds:.1f} s'
   )
   # Float32 sums of a few hundred products; TPUs and GPUs multiply exactly too.
   return error < 1e-5

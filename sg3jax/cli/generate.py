@@ -1,8 +1,10 @@
-"""Draws pictures with a trained model, one file a seed.
+r"""Draws pictures with a trained model, one file a seed.
 
     sg3jax generate --network=runs/quickstart --seeds=0,1,4-6 --outdir=out
     sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
       --trunc=0.7 --translate=0.3,0 --rotate=15
+
+Existing files are kept, unless `--overwrite` says otherwise.
 """
 
 import math
@@ -47,7 +49,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _generate() -> None:
-  network, outdir = common.require(common.NETWORK), common.require(common.OUTDIR)
+  network, outdir = (
+    common.require(common.NETWORK),
+    common.require(common.OUTDIR),
+  )
   seeds = common.parse_seeds(common.require(_SEEDS))
   transform = _inverse_transform(_TRANSLATE.value, _ROTATE.value)
   paths = {s: pathlib.Path(outdir) / f'seed{s:04d}.png' for s in seeds}

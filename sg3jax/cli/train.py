@@ -1,4 +1,4 @@
-"""Trains a model, or goes on training it.
+r"""Trains a model, or goes on training it.
 
     sg3jax train --config=quickstart --workdir=runs/quickstart
     sg3jax train --config=stylegan3_t:512,batch=32 --workdir=runs/t512 \
@@ -41,9 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _train() -> None:
   workdir = common.require(_WORKDIR)
-  if _CONFIG.value is None:
-    common.require(_CONFIG)
-  config = _CONFIG.value
+  config = common.require(_CONFIG)
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)
@@ -62,7 +60,8 @@ def _train() -> None:
     evaluators=[
       evaluators.SnapshotEvaluator(
         source,
-        metrics=config.log.metrics,
+        # On the command line, `swd,eqt` makes a tuple of one.
+        metrics=[m for part in config.log.metrics for m in part.split(',')],
         num_samples=config.log.metric_samples,
         grid=config.log.grid,
         seed=config.seed,

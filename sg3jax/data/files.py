@@ -91,6 +91,13 @@ class ImageFiles:
         use_labels=use_labels,
       )
     else:
+      misplaced = [n for n in everything if n.endswith('/' + labels_lib.FILE)]
+      if misplaced and use_labels:
+        raise ValueError(
+          f'{path} holds {misplaced[0]}, but labels are read from '
+          f'{labels_lib.FILE} in its root: move it there, with the names of '
+          'the images counted from the root too'
+        )
       self._labels = labels_lib.from_folders(
         self._names, str(path), use_labels=use_labels
       )

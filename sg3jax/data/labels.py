@@ -8,6 +8,7 @@ float32 [n, label_dim]; without labels, label_dim is 0.
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +20,8 @@ FILE = 'dataset.json'
 
 # A larger class number is an identifier; one-hot, it would fill the memory.
 _MAX_CLASSES = 2**20
+# Folders into which tools spread large sets, in the order of the images.
+_SHARD = re.compile(r'\d{5}')
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 
 Stored: TypeAlias = Int64[np.ndarray, ' n'] | Float32[np.ndarray, 'n label_dim']
@@ -68,6 +71,12 @@ def from_folders(
         'leave out --config.data.cond=1'
       )
   classes = sorted({folder[depth] for folder in folders})
+  if all(_SHARD.fullmatch(name) for name in classes):
+    raise ValueError(
+      f'{where} has no labels: there is no {FILE} in its root, and folders '
+      f'named {classes[0]} only part a large set; add the file, rename the '
+      'folders if they are classes, or leave out --config.data.cond=1'
+    )
   logging.info('Classes of %s, by subfolder: %s', where, ', '.join(classes))
   number = {name: i for i, name in enumerate(classes)}
   return np.array([number[folder[depth]] for folder in folders], np.int64)

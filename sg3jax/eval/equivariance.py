@@ -1,6 +1,6 @@
 """EQ-T, EQ-T_frac and EQ-R: how well a generator follows transforms.
 
-Paper equation 3 and appendix E; paper.md section 3. An image generated from
+Paper equation 3 and appendix E; math.md section 3. An image generated from
 transformed input features is compared with the transformed image:
 
   PSNR = 20 log10(I_max) - 10 log10(MSE), I_max = 2 for the range [-1, 1],

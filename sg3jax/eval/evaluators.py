@@ -7,15 +7,14 @@ returns figures for the log.
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from sg3jax.data import sources
 from sg3jax.eval import (
@@ -48,14 +47,10 @@ class Painter:
     self.generator = generator.clone(low_precision_dtype=None)
     self.mesh = mesh
     self.batch_size = _DEVICE_BATCH * mesh.size
-    spread = NamedSharding(mesh, P(mesh.axis_names))
+    self._spread = NamedSharding(mesh, P(mesh.axis_names))
     whole = NamedSharding(mesh, P())
     self._mapping = jax.jit(self._apply('mapping'), out_shardings=whole)
-    self._synthesis = jax.jit(
-      self._apply('synthesis'),
-      in_shardings=(None, spread, spread),
-      out_shardings=whole,
-    )
+    self._synthesis = jax.jit(self._apply('synthesis'), out_shardings=whole)
 
   def _apply(self, method: str):
     return functools.partial(self.generator.apply, method=method)
@@ -83,9 +78,8 @@ class Painter:
     for i in range(0, n, self.batch_size):
       # The last batch is filled up, so that one program serves all.
       rows = np.minimum(np.arange(i, i + self.batch_size), n - 1)
-      images.append(
-        np.asarray(self._synthesis(variables, ws[rows], transforms[rows]))
-      )
+      batch = jax.device_put((ws[rows], transforms[rows]), self._spread)
+      images.append(np.asarray(self._synthesis(variables, *batch)))
     return np.concatenate(images)[:n]
 
 
@@ -94,6 +88,8 @@ class SnapshotEvaluator:
 
   Files: `reals.png`, `fakes_init.png`, `fakes000012.png` and so on,
   `curves.png`, `metric-NAME.jsonl`; after the last step `equivariance.webp`.
+  On several hosts all compute, as their devices do it together, and the first
+  alone writes.
 
   Args:
     source: The training images.
@@ -118,9 +114,10 @@ class SnapshotEvaluator:
     mesh: Mesh,
   ):
     self._source = source
-    self._grid_cap = tuple(grid)
+    self._grid_cap = (grid[0], grid[1])
     self._seed = seed
     self._mesh = mesh
+    self._writes = jax.process_index() == 0
     self._metrics = Measurements(
       source, metrics=metrics, num_samples=num_samples, seed=seed, mesh=mesh
     )
@@ -132,14 +129,11 @@ class SnapshotEvaluator:
       self._painter = Painter(snapshot.generator, self._mesh)
       self._draw_reals(snapshot.workdir)
     name = f'fakes{round(snapshot.kimg):06d}' if snapshot.kimg else 'fakes_init'
-    pictures.save_grid(
-      self._painter.synthesize(snapshot.variables, self._styles(snapshot)),
-      snapshot.workdir / f'{name}.png',
-      self._grid,
-    )
+    fakes = self._painter.synthesize(snapshot.variables, self._styles(snapshot))
+    self._save_grid(fakes, snapshot.workdir / f'{name}.png')
     figures = self._metrics(self._painter, snapshot)
     stats = snapshot.workdir / 'stats.jsonl'
-    if stats.exists():  # Not before the first tick.
+    if self._writes and stats.exists():  # Not before the first tick.
       curves.plot_curves(stats, snapshot.workdir / 'curves.png')
     if snapshot.is_last:
       self._draw_clip(snapshot)
@@ -153,13 +147,15 @@ class SnapshotEvaluator:
   @functools.cached_property
   def _shown(self) -> np.ndarray:
     """Indices of the reals in the grid, one class a row."""
-    return pictures.grid_indices(
-      self._source.labels(), self._grid, self._seed
-    )
+    return pictures.grid_indices(self._source.labels(), self._grid, self._seed)
 
   def _draw_reals(self, workdir: pathlib.Path) -> None:
     reals = np.stack([self._source[int(i)]['image'] for i in self._shown])
-    pictures.save_grid(reals, workdir / 'reals.png', self._grid)
+    self._save_grid(reals, workdir / 'reals.png')
+
+  def _save_grid(self, images: np.ndarray, path: pathlib.Path) -> None:
+    if self._writes:
+      pictures.save_grid(images, path, self._grid)
 
   def _styles(self, snapshot: Snapshot) -> np.ndarray:
     """Returns the styles of the grid; fakes have the labels of the reals."""
@@ -184,8 +180,9 @@ class SnapshotEvaluator:
       size=(columns, rows),
       batch_size=painter.batch_size,
     )
-    clip = snapshot.workdir / 'equivariance.webp'
-    pictures.save_clip(frames, clip, _CLIP_FPS)
+    if self._writes:
+      clip = snapshot.workdir / 'equivariance.webp'
+      pictures.save_clip(frames, clip, _CLIP_FPS)
 
 
 class Measurements:
@@ -225,9 +222,7 @@ class Measurements:
     self._mesh = mesh
     self._equivariance: equivariance.EquivarianceEvaluator | None = None
 
-  def __call__(
-    self, painter: Painter, snapshot: Snapshot
-  ) -> dict[str, float]:
+  def __call__(self, painter: Painter, snapshot: Snapshot) -> dict[str, float]:
     """Returns the figures of one snapshot by name."""
     figures = {}
     if 'swd' in self._metrics:
@@ -260,9 +255,7 @@ class Measurements:
         snapshot=str(snapshot.workdir),
         devices=list(self._mesh.devices.flat),
       )
-      results.append_result(
-        snapshot.workdir, result | {'kimg': snapshot.kimg}
-      )
+      results.append_result(snapshot.workdir, result | {'kimg': snapshot.kimg})
     return {metric: values[metric] for metric, values in figures.items()}
 
   def _measure_swd(
@@ -294,11 +287,11 @@ class Measurements:
   def _measure_equivariance(
     self, painter: Painter, snapshot: Snapshot
   ) -> tuple[dict[str, Any], int]:
-    variables = {'generator': snapshot.variables}
+    variables: dict[str, Any] = {'generator': snapshot.variables}
     if painter.generator.label_dim:
       if self._source is None:
         raise ValueError('a conditional network needs labels: pass --data')
-      variables['labels'] = jnp.asarray(self._source.labels(), jnp.float32)
+      variables['labels'] = self._source.labels().astype(np.float32)
     if self._equivariance is None:  # Compiles once for all snapshots.
       self._equivariance = equivariance.EquivarianceEvaluator(
         *_equivariance_functions(painter.generator),

@@ -195,7 +195,7 @@ class Epilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Scores images by how real they look (paper.md 2.2).
+  """Scores images by how real they look (math.md 2.2).
 
   Parameters, always float32: b{res}/{fromrgb,conv0,conv1,skip} for every
   resolution but the last, fromrgb in the first alone; b{last}/{conv,fc,out};

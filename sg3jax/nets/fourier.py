@@ -12,7 +12,7 @@ from sg3jax.types import AnyArray, Array
 class FourierInput(nn.Module):
   """Sinusoids on a canvas that the first style turns and shifts.
 
-  Paper section 3.2, "transformed Fourier features"; paper.md 2.4. The spatial
+  Paper section 3.2, "transformed Fourier features"; math.md 2.4. The spatial
   map is a continuous function, so any transform of it is exact.
 
   Attributes:

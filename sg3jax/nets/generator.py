@@ -17,7 +17,7 @@ _W_AVG_BETA = 0.998
 
 
 class Generator(nn.Module):
-  """Latents and labels to images (paper section 3; paper.md 2.2, 2.4).
+  """Latents and labels to images (paper section 3; math.md 2.2, 2.4).
 
   Collections: 'params'; 'moving_averages' (w_avg and the input magnitudes);
   'buffers' (the Fourier frequencies and phases, drawn once).
@@ -44,7 +44,7 @@ class Generator(nn.Module):
   magnitude_half_life: float = 20_000.0
   filtered_lrelu_implementation: str | None = None
 
-  def setup(self):
+  def setup(self):  # noqa: D102
     self.mapping_network = mapping_lib.Mapping(
       z_dim=self.z_dim,
       label_dim=self.label_dim,

@@ -16,7 +16,7 @@ class Dense(nn.Module):
 
   Weights are stored as N(0, 1) / lr_multiplier and scaled at run time by
   lr_multiplier / sqrt(fan_in), so that Adam's steps mean the same in every
-  layer (paper.md 2.2). Computes in float32.
+  layer (math.md 2.2). Computes in float32.
 
   Attributes:
     features: Outputs.
@@ -35,6 +35,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[AnyArray, 'n i']) -> Float[Array, 'n o']:
+    """Returns the activated outputs, float32."""
     fan_in = x.shape[-1]
     stddev = self.weight_init_scale / self.lr_multiplier
     weight = self.param(

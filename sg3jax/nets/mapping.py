@@ -9,7 +9,7 @@ from sg3jax.types import AnyArray, Array
 
 
 class Mapping(nn.Module):
-  """Maps z and labels to w by fully connected layers (paper.md 2.2).
+  """Maps z and labels to w by fully connected layers (math.md 2.2).
 
   Attributes:
     z_dim: Features of z; 0 for a network of labels alone, as D has.
@@ -42,10 +42,10 @@ class Mapping(nn.Module):
     """
     inputs = []
     if self.z_dim:
-      _check_features('z', z, self.z_dim)
+      z = _check_features('z', z, self.z_dim)
       inputs.append(layers.normalize_second_moment(z))
     if self.label_dim:
-      _check_features('c', c, self.label_dim)
+      c = _check_features('c', c, self.label_dim)
       embedding = layers.Dense(self.w_dim, name='embed')(c)
       inputs.append(layers.normalize_second_moment(embedding))
     x = jnp.concatenate(inputs, axis=1)
@@ -59,7 +59,7 @@ class Mapping(nn.Module):
     return x
 
 
-def _check_features(name: str, x: AnyArray | None, features: int) -> None:
+def _check_features(name: str, x: AnyArray | None, features: int) -> AnyArray:
   if x is None:
     raise ValueError(
       f'this network needs {name} [n, {features}], got None'
@@ -69,3 +69,4 @@ def _check_features(name: str, x: AnyArray | None, features: int) -> None:
     raise ValueError(
       f'{name} must have the shape [n, {features}], has {list(x.shape)}'
     )
+  return x

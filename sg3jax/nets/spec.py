@@ -217,7 +217,7 @@ class SynthesisSpec:
 
   @functools.cached_property
   def sampling_rates(self) -> np.ndarray:
-    """s of layers 0..N: the least s_N / 2^k that holds 2 f_t, or s_N."""
+    """S of layers 0..N: the least s_N / 2^k that holds 2 f_t, or s_N."""
     wanted = np.minimum(2 * self.stopbands, self.resolution)
     halvings = np.floor(np.log2(self.resolution / wanted))
     return self.resolution / np.exp2(halvings)

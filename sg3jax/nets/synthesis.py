@@ -1,4 +1,4 @@
-"""The alias-free synthesis network (paper section 3, appendix; paper.md 2.4)."""
+"""The alias-free synthesis network (paper section 3 and appendix)."""
 
 from typing import Any
 
@@ -123,7 +123,7 @@ class Synthesis(nn.Module):
   magnitude_half_life: float = 20_000.0
   filtered_lrelu_implementation: str | None = None
 
-  def setup(self):
+  def setup(self):  # noqa: D102
     spec = self.spec
     self.input = fourier.FourierInput(
       channels=int(spec.channels[0]),

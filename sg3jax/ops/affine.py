@@ -1,6 +1,6 @@
 """Shifts and rotations of images, as the equivariance metrics define them.
 
-Paper appendix E; paper.md section 3. Every operator takes a batch and one
+Paper appendix E; math.md section 3. Every operator takes a batch and one
 transform, which may be traced, and returns the images with a mask [h, w, 1] of
 the pixels that are valid: 1 where no sample beyond the frame took part.
 

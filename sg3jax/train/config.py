@@ -2,33 +2,37 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from sg3jax.nets import spec as spec_lib
+from sg3jax.types import Config
 
 # Published R1 weights at batch 32, by resolution.
 _PUBLISHED_GAMMA = {128: 0.5, 256: 2.0, 512: 8.0, 1024: 32.0}
 
 
-def default_config() -> ml_collections.ConfigDict:
+def default_config() -> Config:
   """Returns the defaults of all runs: StyleGAN3-T at 256 pixels.
 
   Fields that are `None` here are settled by `resolve`, from the data or from
   other fields. There are no others: to set one that is misspelt is an error.
   """
-  config = ml_collections.ConfigDict()
+  config: Config = ml_collections.ConfigDict()
   config.seed = 0  # Of the initial weights, latents and the data order.
 
-  config.data = data = ml_collections.ConfigDict()
+  config.data = ml_collections.ConfigDict()
+  data = config.data
   data.source = 'embedded'  # Folder, zip, embedded[:COUNT], tfds:NAME[:SPLIT].
   data.mirror = False  # Also show every image flipped left to right.
   data.cond = False  # Train on the labels.
   data.max_images = config_dict.placeholder(int)
   data.workers = 2  # Threads that read and decode images.
 
-  config.model = model = ml_collections.ConfigDict()
+  config.model = ml_collections.ConfigDict()
+  model = config.model
   model.resolution = 256
   model.img_channels = config_dict.placeholder(int)  # From the data.
   model.label_dim = config_dict.placeholder(int)  # From the data.
@@ -49,7 +53,8 @@ def default_config() -> ml_collections.ConfigDict:
     {'channel_base': 32768, 'channel_max': 512, 'mbstd_group': 4}
   )
 
-  config.train = train = ml_collections.ConfigDict()
+  config.train = ml_collections.ConfigDict()
+  train = config.train
   train.batch = 32  # Images a step, over all devices.
   train.total_kimg = 25_000.0  # Thousands of real images shown, in all.
   train.g_lr = 0.0025
@@ -61,7 +66,8 @@ def default_config() -> ml_collections.ConfigDict:
   train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
   train.blur_fade_kimg = config_dict.placeholder(float)  # batch * 200/32.
 
-  config.log = log = ml_collections.ConfigDict()
+  config.log = ml_collections.ConfigDict()
+  log = config.log
   log.kimg_per_tick = 4.0  # A line in the log and in stats.jsonl.
   log.ticks_per_snapshot = 50  # Pictures, metrics and a checkpoint.
   log.keep_checkpoints = 3  # The newest ones; older ones are deleted.
@@ -71,7 +77,7 @@ def default_config() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, float]:
+def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
   """Reads the string behind a configuration's name, as in `NAME:512,batch=16`.
 
   Args:
@@ -82,7 +88,7 @@ def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, float]:
   Raises:
     ValueError: If a key is unknown or a value is no number.
   """
-  values = dict(defaults)
+  values: dict[str, Any] = dict(defaults)
   for i, part in enumerate(filter(None, arg.split(','))):
     key, separator, text = part.partition('=')
     if not separator and i == 0:
@@ -101,9 +107,7 @@ def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, float]:
   return values
 
 
-def resolve(
-  config: ml_collections.ConfigDict, *, img_channels: int, label_dim: int
-) -> list[str]:
+def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
   """Settles in place what is still `None`; returns a reason for each.
 
   Args:
@@ -118,22 +122,24 @@ def resolve(
   reasons = []
 
   def settle(section: str, field: str, value, reason: str) -> None:
-    if config[section][field] is None:
-      config[section][field] = value
+    fields = _get(config, section)
+    if fields[field] is None:
+      fields[field] = value
       reasons.append(f'{section}.{field} = {value:g}: {reason}')
 
-  batch = config.train.batch
+  batch = _get(config, 'train.batch')
   settle('model', 'img_channels', img_channels, 'the channels of the data')
   settle('model', 'label_dim', label_dim, 'the labels of the data')
-  gamma, reason = published_gamma(config.model.resolution, batch)
+  gamma, reason = published_gamma(_get(config, 'model.resolution'), batch)
   settle('train', 'r1_gamma', gamma, reason)
   settle('train', 'ema_kimg', batch * 10 / 32, 'batch * 10/32')
   settle('train', 'blur_fade_kimg', batch * 200 / 32, 'batch * 200/32')
   for field, data in (('img_channels', img_channels), ('label_dim', label_dim)):
-    if config.model[field] != data:
+    value = _get(config, f'model.{field}')
+    if value != data:
       raise ValueError(
-        f'config.model.{field} is {config.model[field]}, but that of the data '
-        f'is {data}: leave it unset'
+        f'config.model.{field} is {value}, but that of the data is {data}: '
+        'leave it unset'
       )
   return reasons
 
@@ -142,7 +148,7 @@ def published_gamma(resolution: int, batch: int) -> tuple[float, str]:
   """Returns the R1 weight for a resolution and batch, and why.
 
   The published table holds for a batch of 32; the weight is proportional to
-  the pixels and to 1 / batch (paper.md 2.1). Try twice and half as much.
+  the pixels and to 1 / batch (math.md 2.1). Try twice and half as much.
   """
   if resolution in _PUBLISHED_GAMMA:
     gamma = _PUBLISHED_GAMMA[resolution]
@@ -159,7 +165,7 @@ def published_gamma(resolution: int, batch: int) -> tuple[float, str]:
   return gamma, reason
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def _check(config: Config) -> None:
   at_least = {
     'train.batch': 1,
     'train.r1_interval': 1,
@@ -185,12 +191,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
     value = _get(config, name)
     if value is None:
       continue
-    if not math.isfinite(value) or value < bound or strict and value == bound:
+    if not math.isfinite(value) or value < bound or (strict and value == bound):
       relation = 'above' if strict else 'at least'
       raise ValueError(f'config.{name} must be {relation} {bound}, is {value}')
 
 
-def _get(config: ml_collections.ConfigDict, dotted: str):
+def _get(config: Config, dotted: str) -> Any:
+  value: Any = config
   for part in dotted.split('.'):
-    config = config[part]
-  return config
+    value = value[part]
+  return value

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,8 +17,7 @@ from sg3jax.train import config as config_lib
 from sg3jax.train import metrics, progress, sharding, steps
 from sg3jax.train import writer as writer_lib
 from sg3jax.train.state import TrainState
-from sg3jax.types import Array, Snapshot, Variables
-
+from sg3jax.types import Array, Config, Snapshot, Variables
 
 # What a resumed run may change: it has no part in the numbers of a step.
 _MAY_CHANGE = ('train.total_kimg:', 'log.', 'data.workers:')
@@ -30,7 +28,7 @@ Evaluator = Callable[[Snapshot], Mapping[str, float]]
 
 
 def train(
-  config: ml_collections.ConfigDict,
+  config: Config,
   source: sources.ImageSource,
   workdir: str | pathlib.Path,
   *,
@@ -73,7 +71,7 @@ def train(
   return state
 
 
-def make_trainer(config: ml_collections.ConfigDict) -> steps.Trainer:
+def make_trainer(config: Config) -> steps.Trainer:
   """Returns networks and recipe of a resolved configuration.
 
   Raises:
@@ -96,9 +94,7 @@ def make_trainer(config: ml_collections.ConfigDict) -> steps.Trainer:
   )
 
 
-def _open_options(
-  config: ml_collections.ConfigDict, writer: writer_lib.RunWriter
-) -> None:
+def _open_options(config: Config, writer: writer_lib.RunWriter) -> None:
   """Records the configuration, or checks that it is that of the run so far."""
   difference = writer.open_options(config)
   if refused := [d for d in difference if not d.startswith(_MAY_CHANGE)]:
@@ -113,7 +109,7 @@ def _open_options(
 
 
 def _restore_or_init(
-  config: ml_collections.ConfigDict,
+  config: Config,
   trainer: steps.Trainer,
   checkpoints: checkpoint_lib.Checkpoints,
   mesh: Mesh,
@@ -132,7 +128,7 @@ def _restore_or_init(
 
 
 def _batches(
-  config: ml_collections.ConfigDict,
+  config: Config,
   source: sources.ImageSource,
   mesh: Mesh,
   start_step: int,
@@ -167,7 +163,7 @@ def _batches(
 
 def _log_start(
   writer: writer_lib.RunWriter,
-  config: ml_collections.ConfigDict,
+  config: Config,
   source: sources.ImageSource,
   trainer: steps.Trainer,
   state: TrainState,
@@ -202,7 +198,7 @@ def _log_start(
   writer.log('\n'.join(lines))
 
 
-def _nonlinearity(config: ml_collections.ConfigDict) -> str:
+def _nonlinearity(config: Config) -> str:
   chosen = config.model.filtered_lrelu_implementation
   return chosen or default_implementation(jax.default_backend())
 
@@ -212,7 +208,7 @@ class _Run:
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: Config,
     trainer: steps.Trainer,
     writer: writer_lib.RunWriter,
     checkpoints: checkpoint_lib.Checkpoints,
@@ -298,6 +294,6 @@ class _Run:
         )
 
 
-def _steps(config: ml_collections.ConfigDict, kimg: float) -> int:
+def _steps(config: Config, kimg: float) -> int:
   """Returns the steps that show at least so many images."""
   return math.ceil(kimg * 1000 / config.train.batch)

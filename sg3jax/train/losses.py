@@ -28,7 +28,7 @@ def r1_penalty(
 
   Args:
     discriminate: Images to logits. Gradients are taken through all it does to
-      them first, blur included (paper.md 2.7).
+      them first, blur included (math.md 2.7).
     images: Real images.
   """
 
@@ -46,7 +46,7 @@ def blur(
   *,
   max_sigma: float,
 ) -> Float[Array, 'n h w c']:
-  """Blurs images with the kernel 2^-(x/sigma)^2, zeros outside (paper.md 2.7).
+  """Blurs images with the kernel 2^-(x/sigma)^2, zeros outside (math.md 2.7).
 
   Config R's discriminator sees blurred images at first, or it would focus on
   high frequencies before the generator has learned any others.
@@ -61,7 +61,9 @@ def blur(
 
   def profile(offsets: Array) -> Array:
     scaled = offsets / jnp.maximum(sigma, 1e-8)
-    return jnp.where(jnp.abs(offsets) <= radius, 2.0**-jnp.square(scaled), 0.0)
+    return jnp.where(
+      jnp.abs(offsets) <= radius, 2.0 ** -jnp.square(scaled), 0.0
+    )
 
   def blur_axis(x: Array, axis: str) -> Array:
     size = x.shape[' hw'.index(axis)]

@@ -61,7 +61,9 @@ def check_batch(batch: int, mesh: Mesh) -> None:
     )
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+def shard_batch(
+  batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, Array]:
   """Returns global arrays from the rows that this host has loaded."""
   sharding = batch_sharding(mesh)
   return {

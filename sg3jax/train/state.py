@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,8 +17,7 @@ _LOGIT_BIAS = 'logit_bias'
 _LOGIT_BIAS_PATH = tuple(jax.tree_util.DictKey(k) for k in ('out', 'bias'))
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
   """Everything that training changes, and that a checkpoint holds.
 
   Attributes:
@@ -44,7 +42,7 @@ class TrainState:
 def make_generator_optimizer(
   learning_rate: float,
 ) -> optax.GradientTransformation:
-  """Returns G's Adam (paper.md 2.2); no term of G's loss is lazy."""
+  """Returns G's Adam (math.md 2.2); no term of G's loss is lazy."""
   return optax.adam(learning_rate, b1=BETA1, b2=BETA2, eps=EPSILON)
 
 
@@ -54,7 +52,7 @@ def make_discriminator_optimizer(
   """Returns D's Adam, corrected for a loss term taken every so many steps.
 
   A lazily regularised network makes k + 1 updates where it made k; the rate
-  and the betas are adjusted to keep their meaning (paper.md 2.2). The last
+  and the betas are adjusted to keep their meaning (math.md 2.2). The last
   bias has an Adam of its own, see `skip_logit_bias`.
 
   Args:
@@ -101,10 +99,9 @@ def init_state(
 
   c = rows(generator.label_dim) if generator.label_dim else None
   # Lazily: variables are drawn, but no image is.
-  g = generator.lazy_init(g_key, rows(generator.z_dim), c)
+  g = dict(generator.lazy_init(g_key, rows(generator.z_dim), c))
   images = rows(spec.resolution, spec.resolution, spec.img_channels)
-  d = discriminator.lazy_init(d_key, images, c)
-  g, d = flax.core.unfreeze((g, d))
+  d = dict(discriminator.lazy_init(d_key, images, c))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     nimg=jnp.zeros((), jnp.int32),

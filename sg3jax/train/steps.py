@@ -1,8 +1,8 @@
 """The training step: G, D and R1 phases as one jitted, sharded function."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ Batch = Mapping[str, AnyArray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """What a step does, beside the networks (paper.md 2.2, 2.7).
+  """What a step does, beside the networks (math.md 2.2, 2.7).
 
   Attributes:
     r1_gamma: Weight of the R1 penalty.
@@ -233,7 +233,7 @@ class Trainer:
     return state, count
 
   def _r1_phase(
-    self, state: TrainState, images: Array, labels: Array | None
+    self, state: TrainState, images: AnyArray, labels: AnyArray | None
   ) -> tuple[TrainState, Moments]:
     grads, moments = self.r1_gradients(state, images, labels)
     before = state.discriminator_opt
@@ -249,7 +249,7 @@ class Trainer:
     """Returns (images, labels) -> logits, blurring the images as R does."""
     recipe = self.recipe
 
-    def discriminate(images: Array, labels: Array | None) -> Array:
+    def discriminate(images: AnyArray, labels: AnyArray | None) -> Any:
       if recipe.blur_init_sigma > 0 and recipe.blur_fade_kimg > 0:
         faded = state.nimg / (recipe.blur_fade_kimg * 1000)
         sigma = recipe.blur_init_sigma * jnp.maximum(1 - faded, 0)
@@ -290,9 +290,7 @@ def jit_step(
   )
 
 
-def jit_init(
-  trainer: Trainer, mesh: Mesh
-) -> Callable[[jax.Array], TrainState]:
+def jit_init(trainer: Trainer, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
   """Returns `trainer.init` jitted so that the state is born on the mesh."""
   return jax.jit(trainer.init, out_shardings=sharding.replicated(mesh))
 

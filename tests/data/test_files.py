@@ -478,3 +478,21 @@ def test_open_source_parses_tfds(monkeypatch):
       'resolution': 32,
       'use_labels': True,
     }
+
+
+def test_folders_of_a_spread_set_are_no_classes(tmp_path):
+  for shard in ('00000', '00001'):
+    (tmp_path / shard).mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / shard / f'img{shard}.png')
+  with pytest.raises(ValueError, match=r'has no labels.*only part a large set'):
+    files.ImageFiles(tmp_path, use_labels=True)
+  assert len(files.ImageFiles(tmp_path)) == 2
+
+
+def test_labels_below_the_root_are_not_ignored(tmp_path):
+  for name in ('cat', 'dog'):
+    (tmp_path / name).mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / name / '1.png')
+  (tmp_path / 'cat' / 'dataset.json').write_text('{"labels": null}')
+  with pytest.raises(ValueError, match=r'cat/dataset\.json.*move it'):
+    files.ImageFiles(tmp_path, use_labels=True)

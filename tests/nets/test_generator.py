@@ -10,7 +10,6 @@ import official_names
 import pytest
 
 from sg3jax.nets import generator as generator_lib
-from sg3jax.nets import spec as spec_lib
 
 _FILES = [
   'generator_t64.npz',
@@ -130,9 +129,7 @@ def test_images_and_transforms(recorded):
     'img_translate': arrays['transform_translate'],
     'img_affine': arrays['transform_affine'],
   }.items():
-    images, _ = recorded.synthesize(
-      recorded.variables, arrays['ws'], transform
-    )
+    images, _ = recorded.synthesize(recorded.variables, arrays['ws'], transform)
     # The update that comes along moves them by a thousandth of the distance
     # of the averages from the current magnitudes.
     assert _relative_error(images, _nhwc(arrays[key])) < 1e-2, key

@@ -187,7 +187,7 @@ def test_an_incomplete_checkpoint_is_none(saved, tmp_path):
 
 
 def test_missing_folders_are_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no run .* folder .*/nothing'):
+  with pytest.raises(FileNotFoundError, match=r'no run .* folder .*/nothing'):
     checkpoint.load_networks(tmp_path / 'nothing')
   with pytest.raises(
     FileNotFoundError, match='pass a run folder that holds checkpoints/STEP'

@@ -57,5 +57,5 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_too_many_devices_are_refused():
-  with pytest.raises(ValueError, match='9 devices .* sees 4'):
+  with pytest.raises(ValueError, match=r'9 devices .* sees 4'):
     sharding.make_mesh(9)

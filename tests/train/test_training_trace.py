@@ -42,8 +42,11 @@ def _initial_state(trainer, arrays):
   state = jax.jit(trainer.init)(jax.random.key(0))
   g = official_names.generator_variables(arrays, 'init/G/')
   d = {'params': official_names.discriminator_params(arrays, 'init/D/')}
-  jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape),
-               (state.generator, state.discriminator), (g, d))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_equal(a.shape, b.shape),
+    (state.generator, state.discriminator),
+    (g, d),
+  )
   g, d = jax.tree.map(jnp.asarray, (g, d))
   return state.replace(generator=g, discriminator=d, generator_ema=g)
 
@@ -52,7 +55,9 @@ def _assert_close(ours, recorded, message, **tolerances):
   flat = dict(jax.tree.leaves_with_path(recorded))
   for path, value in jax.tree.leaves_with_path(ours):
     np.testing.assert_allclose(
-      value, flat[path], err_msg=message + jax.tree_util.keystr(path),
+      value,
+      flat[path],
+      err_msg=message + jax.tree_util.keystr(path),
       **tolerances,
     )
 
@@ -73,12 +78,8 @@ def test_training_equals_recording(golden, design):
     if i not in (0, 2):
       continue
     prefix = f'after{i + 1}/'
-    for name, ours in (
-      ('G', state.generator), ('G_ema', state.generator_ema)
-    ):
-      recorded = official_names.generator_variables(
-        arrays, f'{prefix}{name}/'
-      )
+    for name, ours in (('G', state.generator), ('G_ema', state.generator_ema)):
+      recorded = official_names.generator_variables(arrays, f'{prefix}{name}/')
       _assert_close(ours, recorded, f'{prefix}{name}', atol=1e-4)
     recorded = official_names.discriminator_params(arrays, prefix + 'D/')
     _assert_close(

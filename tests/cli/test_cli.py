@@ -1,0 +1,439 @@
+"""The commands in processes of their own, from training to pictures."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+from PIL import Image
+
+import sg3jax
+from sg3jax.cli import common
+from sg3jax.train import checkpoint, loop
+from sg3jax.train import config as config_lib
+
+_CONFIG = tiny_run.__file__
+
+
+@pytest.fixture(scope='session')
+def cli(tmp_path_factory):
+  """`cli('train', '--workdir=...')` runs a command: (status, out, error)."""
+  env = os.environ | {
+    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('cache')),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PLATFORMS': 'cpu',
+  }
+
+  def call(*args):
+    process = subprocess.run(
+      [sys.executable, '-m', 'sg3jax', *map(str, args)],
+      env=env,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+  return call
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+  """A folder of twelve images, of two classes."""
+  folder = tmp_path_factory.mktemp('data')
+  rng = np.random.RandomState(0)
+  for i in range(12):
+    image = rng.randint(0, 256, (16, 16, 3)).astype(np.uint8)
+    Image.fromarray(image).save(folder / f'{i:02d}.png')
+  labels = [[f'{i:02d}.png', i % 2] for i in range(12)]
+  (folder / 'dataset.json').write_text(json.dumps({'labels': labels}))
+  return folder
+
+
+def _train(cli, workdir, data, *args):
+  status, out, error = cli(
+    'train',
+    f'--config={_CONFIG}',
+    f'--config.data.source={data}',
+    f'--workdir={workdir}',
+    *args,
+  )
+  assert status == 0, error
+  return out
+
+
+@pytest.fixture(scope='session')
+def run(cli, data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'plain'
+  _train(cli, workdir, data, '--config.log.metrics=swd')
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def conditional_run(tmp_path_factory):
+  """A checkpoint of random networks of two classes, as a run would leave it."""
+  workdir = tmp_path_factory.mktemp('runs') / 'conditional'
+  config = tiny_run.get_config()
+  config_lib.resolve(config, img_channels=3, label_dim=2)
+  rng = np.random.RandomState(0)
+  state = jax.tree.map(
+    lambda x: np.ones(x.shape, x.dtype),
+    jax.eval_shape(loop.make_trainer(config).init, jax.random.key(0)),
+  )
+  params = jax.tree.map(
+    lambda x: rng.randn(*x.shape).astype(x.dtype),
+    state.generator_ema['params'],
+  )
+  state = state.replace(
+    step=np.int32(2),
+    nimg=np.int32(16),
+    generator_ema=state.generator_ema | {'params': params},
+  )
+  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints.save(jax.tree.map(jnp.asarray, state), config.to_dict())
+  checkpoints.close()
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def pictures(cli, run, tmp_path_factory):
+  """Pictures of five seeds."""
+  outdir = tmp_path_factory.mktemp('pictures')
+  status, out, error = cli(
+    'generate', f'--network={run}', '--seeds=0,1,4-6', f'--outdir={outdir}'
+  )
+  assert status == 0, error
+  assert not error
+  names = [f'seed{seed:04d}.png' for seed in (0, 1, 4, 5, 6)]
+  assert out.split() == [str(outdir / name) for name in names]
+  assert sorted(path.name for path in outdir.iterdir()) == names
+  return outdir
+
+
+@pytest.fixture(scope='module')
+def model(run):
+  return sg3jax.load_model(run)
+
+
+@pytest.fixture(scope='module')
+def z():
+  return np.random.RandomState(0).randn(2, 8).astype(np.float32)
+
+
+def _read(path):
+  with Image.open(path) as image:
+    return np.asarray(image)
+
+
+def _to_uint8(images):
+  scaled = np.asarray(images) * 127.5 + 128
+  return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.slow
+class TestTrain:
+  def test_leaves_a_run_folder(self, run):
+    assert (run / 'checkpoints' / '2').is_dir()
+    assert len((run / 'stats.jsonl').read_text().splitlines()) == 1
+    assert (run / 'metric-swd.jsonl').exists()
+
+  def test_the_same_command_again_has_nothing_to_do(self, cli, run, data):
+    before = (run / 'stats.jsonl').read_text()
+    out = _train(cli, run, data, '--config.log.metrics=swd')
+    assert 'Resuming:       from step 2' in out
+    assert (run / 'stats.jsonl').read_text() == before
+
+  def test_a_misspelt_metric_ends_before_the_run_folder_is_made(
+    self, cli, data, tmp_path
+  ):
+    error = _fails(
+      cli,
+      'train',
+      f'--config={_CONFIG}',
+      f'--config.data.source={data}',
+      f'--workdir={tmp_path / "run"}',
+      '--config.data.cond=1',
+      '--config.log.metrics=swd,eqq',
+    )
+    assert 'unknown metrics eqq: use swd, eqt, eqt_frac, eqr' in error
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+class TestGenerate:
+  def test_a_seed_names_the_official_latent(self, model, pictures):
+    for seed in (0, 5):
+      z = np.random.RandomState(seed).randn(1, 8).astype(np.float32)
+      expected = _to_uint8(model(z))[0].astype(int)
+      # Another batch size may round a value to its neighbour.
+      assert (
+        np.abs(_read(pictures / f'seed{seed:04d}.png') - expected).max() < 2
+      )
+
+  def test_existing_files_are_kept_unless_told(self, cli, run, pictures):
+    path = pictures / 'seed0004.png'
+    args = ('generate', f'--network={run}', f'--outdir={pictures}', '--trunc=0')
+    before = path.read_bytes()
+    error = _fails(cli, *args, '--seeds=4')
+    assert f'{path} exists: pass --overwrite or another --outdir' in error
+    assert path.read_bytes() == before
+    status, _, error = cli(*args, '--seeds=4,5', '--overwrite')
+    assert status == 0, error
+    assert path.read_bytes() != before
+    # Without truncation's rest there is one picture: that of the mean style.
+    assert path.read_bytes() == (pictures / 'seed0005.png').read_bytes()
+
+  def test_translates_and_rotates(self, cli, run, model, tmp_path):
+    args = ('generate', f'--network={run}', '--seeds=2', '--trunc=0.7')
+    status, _, error = cli(
+      *args, f'--outdir={tmp_path}', '--translate=0.25,0', '--rotate=90'
+    )
+    assert status == 0, error
+    # The inverse: back by 0.25, then clockwise by a quarter turn.
+    back = np.array([[1, 0, -0.25], [0, 1, 0], [0, 0, 1]])
+    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    z = np.random.RandomState(2).randn(1, 8).astype(np.float32)
+    picture = _read(tmp_path / 'seed0002.png').astype(int)
+    plain, expected = (
+      _to_uint8(model(z, truncation_psi=0.7, transform=transform))[0]
+      for transform in (None, (turn @ back).astype(np.float32))
+    )
+    assert np.abs(picture - plain).max() > 2
+    assert np.abs(picture - expected).max() < 2
+
+  def test_classes(self, cli, conditional_run, tmp_path):
+    args = (
+      'generate', f'--network={conditional_run}', '--seeds=0', '--overwrite',
+      f'--outdir={tmp_path}',
+    )  # fmt: skip
+    error = _fails(cli, *args)
+    assert 'the network is conditional: pass --class=0 to --class=1' in error
+    assert '--class=1' in _fails(cli, *args, '--class=2')
+    pictures = []
+    for index in (0, 1):
+      status, _, error = cli(*args, f'--class={index}')
+      assert status == 0, error
+      pictures.append((tmp_path / 'seed0000.png').read_bytes())
+    assert pictures[0] != pictures[1]
+
+
+@pytest.mark.slow
+def test_evaluate_prints_and_appends_json(cli, run, data, tmp_path):
+  args = (
+    'evaluate', f'--network={run}', '--metrics=swd,eqt', f'--outdir={tmp_path}',
+    '--samples=12',
+  )  # fmt: skip
+  assert 'compares with real images: pass --data' in _fails(cli, *args)
+  status, out, error = cli(*args, f'--data={data}')
+  assert status == 0, error
+  figures = json.loads(out)
+  assert set(figures) == {'swd', 'eqt50k_int', 'kimg'}
+  for name in ('swd', 'eqt50k_int'):
+    (line,) = (tmp_path / f'metric-{name}.jsonl').read_text().splitlines()
+    result = json.loads(line)
+    assert result['results'][name] == figures[name]
+    assert (result['num_samples'], result['kimg']) == (12, 0.016)
+
+
+@pytest.mark.slow
+def test_doctor_examines_this_machine(cli):
+  status, out, error = cli('doctor')
+  assert status == 0, error
+  assert f'jax                  {jax.__version__}\n' in out
+  assert 'platform             cpu\n' in out
+  assert "mesh                 {'data': 1}\n" in out
+  assert out.endswith('self-test            passed\n')
+
+
+def _fails(cli, *args) -> str:
+  """Runs a command that must end with one line; returns that line."""
+  status, out, error = cli(*args)
+  assert status not in (0, None)
+  assert not out
+  first, *rest = error.splitlines()
+  assert first.startswith('error: ')
+  assert rest in ([], ['(--debug shows where)'])
+  return first
+
+
+_TRAIN = ('train', '--workdir=never-made')
+_GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (
+      (*_TRAIN, '--config=quickstart', '--config.train.bathc=8'),
+      'Did you mean "batch" instead of "bathc"?',
+    ),
+    (
+      (*_TRAIN, '--config=quickstrat'),
+      "no configuration 'quickstrat': use quickstart, stylegan3_r, stylegan3_t",
+    ),
+    (
+      (*_TRAIN, '--config', 'mine.py'),
+      "there is no configuration 'mine.py'",
+    ),
+    (
+      (*_TRAIN, '--config=stylegan3_t:64,bach=8'),
+      'use resolution=NUMBER,batch=NUMBER,gamma=NUMBER',
+    ),
+    (
+      (*_TRAIN, '--config=quickstart', '--config.train.batch=many'),
+      '--config.train.batch=many',
+    ),
+    (
+      (*_TRAIN, '--config=quickstart', '--config.train.batch=0'),
+      'config.train.batch must be at least 1, is 0',
+    ),
+    ((*_TRAIN, '--config=quickstart', '--wokers=2'), "flag 'wokers'"),
+    (
+      (*_TRAIN, '--config=quickstart', '--config.data.source=nowhere'),
+      "the data 'nowhere' do not exist",
+    ),
+    (
+      (*_TRAIN, '--config=quickstart', '--devices=99'),
+      'pass --devices of at most 1',
+    ),
+    (('train', '--config=quickstart'), '--workdir is required'),
+    (('train', '--workdir=never-made'), '--config is required'),
+    ((*_GENERATE, '--seeds=0'), 'there is no run or checkpoint folder'),
+    (_GENERATE, '--seeds is required'),
+    ((*_GENERATE, '--seeds=1,a'), "not understood at 'a': use numbers and"),
+    (
+      (*_GENERATE, '--seeds=0', '--translate=1,b'),
+      '1,b is not understood: use',
+    ),
+    ((*_GENERATE, '--seeds=0', '--class=cat'), '--class=cat'),
+    ((*_GENERATE, '0-3'), "'0-3': write options as --name=value"),
+    (('evaluate', '--metrics=eqt'), '--network is required'),
+    (('evaluate', '--network=nowhere'), 'no run or checkpoint folder'),
+  ],
+  ids=lambda value: ' '.join(value[1:]) if isinstance(value, tuple) else None,
+)
+def test_wrong_input_ends_with_one_clear_line(cli, args, message):
+  assert message in _fails(cli, *args)
+  assert not pathlib.Path('never-made').exists()
+
+
+def test_an_unknown_command_lists_the_commands(cli):
+  status, _, error = cli('paint')
+  assert status == 1
+  assert error.startswith("error: there is no command 'paint'\nusage: sg3jax")
+  assert 'generate' in error
+
+
+def test_help(cli):
+  status, out, _ = cli('--help')
+  assert status == 0
+  for command in ('train', 'generate', 'evaluate', 'doctor'):
+    assert f'\n  {command} ' in out
+
+
+@pytest.mark.parametrize(
+  ('command', 'options'),
+  [
+    ('train', ['config', 'workdir', 'devices', '[no]distributed']),
+    ('generate', ['network', 'outdir', 'seeds', 'trunc', 'class', 'translate',
+                  'rotate', '[no]overwrite']),
+    ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),
+    ('doctor', ['devices']),
+  ],
+)  # fmt: skip
+def test_help_of_commands_lists_their_options(cli, command, options):
+  status, out, error = cli(command, '--help')
+  assert (status, error) == (0, '')
+  assert f'\nsg3jax {command}' in out.replace('    ', '')  # An example.
+  for option in options:
+    assert f'\n  --{option}: ' in out
+
+
+def test_the_console_command_is_the_module():
+  script = pathlib.Path(sys.executable).parent / 'sg3jax'
+  process = subprocess.run(
+    [script, '--help'], capture_output=True, text=True, check=True
+  )
+  assert process.stdout.startswith('usage: sg3jax COMMAND')
+
+
+@pytest.mark.parametrize(
+  ('text', 'seeds'),
+  [('3', [3]), ('0,1,4-6', [0, 1, 4, 5, 6]), ('2-2, 1', [2, 1])],
+)
+def test_parse_seeds(text, seeds):
+  assert common.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize('text', ['', '1,', '-1', '6-4', '1.5', '0-2-4'])
+def test_parse_seeds_names_what_it_does_not_understand(text):
+  with pytest.raises(ValueError, match=f'^--seeds={text}'):
+    common.parse_seeds(text)
+
+
+@pytest.mark.slow
+class TestModel:
+  def test_call_is_mapping_then_synthesis(self, model, z):
+    images = model(z)
+    assert images.shape == (2, 16, 16, 3)
+    assert images.dtype == np.float32
+    ws = model.mapping(z)
+    assert ws.shape == (2, 6, 8)
+    np.testing.assert_array_equal(model.synthesis(ws), images)
+    assert (model.resolution, model.z_dim, model.label_dim) == (16, 8, 0)
+
+  def test_checkpoints_open_too(self, run, model, z):
+    other = sg3jax.load_model(run / 'checkpoints' / '2')
+    np.testing.assert_array_equal(other.mapping(z), model.mapping(z))
+
+  def test_truncation(self, model, z):
+    mean = model.mapping(z, truncation_psi=0)
+    assert np.ptp(mean, axis=0).max() == 0
+    ws = model.mapping(z)
+    half = model.mapping(z, truncation_psi=0.5, truncation_cutoff=2)
+    np.testing.assert_allclose(
+      half[:, :2], (ws + mean)[:, :2] / 2, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(half[:, 2:], ws[:, 2:], rtol=1e-6, atol=1e-6)
+
+  def test_transforms(self, model, z):
+    ws = model.mapping(z)
+    eye = np.eye(3, dtype=np.float32)
+    plain = model.synthesis(ws)
+    np.testing.assert_allclose(
+      model.synthesis(ws, eye), plain, rtol=1e-5, atol=1e-5
+    )
+    shift = eye.copy()
+    shift[0, 2] = 0.25
+    both = model.synthesis(ws, np.stack([eye, shift]))
+    np.testing.assert_allclose(both[0], plain[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+      both[1], model.synthesis(ws, shift)[1], rtol=1e-5, atol=1e-5
+    )
+    assert np.abs(both[1] - plain[1]).max() > 1e-3
+
+  def test_noise_modes(self, model, z):
+    for mode in ('random', 'none'):
+      np.testing.assert_array_equal(model(z, noise_mode=mode), model(z))
+    with pytest.raises(ValueError, match="const, random, none, is 'loud'"):
+      model(z, noise_mode='loud')
+
+  def test_discriminate(self, model, z):
+    logits = model.discriminate(model(z))
+    assert logits.shape == (2, 1)
+    assert np.all(np.isfinite(logits))
+
+  def test_labels(self, conditional_run, z):
+    model = sg3jax.load_model(conditional_run)
+    assert model.label_dim == 2
+    c = np.eye(2, dtype=np.float32)
+    images = model(z[:1].repeat(2, axis=0), c)
+    assert np.abs(images[0] - images[1]).max() > 0
+    assert model.discriminate(images, c).shape == (2, 1)

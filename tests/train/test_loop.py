@@ -1,0 +1,303 @@
+"""Whole runs, tiny ones: what they leave behind, and what they take."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from sg3jax import model as model_lib
+from sg3jax.eval import evaluators
+from sg3jax.train import loop, losses, sharding
+from sg3jax.types import Snapshot
+
+pytestmark = pytest.mark.slow
+
+# The names under which users and their tools look for statistics.
+_STATS = (
+  'Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fake',
+  'Loss/signs/real', 'Loss/signs/fake', 'Loss/r1_penalty', 'Loss/D/reg',
+  'Progress/tick', 'Progress/kimg', 'Progress/augment',
+  'Timing/total_sec', 'Timing/sec_per_tick', 'Timing/sec_per_kimg',
+  'Timing/maintenance_sec', 'Resources/cpu_mem_gb',
+  'Resources/peak_gpu_mem_gb',
+)  # fmt: skip
+
+
+class _Noise:
+  """Random images in memory, with one-hot labels if asked for."""
+
+  name, resolution = 'noise', 16
+
+  def __init__(self, count=20, channels=3, label_dim=0):
+    rng = np.random.RandomState(0)
+    self.channels, self.label_dim = channels, label_dim
+    shape = (count, 16, 16, channels)
+    self._images = rng.randint(0, 256, shape).astype(np.uint8)
+    self._labels = np.zeros((count, label_dim), np.float32)
+    if label_dim:
+      self._labels[range(count), rng.randint(label_dim, size=count)] = 1
+
+  def __len__(self):
+    return len(self._images)
+
+  def __getitem__(self, index):
+    return {'image': self._images[index], 'label': self._labels[index]}
+
+  def labels(self):
+    return self._labels
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compile_once(tmp_path_factory):
+  """Runs of the same configuration share their programs."""
+  options = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def _train(config, source, workdir, metrics=None):
+  mesh = sharding.make_mesh(1)
+  evaluator = evaluators.SnapshotEvaluator(
+    source,
+    metrics=metrics or (),
+    num_samples=16,
+    grid=config.log.grid,
+    seed=config.seed,
+    mesh=mesh,
+  )
+  return loop.train(
+    config,
+    source,
+    workdir,
+    mesh=mesh,
+    evaluators=() if metrics is None else [evaluator],
+  )
+
+
+def _read_stats(workdir):
+  lines = (workdir / 'stats.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _config(**train):
+  config = tiny.tiny_config(total_kimg=0.048)
+  config.train.update(train)
+  return config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Six steps: ticks at 16, 32 and 48 images, snapshots at 0, 32 and 48."""
+  workdir = tmp_path_factory.mktemp('run')
+  state = _train(_config(), _Noise(), workdir, metrics=('swd', 'eqt', 'eqr'))
+  return workdir, state
+
+
+def _flat(tree):
+  return jax.tree.leaves(jax.device_get(tree))
+
+
+def test_leaves_every_file_that_users_expect(run):
+  workdir, _ = run
+  names = {path.name for path in workdir.iterdir()}
+  events = {name for name in names if name.startswith('events.out.tfevents.')}
+  assert len(events) == 1
+  assert names - events == {
+    'training_options.json', 'log.txt', 'stats.jsonl', 'checkpoints',
+    'reals.png', 'fakes_init.png', 'fakes000000.png', 'curves.png',
+    'equivariance.webp', 'metric-swd.jsonl', 'metric-eqt50k_int.jsonl',
+    'metric-eqr50k.jsonl',
+  }  # fmt: skip
+  assert {path.name for path in (workdir / 'checkpoints').iterdir()} == {
+    '4',
+    '6',
+  }
+
+
+def test_pictures_have_the_grid_asked_for(run):
+  workdir, _ = run
+  for name in ('reals', 'fakes_init', 'fakes000000'):
+    with Image.open(workdir / f'{name}.png') as image:
+      assert (image.size, image.mode) == ((4 * 16, 2 * 16), 'RGB')
+  with Image.open(workdir / 'equivariance.webp') as clip:
+    assert clip.size == (4 * 16, 2 * 16)
+    assert clip.n_frames > 24
+
+
+def test_statistics_have_the_official_names(run):
+  workdir, _ = run
+  stats = _read_stats(workdir)
+  assert [tick['Progress/kimg']['mean'] for tick in stats] == pytest.approx(
+    [0.016, 0.032, 0.048]
+  )
+  for tick in stats:
+    assert set(_STATS) <= set(tick)
+    assert set(tick['Loss/G/loss']) == {'num', 'mean', 'std'}
+    # Two steps of eight images; D sees generated ones in both phases.
+    assert tick['Loss/scores/real']['num'] == 16
+    assert tick['Loss/scores/fake']['num'] == 32
+    assert tick['Loss/r1_penalty']['num'] == 8
+    assert tick['Gradients/nonfinite/G']['mean'] == 0
+
+
+def test_the_log_tells_what_ran(run):
+  workdir, _ = run
+  text = (workdir / 'log.txt').read_text()
+  for expected in (
+    'noise, 20 images of 16x16x3',
+    'filtered_lrelu: ',
+    'tick 0     kimg 0.0 ',
+    'sec/kimg',
+    'left ',
+    'Settled:        train.ema_kimg = 2.5: batch * 10/32',
+    'Done: 0.048 kimg',
+  ):
+    assert expected in text
+  for metric in ('swd', 'eqt50k_int', 'eqr50k'):
+    lines = (workdir / f'metric-{metric}.jsonl').read_text().splitlines()
+    kimgs = [json.loads(line)['kimg'] for line in lines]
+    assert kimgs == [0, 0.032, 0.048]
+
+
+def test_options_are_the_resolved_configuration(run):
+  workdir, _ = run
+  options = json.loads((workdir / 'training_options.json').read_text())
+  assert options['model']['img_channels'] == 3
+  assert options['train']['ema_kimg'] == 2.5
+
+
+def test_another_configuration_is_refused(run):
+  workdir, _ = run
+  config = _config(g_lr=0.01)
+  config.model.z_dim = 4
+  before = _read_stats(workdir)
+  with pytest.raises(ValueError, match='another configuration') as error:
+    _train(config, _Noise(), workdir)
+  message = str(error.value)
+  assert 'model.z_dim: 8 -> 4' in message
+  assert 'train.g_lr: 0.0025 -> 0.01' in message
+  assert 'another --workdir' in message
+  assert _read_stats(workdir) == before
+
+
+def test_the_finished_run_opens_as_a_model(run):
+  workdir, state = run
+  model = model_lib.load_model(workdir)
+  assert (model.step, model.kimg) == (6, 0.048)
+  for ours, theirs in zip(
+    _flat(model.variables), _flat(state.generator_ema), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_other_hosts_compute_but_write_nothing(run, tmp_path, monkeypatch):
+  workdir, state = run
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  evaluator = evaluators.SnapshotEvaluator(
+    _Noise(),
+    metrics=('swd',),
+    num_samples=16,
+    grid=(4, 2),
+    seed=0,
+    mesh=sharding.make_mesh(1),
+  )
+  figures = evaluator(
+    Snapshot(
+      workdir=tmp_path,
+      kimg=0.048,
+      is_last=True,
+      generator=model_lib.load_model(workdir).generator,
+      variables=state.generator_ema,
+    )
+  )
+  assert figures['swd'] > 0
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_larger_total_goes_on(run):
+  """Runs last: it changes the run folder that the tests above look at."""
+  workdir, state = run
+  same = _train(_config(), _Noise(), workdir)
+  for ours, theirs in zip(_flat(same), _flat(state), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  longer = _train(_config(total_kimg=0.064), _Noise(), workdir)
+  assert (int(longer.step), int(longer.nimg)) == (8, 64)
+  stats = _read_stats(workdir)
+  assert [tick['Progress/tick']['mean'] for tick in stats] == [0, 1, 2, 3]
+  text = (workdir / 'log.txt').read_text()
+  assert 'train.total_kimg: 0.048 -> 0.064' in text
+  assert 'Resuming:       from step 6, 0.048 kimg' in text
+  options = json.loads((workdir / 'training_options.json').read_text())
+  assert options['train']['total_kimg'] == 0.064
+
+
+def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
+  loss = losses.generator_loss
+
+  def sick(logits):  # One image of the batch gives no number.
+    return loss(logits) * jnp.ones_like(logits).at[0].set(jnp.nan)
+
+  config = _config(total_kimg=0.016)
+  monkeypatch.setattr(losses, 'generator_loss', sick)
+  state = _train(config, _Noise(), tmp_path)
+  for leaf in _flat(state):
+    assert np.all(np.isfinite(leaf))
+  (tick,) = _read_stats(tmp_path)
+  size = sum(x.size for x in _flat(state.generator['params']))
+  count = tick['Gradients/nonfinite/G']
+  assert count['num'] == 2
+  assert 0 < count['mean'] <= size
+  assert tick['Gradients/nonfinite/D']['mean'] == 0
+  total = round(count['mean'] * count['num'])
+  assert (
+    f'Warning: {total} non-finite gradient values of G were replaced'
+    in (tmp_path / 'log.txt').read_text()
+  )
+
+
+@pytest.mark.parametrize(
+  ('precision', 'channels', 'label_dim', 'count', 'batch'),
+  [
+    # Between them: both 16-bit types, grey and RGBA, labels, one image, and a
+    # batch of one.
+    ('bf16', 1, 3, 20, 8),
+    ('fp16', 4, 0, 1, 1),
+  ],
+)
+def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
+  config = _config(batch=batch, total_kimg=4 * batch / 1000)
+  config.model.precision = precision
+  config.data.cond = label_dim > 0
+  config.log.kimg_per_tick = 2 * batch / 1000
+  source = _Noise(count, channels, label_dim)
+  state = _train(config, source, tmp_path)
+  assert int(state.step) == 4
+  for leaf in _flat(state):
+    assert np.all(np.isfinite(leaf))
+  for tick in _read_stats(tmp_path):
+    assert tick['Gradients/nonfinite/G']['mean'] == 0
+    assert tick['Gradients/nonfinite/D']['mean'] == 0
+  model = model_lib.load_model(tmp_path)
+  c = np.eye(3, dtype=np.float32)[:2] if label_dim else None
+  images = model(model_lib.seed_latents([0, 1], 8), c)
+  assert images.shape == (2, 16, 16, channels)
+  assert images.dtype == jnp.float32
+  assert np.all(np.isfinite(images))
+
+
+def test_an_unwritable_workdir_is_refused_before_compute(tmp_path, monkeypatch):
+  (tmp_path / 'file').touch()
+  monkeypatch.setattr(loop.steps, 'jit_init', None)  # Nothing is computed.
+  with pytest.raises(OSError, match=r'Cannot write to the workdir .*/file/run'):
+    _train(_config(), _Noise(), tmp_path / 'file' / 'run')
