@@ -1,6 +1,6 @@
 """The training step against the recipe, written out phase by phase.
 
-Gradients come from `jax.grad` of losses spelled here; everything else, Adam, the
+Gradients come from `jax.grad` of losses spelled here; everything else, Adam, its
 lazy correction, the averages, the order of phases, is NumPy in float64.
 """
 
