@@ -21,11 +21,11 @@ def get_config():
   model.discriminator.channel_base = 1024
   model.discriminator.channel_max = 64
   config.train.batch = 8
-  config.train.total_kimg = 10.0
+  config.train.total_kimg = 12.0
   config.train.r1_gamma = 0.1
   config.train.ema_kimg = 0.5
   config.log.kimg_per_tick = 0.5
-  config.log.ticks_per_snapshot = 5
+  config.log.ticks_per_snapshot = 6
   config.log.grid = (12, 8)
   config.log.metrics = ('swd', 'eqt', 'eqt_frac', 'eqr')
   config.log.metric_samples = 512

@@ -1,7 +1,7 @@
 """The training step against the recipe, written out phase by phase.
 
-Gradients come from `jax.grad` of losses spelled here; everything else, Adam, its
-lazy correction, the averages, the order of phases, is NumPy in float64.
+Gradients come from `jax.grad` of losses spelled here; all else, Adam, its lazy
+correction, the averages, the order of phases, is NumPy in float64.
 """
 
 import jax
