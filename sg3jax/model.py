@@ -13,6 +13,7 @@ from sg3jax.nets import factory
 from sg3jax.train import checkpoint
 from sg3jax.types import AnyArray, Array, Variables
 
+_EXACT = {'precision': 'fp32'}
 _NOISE_MODES = ('const', 'random', 'none')
 
 
@@ -36,10 +37,14 @@ class Model:
   ):
     self.options = options
     self.step = step
-    self.generator = factory.make_generator(options['model'])
-    self.discriminator = factory.make_discriminator(options['model'])
-    self.variables = networks['generator_ema']
-    self.discriminator_variables = networks['discriminator']
+    # Drawn in float32 throughout, whatever the precision of training was, as
+    # the run's own pictures and figures are.
+    self.generator = factory.make_generator(options['model'] | _EXACT)
+    self.discriminator = factory.make_discriminator(options['model'] | _EXACT)
+    # On the device once, not with every call.
+    self.variables, self.discriminator_variables = jax.device_put(
+      (networks['generator_ema'], networks['discriminator'])
+    )
 
   @property
   def kimg(self) -> float:

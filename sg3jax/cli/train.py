@@ -45,6 +45,11 @@ def _train() -> None:
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)
+  if config.data.source is None:
+    raise ValueError(
+      'there are no training images: pass --config.data.source= with a folder, '
+      'a .zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
+    )
   source = sources.open_source(
     config.data.source,
     resolution=config.model.resolution,

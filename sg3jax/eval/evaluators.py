@@ -24,7 +24,7 @@ from sg3jax.eval import (
   results,
   sliced_wasserstein,
 )
-from sg3jax.types import AnyArray, Array, Snapshot, Variables
+from sg3jax.types import AnyArray, Array, ImagesU8, Snapshot, Variables
 
 METRICS = ('swd', *equivariance.METRICS)
 
@@ -69,7 +69,7 @@ class Painter:
     variables: Variables,
     ws: Float[AnyArray, 'n l d'],
     transforms: Float[AnyArray, 'n 3 3'] | None = None,
-  ) -> Float[np.ndarray, 'n h w c']:
+  ) -> ImagesU8:
     """Returns the images of styles, under inverse transforms if given."""
     n = len(ws)
     if transforms is None:
@@ -79,7 +79,7 @@ class Painter:
       # The last batch is filled up, so that one program serves all.
       rows = np.minimum(np.arange(i, i + self.batch_size), n - 1)
       batch = jax.device_put((ws[rows], transforms[rows]), self._spread)
-      images.append(np.asarray(self._synthesis(variables, *batch)))
+      images.append(pictures.to_uint8(self._synthesis(variables, *batch)))
     return np.concatenate(images)[:n]
 
 
@@ -271,7 +271,7 @@ class Measurements:
       c = labels[rng.randint(len(labels), size=len(z))].astype(np.float32)
     ws = painter.styles(snapshot.variables, z.astype(np.float32), c)
     fakes = painter.synthesize(snapshot.variables, ws)
-    return {'swd': reals(pictures.to_uint8(fakes))}, reals.num_images
+    return {'swd': reals(fakes)}, reals.num_images
 
   @functools.cached_property
   def _reals(self) -> sliced_wasserstein.SlicedWasserstein:

@@ -30,7 +30,7 @@ def bias_act(
 
   Args:
     x: Values of any float dtype, channels last.
-    b: Bias per channel, cast to the dtype of `x`.
+    b: Bias per channel, added in float32 or wider.
     activation: 'linear', or 'lrelu': x where x >= 0, else slope * x.
     gain: Factor after the activation; default sqrt(2) for lrelu, 1 for linear.
     clamp: Limit of the result's magnitude, positive, or None.
@@ -52,7 +52,10 @@ def bias_act(
 
   x = jnp.asarray(x)
   if b is not None:
-    x = x + jnp.asarray(b, x.dtype)
+    # In float32, so that the bias gradient is summed over the feature map in
+    # float32 too: thousands of 16-bit terms would not survive it.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    x = (x.astype(wide) + jnp.asarray(b, wide)).astype(x.dtype)
   if activation == 'lrelu':
     x = jnp.where(x >= 0, x, x * float(slope))
   if gain != 1:

@@ -27,7 +27,7 @@ def modulated_conv(
 ) -> Float[Array, 'n h2 w2 o']:
   """Convolves `x` with kernels modulated by per-sample styles.
 
-  With `demodulate`, the kernel is first divided by its RMS per output channel
+  With `demodulate`, the kernel is first divided by its norm per output channel
   and the styles by their RMS over the whole (global) batch; neither changes
   the result, up to the demodulation's epsilon, but both keep float16 in range.
   The output is then scaled to unit expected variance for unit-variance input:
@@ -59,7 +59,7 @@ def modulated_conv(
 
   demodulation = None
   if demodulate:
-    w = w * lax.rsqrt(jnp.mean(jnp.square(w), axis=(0, 1, 2)))
+    w = w * lax.rsqrt(jnp.sum(jnp.square(w), axis=(0, 1, 2)))
     styles = styles * lax.rsqrt(jnp.mean(jnp.square(styles)))
     power = jnp.einsum(
       'ni,io->no',
@@ -67,16 +67,21 @@ def modulated_conv(
       jnp.sum(jnp.square(w), axis=(0, 1)),
       precision=lax.Precision.HIGHEST,
     )
-    demodulation = lax.rsqrt(power + 1e-8)
+    # The epsilon is that of kernels of unit RMS, whose power is fan-in times
+    # this one: with the fan-in divided out, convolutions stay at the magnitude
+    # of their inputs, within the range of float16.
+    fan_in = w.shape[0] * w.shape[1] * w.shape[2]
+    demodulation = lax.rsqrt(power + 1e-8 / fan_in)
   if input_gain is not None:
     # In front of the convolution, where it brings `x` to unit magnitude.
     styles = styles * jnp.asarray(input_gain, wide)
 
-  y = conv.conv2d(x * _per_sample(styles, x.dtype), w, padding=padding)
+  y = conv.conv2d(_scale(x, styles), w, padding=padding)
   if demodulation is not None:
-    y = y * _per_sample(demodulation, x.dtype)
+    y = _scale(y, demodulation)
   return y
 
 
-def _per_sample(scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  return scale.astype(dtype)[:, None, None, :]
+def _scale(x: jax.Array, scale: jax.Array) -> jax.Array:
+  """Scales channels per sample, with the gradient of the scale in float32."""
+  return (x.astype(scale.dtype) * scale[:, None, None, :]).astype(x.dtype)

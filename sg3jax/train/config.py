@@ -25,7 +25,8 @@ def default_config() -> Config:
 
   config.data = ml_collections.ConfigDict()
   data = config.data
-  data.source = 'embedded'  # Folder, zip, embedded[:COUNT], tfds:NAME[:SPLIT].
+  # A folder, a zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR].
+  data.source = config_dict.placeholder(str)
   data.mirror = False  # Also show every image flipped left to right.
   data.cond = False  # Train on the labels.
   data.max_images = config_dict.placeholder(int)
@@ -133,7 +134,8 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
   gamma, reason = published_gamma(_get(config, 'model.resolution'), batch)
   settle('train', 'r1_gamma', gamma, reason)
   settle('train', 'ema_kimg', batch * 10 / 32, 'batch * 10/32')
-  settle('train', 'blur_fade_kimg', batch * 200 / 32, 'batch * 200/32')
+  if _get(config, 'train.blur_init_sigma'):
+    settle('train', 'blur_fade_kimg', batch * 200 / 32, 'batch * 200/32')
   for field, data in (('img_channels', img_channels), ('label_dim', label_dim)):
     value = _get(config, f'model.{field}')
     if value != data:
@@ -148,7 +150,7 @@ def published_gamma(resolution: int, batch: int) -> tuple[float, str]:
   """Returns the R1 weight for a resolution and batch, and why.
 
   The published table holds for a batch of 32; the weight is proportional to
-  the pixels and to 1 / batch (math.md 2.1). Try twice and half as much.
+  the pixels and to 1 / batch. Try twice and half as much.
   """
   if resolution in _PUBLISHED_GAMMA:
     gamma = _PUBLISHED_GAMMA[resolution]

@@ -87,7 +87,7 @@ def make_trainer(config: Config) -> steps.Trainer:
       ema_kimg=options.ema_kimg,
       ema_rampup=options.ema_rampup,
       blur_init_sigma=options.blur_init_sigma,
-      blur_fade_kimg=options.blur_fade_kimg,
+      blur_fade_kimg=options.blur_fade_kimg or 0.0,
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
@@ -270,8 +270,6 @@ class _Run:
     )
 
   def _snapshot(self, state: TrainState, *, save: bool = True) -> None:
-    if save:  # First: writing goes on while the evaluators run.
-      self._checkpoints.save(state, self._config.to_dict())
     snapshot = Snapshot(
       workdir=self._writer.workdir,
       kimg=int(state.nimg) / 1000,
@@ -282,6 +280,8 @@ class _Run:
     for evaluator in self._evaluators:
       for name, value in evaluator(snapshot).items():
         self._writer.log(f'{name:<20s} {value:.4g} at {snapshot.kimg:g} kimg')
+    if save:  # Last: a run killed above draws and measures this one again.
+      self._checkpoints.save(state, self._config.to_dict())
 
   def _warn_nonfinite(self, stats: metrics.Stats) -> None:
     for player in 'GD':

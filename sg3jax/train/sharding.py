@@ -30,10 +30,16 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
         f'{num_devices} devices were asked for, but JAX sees {len(devices)} '
         f'({devices[0].platform}): pass --devices of at most {len(devices)}'
       )
+    if jax.process_count() > 1 and num_devices < len(devices):
+      raise ValueError(
+        f'--devices={num_devices} would leave hosts without a device: leave it '
+        'out in a run on several hosts'
+      )
     devices = devices[:num_devices]
-  return jax.make_mesh(
-    (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
-  )
+  # In the order of the hosts, as the rows that they load: `jax.make_mesh` might
+  # reorder devices by the wiring of a pod.
+  devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+  return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -80,3 +80,13 @@ def test_bad_arguments_are_named():
     lib.bias_act(x, activation='relu')
   with pytest.raises(ValueError, match='clamp must be positive'):
     lib.bias_act(x, clamp=0.0)
+
+
+def test_bias_gradient_is_summed_in_float32():
+  x = jnp.ones((4, 128, 128, 2), jnp.bfloat16)
+
+  def total(b):
+    return jnp.sum(lib.bias_act(x, b).astype(jnp.float32))
+
+  gradient = jax.jit(jax.grad(total))(jnp.zeros(2))
+  np.testing.assert_array_equal(gradient, 4.0 * 128 * 128)

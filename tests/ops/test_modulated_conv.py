@@ -148,3 +148,33 @@ def test_negative_padding_is_refused():
   x, w, styles = _operands()
   with pytest.raises(ValueError, match='padding must not be negative'):
     lib.modulated_conv(x, w, styles, padding=-1)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_gradients_of_scales_survive_16_bits(dtype):
+  """Thousands of terms are summed in float32; each has the dtype's rounding."""
+  rng = np.random.RandomState(0)
+  x = rng.rand(4, 64, 64, 2).astype(np.float32)
+  w = rng.rand(1, 1, 2, 2).astype(np.float32)
+  styles = 1 + rng.rand(4, 2).astype(np.float32)
+
+  def gradient(dtype):
+    def total(styles):
+      y = lib.modulated_conv(x.astype(dtype), w, styles, demodulate=False)
+      return jnp.sum(y.astype(jnp.float32))
+
+    return np.asarray(jax.jit(jax.grad(total))(styles))
+
+  np.testing.assert_allclose(
+    gradient(dtype), gradient(jnp.float32), rtol=float(jnp.finfo(dtype).eps)
+  )
+
+
+def test_wide_kernels_stay_in_the_range_of_float16():
+  x = np.full((1, 8, 8, 512), 20, np.float16)
+  w = np.ones((3, 3, 512, 4), np.float32)
+  y = jax.jit(lambda x, w, s: lib.modulated_conv(x, w, s, padding=1))(
+    x, w, np.ones((1, 512), np.float32)
+  )
+  # Unit variance kernels of one sign add up: sqrt(9 * 512) times the input.
+  np.testing.assert_allclose(y[0, 4, 4], 20 * 4608**0.5, rtol=2e-3)
