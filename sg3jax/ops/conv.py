@@ -13,6 +13,7 @@ slower than the forward pass), gets them as matrix products.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +105,7 @@ def _forward(geometry: _Geometry, x: Array, w: Array) -> Array:
 @_differentiable
 def _input_gradient(geometry: _Geometry, g: Array, w: Array) -> Array:
   def native(g: Array, w: Array) -> Array:
-    like = jax.ShapeDtypeStruct(geometry.x_shape, g.dtype)
-    transpose = jax.linear_transpose(lambda x: geometry.convolve(x, w), like)
-    return transpose(g)[0]
+    return _transpose(lambda x: geometry.convolve(x, w), geometry.x_shape, g)
 
   flipped = geometry.transposed()
   if flipped is None:
@@ -135,9 +134,7 @@ def _convolve_on_cpu(geometry: _Geometry, x: Array, w: Array) -> Array:
 @_differentiable
 def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
   def native(x: Array, g: Array) -> Array:
-    like = jax.ShapeDtypeStruct(geometry.w_shape, x.dtype)
-    transpose = jax.linear_transpose(lambda w: geometry.convolve(x, w), like)
-    return transpose(g)[0]
+    return _transpose(lambda w: geometry.convolve(x, w), geometry.w_shape, g)
 
   return lax.platform_dependent(
     x,
@@ -164,6 +161,14 @@ def _kernel_gradient_by_taps(geometry: _Geometry, x: Array, g: Array) -> Array:
 
   taps = [tap(row, column) for row in range(k) for column in range(k)]
   return jnp.stack(taps).reshape(geometry.w_shape)
+
+
+def _transpose(
+  linear: Callable[[Array], Array], shape: tuple[int, ...], g: Array
+) -> Array:
+  """Applies the adjoint of a linear map of arrays of a shape."""
+  like = jax.ShapeDtypeStruct(shape, g.dtype)
+  return jax.linear_transpose(linear, like)(g)[0]
 
 
 def _precision(x: Array) -> lax.Precision | None:
