@@ -4,10 +4,10 @@
 
 The recordings keep arrays by reference, so that what they call the parameters
 before training (init/) and after its first iteration are those after the last.
-But G was drawn from seed 5 by PyTorch's CPU generator, which NumPy has too, and
-the order of the draws shows in the arrays: the initial parameters are drawn
-again here. They lie within the reach of three Adam steps of the recorded ones, and
-the gradients recorded for the first iteration are the gradients there.
+But both networks were drawn from seed 5 by PyTorch's CPU generator, which NumPy
+has too, and the order of the draws shows in the arrays: the initial parameters
+are drawn again here. They lie within the reach of three Adam steps of the final
+ones, and the gradients recorded for the first iteration are those found there.
 """
 
 import pathlib
