@@ -29,6 +29,9 @@ Images: TypeAlias = Float[AnyArray, 'n h w c']
 ImagesU8: TypeAlias = UInt8[np.ndarray, 'n h w c']
 Labels: TypeAlias = Float[AnyArray, 'n classes']
 
+# The axis of a device mesh that a batch is spread over.
+DATA_AXIS = 'data'
+
 # A run's options, an `ml_collections.ConfigDict`: no type checker can know its
 # fields.
 Config: TypeAlias = Any

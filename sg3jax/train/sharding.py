@@ -12,9 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sg3jax.types import Array, Tree
-
-DATA_AXIS = 'data'
+from sg3jax.types import DATA_AXIS, Array, Tree
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:

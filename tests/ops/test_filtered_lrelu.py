@@ -11,8 +11,16 @@ import pytest
 from absl import logging
 from filtered_lrelu_contract import FilteredLReluContract, ValuesContract
 
-from sg3jax.ops.filtered_lrelu import api, banded, filtered_lrelu, shapes, vjp
+from sg3jax.ops.filtered_lrelu import (
+  api,
+  banded,
+  filtered_lrelu,
+  platform,
+  shapes,
+  vjp,
+)
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
+from sg3jax.ops.filtered_lrelu.activation import Activation
 
 
 class TestReference(FilteredLReluContract):
@@ -26,17 +34,12 @@ class TestBanded(FilteredLReluContract):
 def _spelled(name):
   """Returns `banded` in one spelling, whatever the platform."""
 
-  def kernel(f):
-    def run(plan, *args):
-      return f(banded.spell(name, plan, args[0].dtype), plan, *args)
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(chain, *operands):
+    spelling = banded.spell(name, chain, operands[0].dtype)
+    return banded.evaluate(spelling, chain, *operands)
 
-    return jax.jit(run, static_argnums=0)
-
-  return vjp.differentiable(
-    forward=kernel(banded.forward),
-    backward=kernel(banded.backward),
-    tangent=kernel(banded.tangent),
-  )
+  return vjp.differentiable(run)
 
 
 class _Spelling(ValuesContract):
@@ -54,6 +57,18 @@ class TestBatched(_Spelling):
   implementation = 'batched'
 
 
+class TestPallasTPU(FilteredLReluContract):
+  """Interpreted; with tiles for a matrix unit of 128."""
+
+  implementation = 'pallas_tpu'
+  dtype = np.float32
+  narrow_dtypes = ('bfloat16',)
+  serves_pointwise = False
+
+  def context(self):
+    return platform.interpreted()
+
+
 X = np.zeros((1, 8, 8, 2), np.float32)
 F = np.ones(12) / 12
 
@@ -61,7 +76,7 @@ F = np.ones(12) / 12
 def test_each_platform_gets_its_spelling():
   plan = plan_lib.make_plan(
     (8, 8), F, F, up=2, down=2, padding=((9, 8), (9, 8)),
-    gain=1.0, slope=0.2, clamp=None, tolerance=0.0,
+    activation=Activation(1.0, 0.2, None), tolerance=0.0,
   )  # fmt: skip
   f = jax.jit(functools.partial(api.IMPLEMENTATIONS['banded'], plan))
   texts = {
@@ -94,7 +109,8 @@ def test_plans_of_equal_calls_are_equal():
   def plan(scale):
     return plan_lib.make_plan(
       (8, 9), F * scale, np.outer(F, F), up=2, down=2,
-      padding=((9, 8), (9, 8)), gain=1.0, slope=0.2, clamp=None, tolerance=1e-7,
+      padding=((9, 8), (9, 8)), activation=Activation(1.0, 0.2, None),
+      tolerance=1e-7,
     )  # fmt: skip
 
   assert plan(1) == plan(1)
@@ -109,28 +125,39 @@ def test_radial_layers_take_the_published_ranks():
       f = layer.down_filter
       plan = plan_lib.make_plan(
         (40, 40), None, f, up=1, down=2, padding=((0, 0), (0, 0)),
-        gain=1.0, slope=0.2, clamp=None, tolerance=4e-7,
+        activation=Activation(1.0, 0.2, None), tolerance=4e-7,
       )  # fmt: skip
       ranks[layer.name] = len(plan.contract)
   assert ranks == {'r-L0': 2, 'r-L2': 3, 'r-L3': 3, 'r-L9': 4}
 
 
-def test_what_was_picked_is_said_once(monkeypatch):
+def test_what_was_picked_is_said_once_per_shape(monkeypatch):
   said = []
-  monkeypatch.setattr(logging, 'info', lambda *args: said.append(args))
-  api._announce.cache_clear()
+  monkeypatch.setattr(logging, 'info', lambda *args: said.append(args[1]))
+  api._say_once.cache_clear()
   for _ in range(3):
     filtered_lrelu(X)
-  assert len(said) == 1
-  assert said[0][1:] == ('banded', 'cpu')
-  filtered_lrelu(X, implementation='reference')
-  assert len(said) == 1
+    filtered_lrelu(X, F, up=2, padding=9)
+    filtered_lrelu(X, implementation='reference')
+  assert said == [
+    '[1, 8, 8, 2] float32 up 1 down 1 on cpu: banded',
+    '[1, 8, 8, 2] float32 up 2 down 1 on cpu: banded',
+  ]
+
+
+def test_a_kernel_for_another_platform_is_refused():
+  with pytest.raises(NotImplementedError, match='runs on tpu; here is cpu'):
+    filtered_lrelu(X, F, F, padding=9, implementation='pallas_tpu')
 
 
 @pytest.mark.parametrize(
   ('options', 'error', 'message'),
   [
-    ({'implementation': 'cuda'}, ValueError, "'banded', 'reference'"),
+    (
+      {'implementation': 'cuda'},
+      ValueError,
+      "'banded', 'reference', 'pallas_tpu'",
+    ),
     ({'up': 0}, ValueError, 'up must be at least 1'),
     ({'down': -1}, ValueError, 'down must be at least 1'),
     ({'padding': (1, 2, 3)}, ValueError, 'padding must be'),

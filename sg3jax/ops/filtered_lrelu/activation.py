@@ -1,20 +1,44 @@
 """The pointwise part of `filtered_lrelu` and its derivative."""
 
+import dataclasses
+
 import jax.numpy as jnp
 
-from sg3jax.ops.filtered_lrelu.plan import Plan
 from sg3jax.types import Array
 
 
-def activate(plan: Plan, y: Array) -> Array:
-  """Returns clip(gain * leaky_relu(y), -clamp, clamp)."""
-  y = y * jnp.where(y >= 0, plan.gain, plan.gain * plan.slope).astype(y.dtype)
-  return y if plan.clamp is None else jnp.clip(y, -plan.clamp, plan.clamp)
+@dataclasses.dataclass(frozen=True)
+class Activation:
+  """clip(gain * leaky_relu(y), -clamp, clamp).
 
+  Attributes:
+    gain: Factor on the output of the leaky ReLU.
+    slope: Its slope for negative inputs.
+    clamp: Bound on the magnitude after the gain, or None.
+  """
 
-def derivative(plan: Plan, y: Array) -> Array:
-  """Returns d activate / dy: one of gain, gain * slope and zero."""
-  slope = jnp.where(y >= 0, plan.gain, plan.gain * plan.slope).astype(y.dtype)
-  if plan.clamp is None:
-    return slope
-  return jnp.where(jnp.abs(y * slope) < plan.clamp, slope, 0)
+  gain: float
+  slope: float
+  clamp: float | None
+
+  def combine(self, *ys: Array) -> Array:
+    """Returns the activation of y, or given (y, v) v times its derivative."""
+    if len(ys) == 1:
+      return self.value(ys[0])
+    y, v = ys
+    return self.derivative(y) * v
+
+  def value(self, y: Array) -> Array:
+    """Returns the activation of y."""
+    y = y * self._slopes(y)
+    return y if self.clamp is None else jnp.clip(y, -self.clamp, self.clamp)
+
+  def derivative(self, y: Array) -> Array:
+    """Returns its derivative: one of gain, gain * slope and zero."""
+    slopes = self._slopes(y)
+    if self.clamp is None:
+      return slopes
+    return jnp.where(jnp.abs(y * slopes) < self.clamp, slopes, 0)
+
+  def _slopes(self, y: Array) -> Array:
+    return jnp.where(y >= 0, self.gain, self.gain * self.slope).astype(y.dtype)

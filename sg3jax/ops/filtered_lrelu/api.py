@@ -12,20 +12,71 @@ from absl import logging
 from jax.core import Tracer
 from jaxtyping import Float
 
-from sg3jax.ops.filtered_lrelu import banded, reference
+from sg3jax.ops.filtered_lrelu import (
+  banded,
+  pallas_tpu,
+  partition,
+  platform,
+  reference,
+  vjp,
+)
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
-from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Plan
+from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Chain, Plan
 from sg3jax.types import AnyArray, Array
 
 Number: TypeAlias = float | int
 Padding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
+
+# The kernels by name: the platform that they are for, and their module.
+KERNELS: dict[str, tuple[str, Any]] = {'pallas_tpu': ('tpu', pallas_tpu)}
+
+
+def _kernel_refusal(name: str, chain: Chain, *operands: Any) -> str | None:
+  """Returns why a kernel cannot compute a chain here, or None if it can."""
+  platform_name, module = KERNELS[name]
+  actual, kind = platform.target()
+  if actual != platform_name and not platform.interpret():
+    return f'it runs on {platform_name}; here is {actual}'
+  return module.unsupported(chain, *operands, kind=kind)
+
+
+def _run_kernel(name: str, chain: Chain, *operands: Array) -> Array:
+  if reason := _kernel_refusal(name, chain, *operands):
+    raise NotImplementedError(f'filtered_lrelu: {name}: {reason}.')
+  _, kind = platform.target()
+  run = functools.partial(
+    KERNELS[name][1].run, interpret=platform.interpret(), kind=kind
+  )
+  return partition.over_batch(run)(chain, *operands)
+
+
+def _run_best(chain: Chain, *operands: Array) -> Array:
+  """Computes a chain by the target's kernel if it can, else by `banded`."""
+  platform_name, kind = platform.target()
+  name = default_implementation(platform_name)
+  if name not in KERNELS or _kernel_refusal(name, chain, *operands):
+    return banded.run(chain, *operands)
+  run = partition.over_batch(functools.partial(KERNELS[name][1].run, kind=kind))
+  # What runs on the host of an accelerator takes the plain form there.
+  return jax.lax.platform_dependent(
+    *operands,
+    default=functools.partial(banded.run, chain),
+    **{platform_name: functools.partial(run, chain)},
+  )
+
 
 # A name's function returns D act(U x) and is differentiable to any order. What
 # it cannot serve it refuses with NotImplementedError and the reason.
 IMPLEMENTATIONS: dict[str, Callable[[Plan, Array], Array]] = {
   'banded': banded.filtered_lrelu,
   'reference': reference.filtered_lrelu,
+  **{
+    name: vjp.differentiable(functools.partial(_run_kernel, name))
+    for name in KERNELS
+  },
 }
+_best = vjp.differentiable(_run_best)
 
 _SQRT_2 = math.sqrt(2)
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -82,7 +133,8 @@ def filtered_lrelu(
     slope: Its slope for negative inputs.
     clamp: Bound on the magnitude after the gain, not negative; None for none.
     implementation: A name of `implementations()`, or None for the best one that
-      can run.
+      can run on the devices of the context's mesh (`jax.set_mesh`) or, without
+      one, on the default device. What it is, the log says once per shape.
 
   Returns:
     The result, in the dtype of x.
@@ -107,7 +159,11 @@ def filtered_lrelu(
       f'filtered_lrelu expects a bias [{x.shape[-1]}] for x {x.shape}, '
       f'got {b.shape}.'
     )
-  name = _choose(implementation)
+  if implementation is not None and implementation not in IMPLEMENTATIONS:
+    raise ValueError(
+      f'Unknown filtered_lrelu implementation {implementation!r}; known are '
+      f'{", ".join(map(repr, IMPLEMENTATIONS))}.'
+    )
   is_double = x.dtype == jnp.float64
   plan = plan_lib.make_plan(
     x.shape[1:3],
@@ -116,9 +172,11 @@ def filtered_lrelu(
     up=_factor('up', up),
     down=_factor('down', down),
     padding=_padding(padding),
-    gain=_number('gain', gain),
-    slope=_number('slope', slope),
-    clamp=None if clamp is None else _number('clamp', clamp, low=0.0),
+    activation=Activation(
+      gain=_number('gain', gain),
+      slope=_number('slope', slope),
+      clamp=None if clamp is None else _number('clamp', clamp, low=0.0),
+    ),
     tolerance=_RANK_TOLERANCE_F64 if is_double else _RANK_TOLERANCE,
   )
   if b is not None:
@@ -126,32 +184,40 @@ def filtered_lrelu(
     # float32 too: thousands of 16-bit terms would not survive it.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x = (jnp.asarray(x, wide) + jnp.asarray(b, wide)).astype(x.dtype)
-  return IMPLEMENTATIONS[name](plan, jnp.asarray(x))
+  x = jnp.asarray(x)
+  if implementation is not None:
+    return IMPLEMENTATIONS[implementation](plan, x)
+  _announce(plan, x)
+  return _best(plan, x)
 
 
-def default_implementation(platform: str) -> str:
-  """Returns the best implementation for a platform: cpu, gpu or tpu."""
-  del platform  # The banded form spells itself by platform.
-  return 'banded'
+def default_implementation(platform_name: str) -> str:
+  """Returns what `None` means on a platform, for calls that it can serve.
+
+  Args:
+    platform_name: As JAX names it: cpu, gpu (or cuda), tpu.
+  """
+  # The GPU kernel has not run on a GPU yet: it is there for those who ask.
+  return 'pallas_tpu' if platform_name == 'tpu' else 'banded'
 
 
-def _choose(implementation: str | None) -> str:
-  if implementation is None:
-    platform = jax.default_backend()
-    name = default_implementation(platform)
-    _announce(platform, name)
-    return name
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(
-      f'Unknown filtered_lrelu implementation {implementation!r}; known are '
-      f'{", ".join(map(repr, IMPLEMENTATIONS))}.'
-    )
-  return implementation
+def _announce(plan: Plan, x: Array) -> None:
+  platform_name, _ = platform.target()
+  name, reason = default_implementation(platform_name), None
+  if name in KERNELS:
+    reason = _kernel_refusal(name, plan.forward, x)
+  call = (
+    f'{list(x.shape)} {x.dtype} up {plan.up} down {plan.down} on '
+    f'{platform_name}'
+  )
+  _say_once(
+    f'{call}: banded ({name}: {reason})' if reason else f'{call}: {name}'
+  )
 
 
 @functools.cache
-def _announce(platform: str, name: str) -> None:
-  logging.info('filtered_lrelu: %r on %s.', name, platform)
+def _say_once(message: str) -> None:
+  logging.info('filtered_lrelu %s', message)
 
 
 def _filter(name: str, f: Any) -> np.ndarray | None:

@@ -24,9 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sg3jax.ops.filtered_lrelu import activation, diagonals, platform, vjp
-from sg3jax.ops.filtered_lrelu import plan as plan_lib
-from sg3jax.ops.filtered_lrelu.plan import Pass, Plan, Terms
+from sg3jax.ops.filtered_lrelu import diagonals, platform, vjp
+from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.types import Array
 
 # More polyphase components than this along an axis (up 3 with down 4, say)
@@ -44,32 +43,11 @@ class Spelling(NamedTuple):
   contract: Callable[[Terms, _Signal], Array]
 
 
-def forward(spelling: Spelling, plan: Plan, x: Array) -> Array:
-  """Returns D act(U x)."""
-  y = spelling.expand(plan.expand, x)
-  z = jax.tree.map(functools.partial(activation.activate, plan), y)
-  return spelling.contract(plan.contract, z).astype(x.dtype)
-
-
-def backward(spelling: Spelling, plan: Plan, x: Array, g: Array) -> Array:
-  """Returns U^T M(U x) D^T g."""
-  y = spelling.expand(plan.expand, x)
-  v = spelling.expand(plan_lib.transpose(plan.contract), g)
-  z = jax.tree.map(functools.partial(_mask, plan), y, v)
-  dx = spelling.contract(plan_lib.transpose(plan.expand), z)
-  return dx.astype(g.dtype)
-
-
-def tangent(spelling: Spelling, plan: Plan, x: Array, t: Array) -> Array:
-  """Returns D M(U x) U t."""
-  y = spelling.expand(plan.expand, x)
-  v = spelling.expand(plan.expand, t)
-  z = jax.tree.map(functools.partial(_mask, plan), y, v)
-  return spelling.contract(plan.contract, z).astype(t.dtype)
-
-
-def _mask(plan: Plan, y: Array, v: Array) -> Array:
-  return activation.derivative(plan, y) * v
+def evaluate(spelling: Spelling, chain: Chain, *operands: Array) -> Array:
+  """Returns the chain's result, of the last operand's dtype."""
+  expanded = map(spelling.expand, chain.expand, operands)
+  middle = jax.tree.map(chain.activation.combine, *expanded)
+  return spelling.contract(chain.contract, middle).astype(operands[-1].dtype)
 
 
 def _einsum(m: Array, x: Array, axis: int, **options) -> Array:
@@ -122,9 +100,8 @@ def _matrix_spelling(
   return Spelling(expand, contract)
 
 
-def _diagonal_spelling(plan: Plan, dtype: jnp.dtype) -> Spelling:
+def _diagonal_spelling(phases: int, dtype: jnp.dtype) -> Spelling:
   """Returns the spelling in shifted sums of polyphase components."""
-  phases = math.lcm(plan.up, plan.down)
 
   def expand(terms: Terms, x: Array) -> diagonals.Phases:
     return diagonals.expand(terms, x.astype(dtype), phases)
@@ -132,39 +109,35 @@ def _diagonal_spelling(plan: Plan, dtype: jnp.dtype) -> Spelling:
   return Spelling(expand, diagonals.contract)
 
 
-def spell(name: str, plan: Plan, dtype: jnp.dtype) -> Spelling:
-  """Returns the spelling 'einsum', 'batched' or 'diagonals' for a plan."""
+def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
+  """Returns the spelling 'einsum', 'batched' or 'diagonals' for a chain."""
   wide = jnp.promote_types(dtype, jnp.float32)
   if name == 'batched':
     return _matrix_spelling(_batched_dot, dtype)
   if name == 'diagonals':
-    if math.lcm(plan.up, plan.down) <= _MAX_PHASES:
-      return _diagonal_spelling(plan, wide)
+    rates = [terms[0][0].up for terms in chain.expand]
+    phases = math.lcm(*rates, chain.contract[0][0].down)
+    if phases <= _MAX_PHASES:
+      return _diagonal_spelling(phases, wide)
     return _matrix_spelling(_einsum, wide)
   return _matrix_spelling(_einsum, dtype)
 
 
-def _spelled(kernel: Callable[..., Array]) -> Callable[..., Array]:
-  """Returns `kernel` in the spelling of the platform it is compiled for."""
+@functools.partial(jax.jit, static_argnums=0)
+def run(chain: Chain, *operands: Array) -> Array:
+  """Returns the chain's result in the spelling of the compiled platform."""
 
-  def run(plan: Plan, *args: Array) -> Array:
-    def spelled(name: str) -> Callable[..., Array]:
-      return functools.partial(kernel, spell(name, plan, args[0].dtype), plan)
+  # Jitted so that equal layers share one trace.
+  def spelled(name: str) -> Callable[..., Array]:
+    spelling = spell(name, chain, operands[0].dtype)
+    return functools.partial(evaluate, spelling, chain)
 
-    return platform.by_platform(
-      *args,
-      cpu=spelled('diagonals'),
-      gpu=spelled('batched'),
-      tpu=spelled('einsum'),
-    )
-
-  run.__name__ = run.__qualname__ = f'filtered_lrelu_{kernel.__name__}'
-  # Jitted so that equal layers share one trace, and profiles show the name.
-  return jax.jit(run, static_argnums=0)
+  return platform.by_platform(
+    *operands,
+    cpu=spelled('diagonals'),
+    gpu=spelled('batched'),
+    tpu=spelled('einsum'),
+  )
 
 
-filtered_lrelu = vjp.differentiable(
-  forward=_spelled(forward),
-  backward=_spelled(backward),
-  tangent=_spelled(tangent),
-)
+filtered_lrelu = vjp.differentiable(run)

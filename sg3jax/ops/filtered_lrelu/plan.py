@@ -7,7 +7,8 @@ banded matrix of a `Pass`. A separable filter is one pass per axis (`Term`), a
   y = D act(U x),   U, D sums of terms,
 
 for one input shape. Transposing a pass exchanges its two rates and reverses its
-taps, so the gradient of the operator is made of the same parts.
+taps, so the derivatives of the operator are made of the same parts: each is a
+`Chain`, and chains are all that an implementation has to compute.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sg3jax.ops import filters
+from sg3jax.ops.filtered_lrelu.activation import Activation
 
 # Nested tuples hash and compare by value, which static arguments of a jitted
 # function must do and NumPy arrays do not.
@@ -91,6 +93,32 @@ def transpose(terms: Terms) -> Terms:
   return tuple((ph.transposed, pw.transposed) for ph, pw in terms)
 
 
+def _cached_hash(self: Any) -> int:
+  # Static arguments are hashed at every call, and these hold many floats.
+  if '_hash' not in self.__dict__:
+    fields = dataclasses.fields(self)
+    self.__dict__['_hash'] = hash(tuple(getattr(self, f.name) for f in fields))
+  return self.__dict__['_hash']
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+  """Expand each operand, combine them pointwise, contract.
+
+  Attributes:
+    expand: For each operand the terms that bring it to the middle rate.
+    activation: Combines them: it acts on one operand; of two, the second is
+      multiplied by its derivative at the first.
+    contract: Terms from the middle rate to the result.
+  """
+
+  expand: tuple[Terms, ...]
+  activation: Activation
+  contract: Terms
+
+  __hash__ = _cached_hash
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """One `filtered_lrelu` operator on feature maps of one height and width.
@@ -102,9 +130,7 @@ class Plan:
     down: Downsampling factor.
     padding: Samples added (or, negative, cropped) after zero insertion,
       ((top, bottom), (left, right)).
-    gain: Factor on the output of the leaky ReLU.
-    slope: Its slope for negative inputs.
-    clamp: Bound on the magnitude after the gain, or None.
+    activation: The leaky ReLU, its gain and clamp.
     expand: U as a sum of separable terms.
     contract: D as a sum of separable terms.
   """
@@ -114,19 +140,30 @@ class Plan:
   up: int
   down: int
   padding: tuple[AxisPadding, AxisPadding]
-  gain: float
-  slope: float
-  clamp: float | None
+  activation: Activation
   expand: Terms
   contract: Terms
 
-  @functools.cached_property
-  def _hash(self) -> int:
-    return hash(tuple(getattr(self, f.name) for f in dataclasses.fields(self)))
+  __hash__ = _cached_hash
 
-  def __hash__(self) -> int:
-    # Cached: a plan is hashed at every call, and it holds hundreds of floats.
-    return self._hash
+  @functools.cached_property
+  def forward(self) -> Chain:
+    """(x) -> D act(U x)."""
+    return Chain((self.expand,), self.activation, self.contract)
+
+  @functools.cached_property
+  def backward(self) -> Chain:
+    """(x, g) -> U^T M(U x) D^T g, with M the diagonal mask of slopes."""
+    return Chain(
+      (self.expand, transpose(self.contract)),
+      self.activation,
+      transpose(self.expand),
+    )
+
+  @functools.cached_property
+  def tangent(self) -> Chain:
+    """(x, t) -> D M(U x) U t."""
+    return Chain((self.expand, self.expand), self.activation, self.contract)
 
 
 def make_plan(
@@ -137,9 +174,7 @@ def make_plan(
   up: int,
   down: int,
   padding: tuple[AxisPadding, AxisPadding],
-  gain: float,
-  slope: float,
-  clamp: float | None,
+  activation: Activation,
   tolerance: float,
 ) -> Plan:
   """Builds the operator for inputs of one height and width.
@@ -151,9 +186,7 @@ def make_plan(
     up: Upsampling factor.
     down: Downsampling factor.
     padding: ((top, bottom), (left, right)).
-    gain: See `Plan`.
-    slope: See `Plan`.
-    clamp: See `Plan`.
+    activation: See `Plan`.
     tolerance: Largest singular value of a 2-D filter that may be dropped,
       relative to its first.
 
@@ -192,9 +225,7 @@ def make_plan(
     up=up,
     down=down,
     padding=padding,
-    gain=gain,
-    slope=slope,
-    clamp=clamp,
+    activation=activation,
     expand=tuple((expand(c, 0), expand(r, 1)) for c, r in up_taps),
     contract=tuple((contract(c, 0), contract(r, 1)) for c, r in down_taps),
   )

@@ -1,11 +1,18 @@
-"""Chooses code by the platform a program is compiled for."""
+"""Chooses code by the platform that a program is compiled for."""
 
-from collections.abc import Callable
-from typing import TypeVar
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import jax
 from jax import lax
 
 _T = TypeVar('_T')
+
+_INTERPRET: contextvars.ContextVar[Any] = contextvars.ContextVar(
+  'interpret', default=False
+)
 
 
 def by_platform(
@@ -24,3 +31,40 @@ def by_platform(
   return lax.platform_dependent(
     *args, cpu=cpu, cuda=gpu, rocm=gpu, tpu=tpu, default=tpu
   )
+
+
+def target() -> tuple[str, str]:
+  """Returns the platform ('cpu', 'cuda', 'tpu', ...) and kind of the devices.
+
+  Those of the context's mesh (`jax.set_mesh`), which ahead-of-time compilation
+  sets for devices that are absent; else of the default devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  if device is None or device.platform is None:
+    device = jax.devices()[0]
+  platform = str(device.platform)
+  return 'cuda' if platform == 'gpu' else platform, device.device_kind
+
+
+def interpret() -> Any:
+  """Returns how kernels are interpreted here: False, or see `interpreted`."""
+  return _INTERPRET.get()
+
+
+@contextlib.contextmanager
+def interpreted(mode: Any = True) -> Iterator[None]:
+  """Lets kernels named as `implementation` run on a CPU, slowly, for tests.
+
+  Acts on what is traced inside of it: functions jitted before keep what they
+  have.
+
+  Args:
+    mode: True, or the kernel's own parameters: `pltpu.InterpretParams`,
+      `plgpu.InterpretParams`.
+  """
+  token = _INTERPRET.set(mode)
+  try:
+    yield
+  finally:
+    _INTERPRET.reset(token)

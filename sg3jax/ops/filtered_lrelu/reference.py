@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sg3jax.ops.filtered_lrelu import activation
 from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Plan
 from sg3jax.types import Array
 
@@ -17,7 +16,7 @@ def filtered_lrelu(plan: Plan, x: Array) -> Array:
   """Returns D act(U x) for x [n, h, w, c], computed in float32 or wider."""
   y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   y = _resample(y, plan.fu, up=plan.up, padding=plan.padding)
-  y = activation.activate(plan, y)
+  y = plan.activation.value(y)
   y = _resample(y, plan.fd, down=plan.down)
   return y.astype(x.dtype)
 

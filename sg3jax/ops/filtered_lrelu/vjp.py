@@ -1,52 +1,46 @@
-"""Derivatives of `filtered_lrelu` to any order, from three kernels.
+"""Derivatives of `filtered_lrelu` to any order, from three chains.
 
 The operator y = D act(U x) has the derivative
 
-  dy = D M(U x) U t            the tangent kernel, linear in t
-  dx = U^T M(U x) D^T g        the backward kernel, linear in g
+  dy = D M(U x) U t            the tangent chain, linear in t
+  dx = U^T M(U x) D^T g        the backward chain, linear in g
 
 with M the diagonal mask of slopes. Each of the two is the other's transpose,
 and M is constant almost everywhere, so reverse mode closes over them: the
 gradient of `backward` is `tangent`, that of `tangent` is `backward`, and
-neither has one through M. Only x is kept between the passes; recomputing U x
-costs less than storing even one byte of mask per upsampled sample.
+neither has one through M. Only x is kept between the passes; U x, at the middle
+rate, is computed again, as storing a mask of it would take memory that limits
+the batch.
 """
 
-import functools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 
-from sg3jax.ops.filtered_lrelu.plan import Plan
+from sg3jax.ops.filtered_lrelu.plan import Chain, Plan
 from sg3jax.types import AnyArray, Array
 
 
 def differentiable(
-  *,
-  forward: Callable[[Plan, AnyArray], Array],
-  backward: Callable[[Plan, AnyArray, AnyArray], Array],
-  tangent: Callable[[Plan, AnyArray, AnyArray], Array],
+  run: Callable[..., Array],
 ) -> Callable[[Plan, AnyArray], Array]:
-  """Returns `forward` with reverse-mode derivatives of every order.
+  """Returns (plan, x) -> D act(U x) with reverse-mode derivatives of any order.
 
   Args:
-    forward: (plan, x) -> y = D act(U x).
-    backward: (plan, x, g) -> U^T M D^T g, of the shape and dtype of x.
-    tangent: (plan, x, t) -> D M U t, of the shape and dtype of y.
+    run: (chain, *operands) -> the chain's result, of the operands' dtype.
   """
 
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-  def primal(plan: Plan, x: AnyArray) -> Array:
-    return forward(plan, x)
+  def chain_of(direction: str) -> Any:
+    def call(plan: Plan, *operands: AnyArray) -> Array:
+      chain: Chain = getattr(plan, direction)
+      return run(chain, *operands)
 
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-  def pull(plan: Plan, x: AnyArray, g: AnyArray) -> Array:
-    return backward(plan, x, g)
+    return jax.custom_vjp(call, nondiff_argnums=(0,))
 
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-  def push(plan: Plan, x: AnyArray, t: AnyArray) -> Array:
-    return tangent(plan, x, t)
+  primal = chain_of('forward')
+  pull = chain_of('backward')
+  push = chain_of('tangent')
 
   # None is the zero gradient of the source of a mask.
   primal.defvjp(
