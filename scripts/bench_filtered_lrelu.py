@@ -2,27 +2,45 @@
 
   python scripts/bench_filtered_lrelu.py --config_name=t --resolution=64
 
-prints for each layer the milliseconds of `banded` and of the depthwise
-convolutions of `reference`, forward and with the gradient of the input and the
-bias, and how many times faster `banded` is.
+prints for each kind of layer and direction what a call takes, the bandwidth and
+the arithmetic rate that it reaches, which fraction of the device's floor that
+is, and how many times faster it is than `banded` and than the depthwise
+convolutions of `reference`. The floor is the time that reading the operands and
+writing the results once takes, or the filters' own multiply-adds, whichever is
+longer. `--json` and `--roofline` write the rows and a picture.
+
+  python scripts/bench_filtered_lrelu.py --compile_only=v5e --resolution=256
+
+prints what the compiler says of the kernels instead, for hardware that is not
+there. It needs `pip install 'jax[tpu]'` or, for h100, `'jax[cuda13]'`.
 
   python scripts/bench_filtered_lrelu.py --rows=128,512,1024
 
-prints instead what an output sample costs on feature maps of those many rows.
-Times are the least of --repeats runs. Equal layers are timed once.
+prints what an output sample costs on feature maps of those many rows.
+
+Times are the least of --repeats runs.
 """
 
+import dataclasses
+import json
+import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 from absl import app, flags
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import filtered_lrelu
+from sg3jax.ops.filtered_lrelu import plan as plan_lib
+from sg3jax.ops.filtered_lrelu.activation import Activation
 from sg3jax.types import Array
+
+TARGETS = ('v5e', 'v5p', 'v6e', 'tpu7x', 'h100')
 
 _CONFIG = flags.DEFINE_enum('config_name', 't', ['t', 'r'], 'Configuration.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 64, 'Output resolution.')
@@ -35,13 +53,66 @@ _DTYPE = flags.DEFINE_enum(
 _DIRECTION = flags.DEFINE_enum(
   'direction', 'both', ['forward', 'gradient', 'both'], 'What to time.'
 )
+_IMPLEMENTATION = flags.DEFINE_string(
+  'implementation', None, 'What to time; by default the best of the device.'
+)
+_BASELINES = flags.DEFINE_list(
+  'baselines', ['banded', 'reference'], 'What to compare it with.'
+)
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs of which the least counts.')
 _ROWS = flags.DEFINE_list('rows', [], 'Row lengths; prints the cost a sample.')
+_COMPILE_ONLY = flags.DEFINE_enum(
+  'compile_only', None, TARGETS, 'Prints what the compiler for it says.'
+)
+_PEAKS = flags.DEFINE_list(
+  'peaks', None, 'GB/s and TFLOP/s of the device, where it is not known.'
+)
+_JSON = flags.DEFINE_string('json', None, 'File for the rows.')
+_ROOFLINE = flags.DEFINE_string('roofline', None, 'PNG file for the picture.')
 
-_HEADER = f'{"layer":<6}{"input":<20}{"up":>3}{"down":>5}'
+# GB/s of memory and TFLOP/s of 16-bit products, from the vendors' data sheets.
+_KNOWN_PEAKS = {
+  'TPU v4': (1228, 275),
+  'TPU v5 lite': (819, 197),
+  'TPU v5': (2765, 459),
+  'TPU v6 lite': (1640, 918),
+  'H100': (3350, 989),
+  'H200': (4800, 989),
+}
 
 
-def operator(layer: spec_lib.LayerSpec, implementation: str) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """The least that a call must do.
+
+  Attributes:
+    bytes: Read and written once.
+    flops: The filters' multiply-adds, two each, taps on zeros left out.
+  """
+
+  bytes: float
+  flops: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table; milliseconds, and rates at `work`."""
+
+  layer: str
+  shape: tuple[int, ...]
+  up: int
+  down: int
+  direction: str
+  implementation: str
+  milliseconds: float
+  gigabytes_per_second: float
+  teraflops_per_second: float
+  floor_milliseconds: float
+  fraction_of_floor: float
+  times_faster_than: dict[str, float]
+
+
+def operator(layer: spec_lib.LayerSpec, implementation: str | None) -> Callable:
   """Returns the nonlinearity of a layer, (x, b) -> y."""
   return lambda x, b: filtered_lrelu(
     x,
@@ -53,6 +124,21 @@ def operator(layer: spec_lib.LayerSpec, implementation: str) -> Callable:
     padding=layer.padding,
     clamp=256,
     implementation=implementation,
+  )
+
+
+def layer_plan(layer: spec_lib.LayerSpec) -> plan_lib.Plan:
+  """Returns the plan of a layer's nonlinearity."""
+  size = layer.in_size + layer.conv_kernel - 1
+  return plan_lib.make_plan(
+    (size, size),
+    layer.up_filter(),
+    layer.down_filter(),
+    up=layer.up_factor,
+    down=layer.down_factor,
+    padding=layer.padding,
+    activation=Activation(2**0.5, 0.2, 256.0),
+    tolerance=4e-7,
   )
 
 
@@ -88,6 +174,32 @@ def inputs(
   return x, jnp.asarray(rng.randn(channels), jnp.float32)
 
 
+def chain_work(chain: plan_lib.Chain, maps: int, itemsize: int) -> Work:
+  """Returns the least work of a chain on `maps` feature maps."""
+  samples, flops = 0, 0.0
+  for terms in chain.expand:
+    samples += terms[0][0].in_size * terms[0][1].in_size
+    for along_h, along_w in terms:
+      w_taps, h_taps = (len(p.taps) / p.up for p in (along_w, along_h))
+      flops += 2 * along_w.out_size * along_h.in_size * w_taps
+      flops += 2 * along_w.out_size * along_h.out_size * h_taps
+  for along_h, along_w in chain.contract:
+    flops += 2 * along_h.out_size * along_w.in_size * len(along_h.taps)
+    flops += 2 * along_h.out_size * along_w.out_size * len(along_w.taps)
+  samples += chain.contract[0][0].out_size * chain.contract[0][1].out_size
+  return Work(samples * maps * itemsize, flops * maps)
+
+
+def direction_work(plan: plan_lib.Plan, direction: str, maps: int) -> Work:
+  """Returns the least work of a direction of `directions`."""
+  itemsize = jnp.dtype(_DTYPE.value).itemsize
+  work = chain_work(plan.forward, maps, itemsize)
+  if direction == 'gradient':
+    more = chain_work(plan.backward, maps, itemsize)
+    work = Work(work.bytes + more.bytes, work.flops + more.flops)
+  return work
+
+
 def directions() -> dict[str, Callable[[Callable], Callable]]:
   """Returns what to time: a name and a wrapper of the operator."""
   wrappers = {'forward': lambda f: f, 'gradient': with_gradient}
@@ -96,44 +208,168 @@ def directions() -> dict[str, Callable[[Callable], Callable]]:
   return {_DIRECTION.value: wrappers[_DIRECTION.value]}
 
 
-def compare_layers(spec: spec_lib.SynthesisSpec) -> None:
-  """Prints milliseconds of each layer, banded against depthwise."""
-  print(
-    _HEADER
-    + ''.join(
-      f'{name + ": banded":>18}{"depthwise":>11}{"ratio":>7}'
-      for name in directions()
-    )
-  )
-  worst = dict.fromkeys(directions(), np.inf)
+def distinct_layers(
+  spec: spec_lib.SynthesisSpec,
+) -> Iterator[spec_lib.LayerSpec]:
+  """Yields each kind of layer once; ToRGB has no nonlinearity."""
   seen = set()
   for layer in spec.layers:
+    size = layer.in_size + layer.conv_kernel
+    kind = (size, layer.out_channels, layer.up_factor, layer.padding)
+    if kind not in seen and not layer.is_torgb:
+      seen.add(kind)
+      yield layer
+
+
+def peaks() -> tuple[float, float]:
+  """Returns bytes and operations a second of the device: known or measured."""
+  if _PEAKS.value:
+    gigabytes, teraflops = map(float, _PEAKS.value)
+    return gigabytes * 1e9, teraflops * 1e12
+  kind = jax.devices()[0].device_kind
+  for name, (gigabytes, teraflops) in _KNOWN_PEAKS.items():
+    if name in kind:
+      return gigabytes * 1e9, teraflops * 1e12
+  x = jnp.ones((1 << 26,), jnp.float32)
+  copied = 2 * x.nbytes / (1e-3 * milliseconds(lambda x: x + 1, x))
+  m = jnp.ones((2048, 2048), jnp.float32)
+  multiplied = 2 * 2048**3 / (1e-3 * milliseconds(jnp.dot, m, m))
+  return copied, multiplied
+
+
+def time_layers(spec: spec_lib.SynthesisSpec) -> list[Row]:
+  """Prints the table of each kind of layer as it is measured."""
+  bandwidth, rate = peaks()
+  print(f'peaks: {bandwidth / 1e9:.0f} GB/s, {rate / 1e12:.2f} TFLOP/s')
+  print(
+    f'{"layer":6}{"input":20}{"up":>3}{"down":>5} {"direction":10}{"ms":>9}'
+    f'{"GB/s":>7}{"TFLOP/s":>9}{"floor ms":>10}{"of floor":>9}'
+    + ''.join(f'{"x " + name:>12}' for name in _BASELINES.value)
+  )
+  rows = []
+  for layer in distinct_layers(spec):
     x, b = inputs(layer, layer.out_channels, _BATCH.value)
-    kind = (x.shape, layer.up_factor, layer.down_factor, layer.padding)
-    if kind in seen or layer.is_torgb:
-      continue
-    seen.add(kind)
-    row = _label(layer, x)
-    for name, wrap in directions().items():
-      banded = milliseconds(wrap(operator(layer, 'banded')), x, b)
-      depthwise = milliseconds(wrap(operator(layer, 'reference')), x, b)
-      worst[name] = min(worst[name], depthwise / banded)
-      row += f'{banded:>18.2f}{depthwise:>11.2f}{depthwise / banded:>7.1f}'
-    print(row, flush=True)
-  for name, ratio in worst.items():
-    print(f'least ratio, {name}: {ratio:.1f}')
+    for direction, wrap in directions().items():
+      work = direction_work(
+        layer_plan(layer), direction, x.shape[0] * x.shape[3]
+      )
+      best = milliseconds(wrap(operator(layer, _IMPLEMENTATION.value)), x, b)
+      floor = 1e3 * max(work.bytes / bandwidth, work.flops / rate)
+      ratios = {
+        name: milliseconds(wrap(operator(layer, name)), x, b) / best
+        for name in _BASELINES.value
+      }
+      row = Row(
+        layer.name, x.shape, layer.up_factor, layer.down_factor, direction,
+        _IMPLEMENTATION.value or 'best', best, 1e-6 * work.bytes / best,
+        1e-9 * work.flops / best, floor, floor / best, ratios,
+      )  # fmt: skip
+      rows.append(row)
+      shape = 'x'.join(map(str, row.shape))
+      print(
+        f'{row.layer:6}{shape:20}{row.up:3}{row.down:5} {direction:10}'
+        f'{best:9.2f}{row.gigabytes_per_second:7.1f}'
+        f'{row.teraflops_per_second:9.3f}{floor:10.3f}'
+        f'{row.fraction_of_floor:9.3f}'
+        + ''.join(f'{ratio:12.1f}' for ratio in ratios.values()),
+        flush=True,
+      )
+  for name in _BASELINES.value:
+    ratios = [row.times_faster_than[name] for row in rows]
+    print(
+      f'times faster than {name}: least {min(ratios):.1f}, geometric mean '
+      f'{np.exp(np.mean(np.log(ratios))):.1f}'
+    )
+  if _ROOFLINE.value:
+    draw_roofline(rows, bandwidth, rate, pathlib.Path(_ROOFLINE.value))
+  return rows
+
+
+def draw_roofline(
+  rows: Sequence[Row], bandwidth: float, rate: float, path: pathlib.Path
+) -> None:
+  """Draws the rates of the rows under what the device allows."""
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+  intensity = np.geomspace(1, 1e3, 100)
+  roof = np.minimum(intensity * bandwidth, rate) / 1e12
+  axes.loglog(intensity, roof, color='black', label='floor')
+  for direction in dict.fromkeys(row.direction for row in rows):
+    points = [row for row in rows if row.direction == direction]
+    per_byte = [
+      1e3 * row.teraflops_per_second / row.gigabytes_per_second
+      for row in points
+    ]
+    reached = [row.teraflops_per_second for row in points]
+    axes.loglog(per_byte, reached, 'o', label=direction)
+    for row, at, value in zip(points, per_byte, reached, strict=True):
+      axes.annotate(row.layer, (at, value), fontsize=7)
+  axes.set_xlabel('FLOP a byte')
+  axes.set_ylabel('TFLOP/s')
+  axes.legend()
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
+  """Prints the compiler's facts of each kind of layer, for `target`."""
+  dtype = jnp.dtype(_DTYPE.value)
+  rows = []
+  for layer in distinct_layers(spec):
+    plan, c = layer_plan(layer), layer.out_channels
+    for name in directions():
+      direction = 'backward' if name == 'gradient' else name
+      chain = getattr(plan, direction)
+      try:
+        facts = _compile(chain, c, dtype, target)
+      except NotImplementedError as error:
+        facts = {'refused': str(error)}
+      size = layer.in_size + layer.conv_kernel - 1
+      row = {
+        'layer': layer.name, 'direction': direction,
+        'input': f'{size}x{size}x{c}', 'up': layer.up_factor,
+      }  # fmt: skip
+      rows.append(row | facts)
+      print('  '.join(f'{k} {v}' for k, v in rows[-1].items()), flush=True)
+  return rows
+
+
+def _compile(
+  chain: plan_lib.Chain, c: int, dtype: jnp.dtype, target: str
+) -> dict[str, Any]:
+  # Imported here: each needs its own compiler.
+  if target == 'h100':
+    from sg3jax.ops.filtered_lrelu import aot_gpu
+
+    sizes = [(t[0][0].in_size, t[0][1].in_size) for t in chain.expand]
+    shapes = [(_BATCH.value, *size, c) for size in sizes]
+    return aot_gpu.compile_facts(chain, shapes, dtype)
+  from sg3jax.ops.filtered_lrelu import aot_tpu
+
+  facts = aot_tpu.compile_facts(chain, _BATCH.value, c, dtype, target)
+  return {
+    'tile': 'x'.join(map(str, facts.tile)),
+    'grid': facts.grid,
+    'bundles a step': facts.bundles_per_step,
+    'million bundles': round(facts.bundles_per_step * facts.grid / 1e6, 3),
+    'seconds': round(facts.seconds, 1),
+  }
 
 
 def compare_rows(rows: Sequence[int]) -> None:
   """Prints nanoseconds an output sample on rows of different lengths."""
-  print(_HEADER + ''.join(f'{name + ", ns":>14}' for name in directions()))
+  print(
+    f'{"input":<20}' + ''.join(f'{name + ", ns":>14}' for name in directions())
+  )
   costs = {name: [] for name in directions()}
   for row_length in rows:
     layer = _make_spec(row_length).layers[-2]
     # About as many samples at every length, so that only the length changes.
     x, b = inputs(layer, 16, max(1, 16 * 128**2 // row_length**2))
     samples = x.shape[0] * layer.out_size**2 * x.shape[-1]
-    row = _label(layer, x)
+    row = f'{"x".join(map(str, x.shape)):<20}'
     for name, wrap in directions().items():
       cost = 1e6 / samples * milliseconds(wrap(operator(layer, 'banded')), x, b)
       costs[name].append(cost)
@@ -141,11 +377,6 @@ def compare_rows(rows: Sequence[int]) -> None:
     print(row, flush=True)
   for name, cost in costs.items():
     print(f'largest ratio to {rows[0]} rows, {name}: {max(cost) / cost[0]:.2f}')
-
-
-def _label(layer: spec_lib.LayerSpec, x: Array) -> str:
-  shape = 'x'.join(map(str, x.shape))
-  return f'{layer.name:<6}{shape:<20}{layer.up_factor:>3}{layer.down_factor:>5}'
 
 
 def _make_spec(resolution: int) -> spec_lib.SynthesisSpec:
@@ -161,12 +392,21 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table that the flags ask for."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  device = jax.devices()[0]
-  print(f'{device.device_kind}, {jax.__version__}, {_DTYPE.value}')
+  target = _COMPILE_ONLY.value
+  device = f'for {target}' if target else jax.devices()[0].device_kind
+  print(f'{device}, JAX {jax.__version__}, {_DTYPE.value}')
+  spec = _make_spec(_RESOLUTION.value)
   if _ROWS.value:
     compare_rows([int(rows) for rows in _ROWS.value])
+    return
+  if target:
+    rows = compile_layers(spec, target)
   else:
-    compare_layers(_make_spec(_RESOLUTION.value))
+    rows = [dataclasses.asdict(row) for row in time_layers(spec)]
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(
+      json.dumps({'device': device, 'jax': jax.__version__, 'rows': rows})
+    )
 
 
 if __name__ == '__main__':

@@ -162,7 +162,6 @@ class ValuesContract:
   implementation: ClassVar[str]
   dtype: ClassVar[Any] = np.float64  # The widest.
   narrow_dtypes: ClassVar[Sequence[str]] = ('bfloat16', 'float16')
-  serves_pointwise: ClassVar[bool] = True
 
   @pytest.fixture(autouse=True)
   def _in_dtype(self):
@@ -184,7 +183,6 @@ class ValuesContract:
   @pytest.mark.parametrize('index', range(NUM_GOLDEN_CASES))
   def test_goldens_to_second_order(self, golden, index):
     case, options = golden_case(golden('filtered_lrelu.npz'), index)
-    self.skip_pointwise(options)
     x, b, g, h = self.cast(*(case[k] for k in ('x', 'b', 'g', 'h')))
 
     def op(x, b):
@@ -225,7 +223,6 @@ class ValuesContract:
   @pytest.mark.parametrize('index', range(len(GEOMETRIES)))
   def test_any_geometry(self, index):
     operator = geometry_operator(index)
-    self.skip_pointwise(operator[0])
     y, *gradients = values(self.implementation, operator, self.dtype)
     expected, *expected_gradients = reference(geometry_operator, index)
     assert_close(y, expected, self.dtype)
@@ -253,10 +250,6 @@ class ValuesContract:
   def test_without_filters_it_is_pointwise(self):
     x, b = self.cast(random_like(0, (2, 3, 4, 5)), random_like(1, (5,)))
     options = {'gain': 2.0, 'slope': 0.5, 'clamp': 1.0}
-    if not self.serves_pointwise:
-      with pytest.raises(NotImplementedError, match='without filters'):
-        self.call(x, b, **options)
-      return
     biased = x + b
     expected = np.clip(2 * np.where(biased > 0, biased, biased / 2), -1, 1)
     np.testing.assert_allclose(self.call(x, b, **options), expected, rtol=1e-6)
@@ -268,12 +261,6 @@ class ValuesContract:
     y = self.call(x, b, **options)
     y2 = self.call(x, b, **{**options, 'fu': outer, 'fd': outer})
     assert_close(y2, y, self.dtype)
-
-  def skip_pointwise(self, options):
-    has_filters = options['fu'] is not None or options['fd'] is not None
-    has_rates = options['up'] * options['down'] > 1
-    if not (self.serves_pointwise or has_filters or has_rates):
-      pytest.skip('refused: see test_without_filters_it_is_pointwise')
 
 
 class FilteredLReluContract(ValuesContract):

@@ -63,7 +63,6 @@ class TestPallasTPU(FilteredLReluContract):
   implementation = 'pallas_tpu'
   dtype = np.float32
   narrow_dtypes = ('bfloat16',)
-  serves_pointwise = False
 
   def context(self):
     return platform.interpreted()

@@ -42,6 +42,8 @@ def _kernel_refusal(name: str, chain: Chain, *operands: Any) -> str | None:
 
 
 def _run_kernel(name: str, chain: Chain, *operands: Array) -> Array:
+  if chain.is_pointwise:  # XLA fuses that into its neighbours: nothing to win.
+    return banded.run(chain, *operands)
   if reason := _kernel_refusal(name, chain, *operands):
     raise NotImplementedError(f'filtered_lrelu: {name}: {reason}.')
   _, kind = platform.target()
@@ -55,7 +57,11 @@ def _run_best(chain: Chain, *operands: Array) -> Array:
   """Computes a chain by the target's kernel if it can, else by `banded`."""
   platform_name, kind = platform.target()
   name = default_implementation(platform_name)
-  if name not in KERNELS or _kernel_refusal(name, chain, *operands):
+  if (
+    name not in KERNELS
+    or chain.is_pointwise
+    or _kernel_refusal(name, chain, *operands)
+  ):
     return banded.run(chain, *operands)
   run = partition.over_batch(functools.partial(KERNELS[name][1].run, kind=kind))
   # What runs on the host of an accelerator takes the plain form there.
@@ -179,12 +185,9 @@ def filtered_lrelu(
     ),
     tolerance=_RANK_TOLERANCE_F64 if is_double else _RANK_TOLERANCE,
   )
-  if b is not None:
-    # In float32, so that the bias gradient is summed over the feature map in
-    # float32 too: thousands of 16-bit terms would not survive it.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    x = (jnp.asarray(x, wide) + jnp.asarray(b, wide)).astype(x.dtype)
   x = jnp.asarray(x)
+  if b is not None:
+    x = _add_bias(x, jnp.asarray(b))
   if implementation is not None:
     return IMPLEMENTATIONS[implementation](plan, x)
   _announce(plan, x)
@@ -201,11 +204,32 @@ def default_implementation(platform_name: str) -> str:
   return 'pallas_tpu' if platform_name == 'tpu' else 'banded'
 
 
+@jax.custom_vjp
+def _add_bias(x: Array, b: Array) -> Array:
+  # In the dtype of x: widened, XLA relays the feature map out on TPUs.
+  return x + b.astype(x.dtype)
+
+
+def _add_bias_forward(x: Array, b: Array) -> tuple[Array, Array]:
+  return _add_bias(x, b), b
+
+
+def _add_bias_backward(b: Array, g: Array) -> tuple[Array, Array]:
+  # Thousands of 16-bit terms would not survive a 16-bit sum.
+  wide = jnp.promote_types(g.dtype, jnp.float32)
+  return g, jnp.sum(g, (0, 1, 2), dtype=wide).astype(b.dtype)
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 def _announce(plan: Plan, x: Array) -> None:
   platform_name, _ = platform.target()
   name, reason = default_implementation(platform_name), None
   if name in KERNELS:
     reason = _kernel_refusal(name, plan.forward, x)
+    if plan.forward.is_pointwise:
+      reason = 'without filters XLA fuses it'
   call = (
     f'{list(x.shape)} {x.dtype} up {plan.up} down {plan.down} on '
     f'{platform_name}'

@@ -57,10 +57,6 @@ def unsupported(chain: Chain, *operands: Any, kind: str) -> str | None:
     return f'it takes {" and ".join(_DTYPES)}, not {x.dtype}'
   if not chain.activation.gain > 0:
     return f'it takes a positive gain, not {chain.activation.gain}'
-  if all(p.is_identity for term in chain.contract for p in term) and all(
-    p.is_identity for terms in chain.expand for term in terms for p in term
-  ):
-    return 'without filters XLA fuses the activation into its neighbours'
   if tiling(chain, x, kind) is None:
     return 'no tile of it fits the vector memory'
   return None

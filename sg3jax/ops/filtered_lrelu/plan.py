@@ -118,6 +118,12 @@ class Chain:
 
   __hash__ = _cached_hash
 
+  @property
+  def is_pointwise(self) -> bool:
+    """Whether no pass does anything."""
+    sums = (*self.expand, self.contract)
+    return all(p.is_identity for terms in sums for term in terms for p in term)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
