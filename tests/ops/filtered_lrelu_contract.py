@@ -162,6 +162,9 @@ class ValuesContract:
   implementation: ClassVar[str]
   dtype: ClassVar[Any] = np.float64  # The widest.
   narrow_dtypes: ClassVar[Sequence[str]] = ('bfloat16', 'float16')
+  # Indices of the cases that it refuses.
+  refused_goldens: ClassVar[Sequence[int]] = ()
+  refused_geometries: ClassVar[Sequence[int]] = ()
 
   @pytest.fixture(autouse=True)
   def _in_dtype(self):
@@ -178,11 +181,28 @@ class ValuesContract:
   def cast(self, *arrays):
     return [jnp.asarray(a, self.dtype) for a in arrays]
 
+  def assert_gradients_close(self, actual, expected):
+    """Compares arrays; those of less than 64 bits by their norms.
+
+    Where U x is nearly zero its sign, hence the mask, may differ by rounding;
+    a few such samples cannot move the norm.
+    """
+    for a, e in zip(actual, expected, strict=True):
+      if self.dtype == np.float64:
+        assert_close(a, e, self.dtype)
+      else:
+        eps = float(jnp.finfo(self.dtype).eps)
+        assert relative_error(a, e) < max(1e-3, 2 * eps**0.5)
+
   # Values and derivatives.
 
   @pytest.mark.parametrize('index', range(NUM_GOLDEN_CASES))
   def test_goldens_to_second_order(self, golden, index):
     case, options = golden_case(golden('filtered_lrelu.npz'), index)
+    if index in self.refused_goldens:
+      with pytest.raises(NotImplementedError):
+        self.call(*self.cast(case['x'], case['b']), **options)
+      return
     x, b, g, h = self.cast(*(case[k] for k in ('x', 'b', 'g', 'h')))
 
     def op(x, b):
@@ -197,40 +217,40 @@ class ValuesContract:
       (dg,) = transpose((h, jnp.zeros_like(db)))
       return {'y': op(x, b), 'dx': dx, 'db': db, 'dg': dg}
 
-    is_double = self.dtype == np.float64
-    for name, value in run().items():
-      scale = max(1.0, np.abs(case[name]).max())
-      if is_double or name == 'y':
-        atol = (1e-10 if is_double else 1e-5) * scale
+    results = run()
+    assert_close(results['y'], case['y'], self.dtype)
+    for name in ('dx', 'db', 'dg'):
+      self.assert_gradients_close([results[name]], [case[name]])
+    if self.dtype == np.float64:  # What is recorded is more exact than that.
+      for name, value in results.items():
+        scale = max(1.0, np.abs(case[name]).max())
         np.testing.assert_allclose(
-          value, case[name], rtol=0, atol=atol, err_msg=name
+          value, case[name], rtol=0, atol=1e-10 * scale, err_msg=name
         )
-      else:
-        # Masks differ where rounding moves U x to the other side of zero.
-        assert relative_error(value, case[name]) < 1e-3, name
 
   @pytest.mark.parametrize('name', SMALL_LAYERS)
-  def test_real_layers_in_float32(self, name):
+  def test_real_layers(self, name):
     operator = layer_operator(name)
-    y, *gradients = values(self.implementation, operator, np.float32)
+    dtype = self.dtype if np.dtype(self.dtype).itemsize < 4 else np.float32
+    y, *gradients = values(self.implementation, operator, dtype)
     expected, *expected_gradients = reference(layer_operator, name)
-    assert_close(y, expected, np.float32)
-    # Where U x is nearly zero its sign, hence the mask, may differ by rounding:
-    # compare gradients by norm, which a few such samples cannot move.
+    assert_close(y, expected, dtype)
     for d, expected_d in zip(gradients, expected_gradients, strict=True):
-      assert relative_error(d, expected_d) < 1e-3
+      assert relative_error(d, expected_d) < max(
+        1e-3, jnp.finfo(dtype).eps ** 0.5
+      )
 
   @pytest.mark.parametrize('index', range(len(GEOMETRIES)))
   def test_any_geometry(self, index):
     operator = geometry_operator(index)
+    if index in self.refused_geometries:
+      with pytest.raises(NotImplementedError):
+        values(self.implementation, operator, self.dtype)
+      return
     y, *gradients = values(self.implementation, operator, self.dtype)
     expected, *expected_gradients = reference(geometry_operator, index)
     assert_close(y, expected, self.dtype)
-    for d, expected_d in zip(gradients, expected_gradients, strict=True):
-      if self.dtype == np.float64:
-        assert_close(d, expected_d, self.dtype)
-      else:
-        assert relative_error(d, expected_d) < 1e-3
+    self.assert_gradients_close(gradients, expected_gradients)
 
   def test_16_bits(self):
     options, x, b = small_operator(clamp=None)
@@ -252,7 +272,7 @@ class ValuesContract:
     options = {'gain': 2.0, 'slope': 0.5, 'clamp': 1.0}
     biased = x + b
     expected = np.clip(2 * np.where(biased > 0, biased, biased / 2), -1, 1)
-    np.testing.assert_allclose(self.call(x, b, **options), expected, rtol=1e-6)
+    assert_close(self.call(x, b, **options), expected, self.dtype)
 
   def test_a_2d_filter_equals_its_factors(self):
     options, *arrays = small_operator()
@@ -282,40 +302,52 @@ class FilteredLReluContract(ValuesContract):
     )
 
   def test_derivatives_of_every_order(self):
-    options, *arrays = small_operator(clamp=None)
-    x, b = self.cast(*arrays)
+    options, x, b = small_operator(clamp=None)
+    wide = np.promote_types(self.dtype, np.float32)
+    x, t = (jnp.asarray(a, wide) for a in (x, random_like(2, x.shape)))
 
-    def cubic(implementation):  # So that the third order does not vanish.
-      return lambda x: jnp.sum(
-        filtered_lrelu(x, b=b, implementation=implementation, **options) ** 3
-      )
+    def cubic(
+      implementation, dtype
+    ):  # So that the third order does not vanish.
+      def f(x):
+        y = filtered_lrelu(
+          x.astype(dtype), b=b, implementation=implementation, **options
+        )
+        return jnp.sum(y.astype(wide) ** 3)
 
-    f, reference = cubic(self.implementation), cubic('reference')
+      return f
 
-    (t,) = self.cast(random_like(2, x.shape))
-    rtol = 1e-9 if self.dtype == np.float64 else 1e-3
+    f = cubic(self.implementation, self.dtype)
+    reference = cubic('reference', wide)
+    eps = float(jnp.finfo(self.dtype).eps)
     for _ in range(3):
       f, reference = _directional(f, t), _directional(reference, t)
       np.testing.assert_allclose(
-        jax.jit(f)(x), jax.jit(reference)(x), rtol=rtol
+        jax.jit(f)(x), jax.jit(reference)(x), rtol=max(1e-9, eps**0.5 * 2)
       )
 
-  def test_jit_vmap_and_remat_change_nothing(self):
-    options, *arrays = small_operator()
-    x, b = self.cast(*arrays)
+  def loss(self, x, b):
+    """Returns a number that depends on all of a small operator's result."""
+    options, _, _ = small_operator()
+    y = self.call(x, b, **options)
+    return jnp.sum(y.astype(np.promote_types(y.dtype, np.float32)) ** 2)
 
-    def loss(x, b):
-      return jnp.sum(self.call(x, b, **options) ** 2)
-
-    gradient = jax.grad(loss, (0, 1))
+  def test_jit_and_vmap_change_nothing(self):
+    x, b = self.cast(*small_operator()[1:])
+    gradient = jax.grad(self.loss, (0, 1))
     expected = gradient(x, b)
-    remat = jax.grad(jax.checkpoint(loss), (0, 1))
-    for f in (jax.jit(gradient), jax.jit(remat)):
-      for d, expected_d in zip(f(x, b), expected, strict=True):
-        assert_close(d, expected_d, self.dtype)
+    for d, expected_d in zip(jax.jit(gradient)(x, b), expected, strict=True):
+      assert_close(d, expected_d, self.dtype)
     stacked = jax.vmap(gradient, (0, None))(x[:, None], b)
     assert_close(stacked[0][:, 0], expected[0], self.dtype)
     assert_close(stacked[1].sum(0), expected[1], self.dtype)
+
+  def test_remat_changes_nothing(self):
+    x, b = self.cast(*small_operator()[1:])
+    remat = jax.jit(jax.grad(jax.checkpoint(self.loss), (0, 1)))
+    expected = jax.grad(self.loss, (0, 1))(x, b)
+    for d, expected_d in zip(remat(x, b), expected, strict=True):
+      assert_close(d, expected_d, self.dtype)
 
   def test_sharded_batch_stays_where_it_is(self):
     options, *arrays = small_operator()

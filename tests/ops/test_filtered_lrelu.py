@@ -15,6 +15,7 @@ from sg3jax.ops.filtered_lrelu import (
   api,
   banded,
   filtered_lrelu,
+  pallas_gpu,
   platform,
   shapes,
   vjp,
@@ -66,6 +67,51 @@ class TestPallasTPU(FilteredLReluContract):
 
   def context(self):
     return platform.interpreted()
+
+
+@pytest.mark.skipif(
+  jax.__version_info__ < pallas_gpu._OLDEST_JAX,
+  reason='the GPU kernel and its interpreter need JAX 0.11',
+)
+class TestPallasGPU(FilteredLReluContract):
+  """Interpreted."""
+
+  implementation = 'pallas_gpu'
+  dtype = np.float16
+  refused_goldens = (7,)  # Up by 3.
+  refused_geometries = (4, 7, 8)  # Rates of 3 and 5.
+
+  def context(self):
+    return platform.interpreted()
+
+  # The interpreter of JAX 0.12 has effects, which remat does not take, and one
+  # state for all devices: what is compiled has to do.
+
+  def compiled_for_gpus(self, f):
+    """Returns what f is lowered to for four GPUs, not interpreted."""
+    device = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', 132, 'gpu')
+    mesh = jax.sharding.AbstractMesh(
+      (4,),
+      ('data',),
+      axis_types=(jax.sharding.AxisType.Auto,),
+      abstract_device=device,
+    )
+    over = jax.NamedSharding(mesh, jax.P('data'))
+    x = jax.ShapeDtypeStruct((4, 8, 9, 64), self.dtype, sharding=over)
+    b = jax.ShapeDtypeStruct((64,), self.dtype)
+    with platform.interpreted(False), jax.sharding.use_abstract_mesh(mesh):
+      lowered = jax.jit(f).trace(x, b).lower(lowering_platforms=('cuda',))
+    return lowered.as_text()
+
+  def test_remat_changes_nothing(self):
+    for remat, calls in ((lambda f: f, 2), (jax.checkpoint, 3)):
+      text = self.compiled_for_gpus(jax.value_and_grad(remat(self.loss)))
+      assert text.count('mosaic_gpu') >= calls
+
+  def test_sharded_batch_stays_where_it_is(self):
+    text = self.compiled_for_gpus(jax.grad(self.loss))
+    assert 'manual_computation' in text  # Each device has its samples.
+    assert 'all_gather' not in text
 
 
 X = np.zeros((1, 8, 8, 2), np.float32)
@@ -155,7 +201,7 @@ def test_a_kernel_for_another_platform_is_refused():
     (
       {'implementation': 'cuda'},
       ValueError,
-      "'banded', 'reference', 'pallas_tpu'",
+      "'reference', 'pallas_tpu', 'pallas_gpu'",
     ),
     ({'up': 0}, ValueError, 'up must be at least 1'),
     ({'down': -1}, ValueError, 'down must be at least 1'),

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from sg3jax.ops.filtered_lrelu import (
   banded,
+  pallas_gpu,
   pallas_tpu,
   partition,
   platform,
@@ -29,7 +30,10 @@ Number: TypeAlias = float | int
 Padding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 
 # The kernels by name: the platform that they are for, and their module.
-KERNELS: dict[str, tuple[str, Any]] = {'pallas_tpu': ('tpu', pallas_tpu)}
+KERNELS: dict[str, tuple[str, Any]] = {
+  'pallas_tpu': ('tpu', pallas_tpu),
+  'pallas_gpu': ('cuda', pallas_gpu),
+}
 
 
 def _kernel_refusal(name: str, chain: Chain, *operands: Any) -> str | None:

@@ -1,0 +1,77 @@
+"""Measures what 16-bit feature maps cost in equivariance.
+
+  python scripts/bench_precision.py --network=runs/quickstart --samples=64
+
+prints EQ-T, EQ-T_frac and EQ-R of one set of weights with feature maps in
+float32, float16 and bfloat16, for each implementation of the nonlinearity. A
+kernel for a device that is not there is interpreted, which is slow but rounds
+as the kernel does.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags
+
+import sg3jax
+from sg3jax.eval import equivariance
+from sg3jax.nets import factory
+from sg3jax.ops.filtered_lrelu import interpreted
+
+_NETWORK = flags.DEFINE_string(
+  'network', None, 'A run or a checkpoint.', required=True
+)
+_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images for each figure.')
+_IMPLEMENTATIONS = flags.DEFINE_list(
+  'implementations', ['banded', 'pallas_tpu'], 'Of filtered_lrelu.'
+)
+_PRECISIONS = flags.DEFINE_list(
+  'precisions', list(factory.PRECISIONS), 'Of the feature maps.'
+)
+
+
+def measure(
+  model: sg3jax.Model, precision: str, implementation: str
+) -> dict[str, float]:
+  """Returns the figures in dB by name."""
+  generator = model.generator.clone(
+    low_precision_dtype=factory.PRECISIONS[precision],
+    conv_clamp=None if precision == 'fp32' else 256.0,
+    filtered_lrelu_implementation=implementation,
+  )
+
+  def synthesize(variables, ws, transforms):
+    return generator.apply(variables, ws, transforms, method='synthesis')
+
+  def sample_ws(variables, key, n):
+    z = jax.random.normal(key, (n, generator.z_dim))
+    return generator.apply(variables, z, None, method='mapping')
+
+  evaluator = equivariance.EquivarianceEvaluator(
+    synthesize, sample_ws, batch_size=8, num_samples=_SAMPLES.value
+  )
+  with interpreted():
+    return evaluator(model.variables)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  model = sg3jax.load_model(_NETWORK.value)
+  print(f'{jax.devices()[0].device_kind}, JAX {jax.__version__}')
+  for precision, implementation in itertools.product(
+    _PRECISIONS.value, _IMPLEMENTATIONS.value
+  ):
+    try:
+      figures = measure(model, precision, implementation)
+    except NotImplementedError as error:
+      print(f'{precision:6}{implementation:12} {error}')
+      continue
+    text = '  '.join(f'{name} {db:.2f} dB' for name, db in figures.items())
+    print(f'{precision:6}{implementation:12} {text}', flush=True)
+
+
+if __name__ == '__main__':
+  app.run(main)

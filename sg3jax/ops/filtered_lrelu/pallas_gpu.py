@@ -1,0 +1,586 @@
+"""`filtered_lrelu` as one fused kernel for Hopper GPUs, in Mosaic GPU.
+
+Nothing at the middle rate leaves the registers. A block (one warpgroup) owns 64
+channels of a strip of the output and walks down its rows (`tiling_gpu`):
+
+  read      a row [w, c] by TMA, zeros outside the image, into registers as
+            [c, w]
+  along h   of the rows alive, multiply-adds in packed halves
+  along w   wgmma with a banded matrix, from registers, into the middle rate
+  combine   the activation, or the product with its derivative
+  along w   wgmma with a banded matrix again: an accumulator's layout is that of
+            the next product's operand
+  along h   multiply-adds in float32 into a ring of partial output rows
+  write     by TMA, clipped at the border
+
+Derivatives have the same form (`plan.Chain`). Arithmetic is in float16 with
+float32 accumulators, for bfloat16 operands too: its 8 bits do not suffice for
+the taps and for four roundings in a row. The operand in which a chain of two is
+linear is scaled to float16's range, the other and single ones must fit it.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sg3jax.ops.filtered_lrelu import tiling_gpu
+from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu.plan import Chain
+from sg3jax.ops.filtered_lrelu.tiling_gpu import (
+  CHANNELS,
+  RowTaps,
+  Stream,
+  Tile,
+)
+from sg3jax.types import AnyArray, Array
+
+# Installations without Mosaic GPU can import this module too.
+pl: Any = None
+plgpu: Any = None
+with contextlib.suppress(ImportError):
+  pl = importlib.import_module('jax.experimental.pallas')
+  plgpu = importlib.import_module('jax.experimental.pallas.mosaic_gpu')
+
+_OLDEST_JAX = (0, 11)
+_HOPPER = r'\bG?H(100|200|800|20)\b'
+_LARGEST = 6e4  # A little below the largest float16.
+_GAINS = (2.0**-6, 2.0**6)  # Leave float16's range to the signal.
+
+# Power of two that the largest magnitude of a linear operand is scaled to.
+_LINEAR_EXPONENT = 4
+
+
+def unsupported(chain: Chain, *operands: Any, kind: str = 'H100') -> str | None:
+  """Returns why the kernel cannot compute a chain, or None if it can.
+
+  Args:
+    chain: What to compute.
+    *operands: Arrays or their shapes and dtypes, [n, h, w, c].
+    kind: The kind of the device, as JAX names it; 'cpu' to interpret.
+  """
+  if plgpu is None or jax.__version_info__ < _OLDEST_JAX:
+    return f'it needs JAX 0.11 or newer, here is {jax.__version__}'
+  if kind != 'cpu' and not re.search(_HOPPER, kind):
+    return f'it is for Hopper GPUs (H100, H200), here is {kind}'
+  dtypes = {jnp.dtype(x.dtype).name for x in operands}
+  if len(dtypes) > 1 or not dtypes <= {'float16', 'bfloat16'}:
+    return f'it takes float16 or bfloat16, not {", ".join(sorted(dtypes))}'
+  gain, slope = chain.activation.gain, chain.activation.slope
+  if not 0 <= slope <= 1:
+    return f'it takes a slope in [0, 1], not {slope}'
+  if gain and not _GAINS[0] <= abs(gain) <= _GAINS[1]:
+    return f'the gain {gain} takes signals out of the range of float16'
+  return tiling_gpu.unsupported(
+    tiling_gpu.simplify(chain), *_tiled(chain, operands[-1])
+  )
+
+
+def run(
+  chain: Chain, *operands: AnyArray, kind: str = 'H100', interpret: Any = None
+) -> Array:
+  """Returns the chain's result, computed by the kernel.
+
+  Args:
+    chain: What to compute.
+    *operands: One or two arrays [n, h, w, c], float16 or bfloat16.
+    kind: The kind of the device, as JAX names it; 'cpu' to interpret.
+    interpret: None or False compiles for the GPU; True or
+      `plgpu.InterpretGPUParams` runs on the CPU, slowly.
+
+  Returns:
+    The result [n, h, w, c], of the operands' dtype.
+
+  Raises:
+    NotImplementedError: The kernel cannot compute this; says why.
+  """
+  reason = unsupported(chain, *operands, kind=kind)
+  if reason is not None:
+    raise NotImplementedError(f'The Mosaic GPU kernel: {reason}.')
+  if interpret is True:
+    interpret = plgpu.InterpretGPUParams()
+  return _run(chain, interpret or None, *operands)
+
+
+def choose_tile(chain: Chain, operand: Any) -> Tile | None:
+  """Returns the tile for a chain, `simplify`d, and its last operand."""
+  return tiling_gpu.choose(chain, *_tiled(chain, operand))
+
+
+def _tiled(chain: Chain, operand: Any) -> tuple[tuple[int, ...], bool]:
+  """Returns what else `tiling_gpu.choose` takes."""
+  n, _, _, c = operand.shape
+  height, width = (p.out_size for p in chain.contract[0])
+  return (n, height, width, c), operand.dtype == jnp.bfloat16
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(chain: Chain, interpret: Any, *operands: Array) -> Array:
+  # Jitted so that equal layers share one trace.
+  chain = tiling_gpu.simplify(chain)
+  c = operands[0].shape[-1]
+  # The strides of an array that TMA reads are multiples of 16 bytes.
+  spare = -c % 8
+  if spare:
+    pad = ((0, 0), (0, 0), (0, 0), (0, spare))
+    operands = tuple(jnp.pad(x, pad) for x in operands)
+  tile = choose_tile(chain, operands[-1])
+  assert tile is not None  # `unsupported` has asked.
+  y = launch(chain, tile, *operands, interpret=interpret)
+  return y[..., :c] if spare else y
+
+
+def launch(
+  chain: Chain,
+  tile: Tile,
+  *operands: Array,
+  interpret: Any = None,
+  inner: Any = jnp.float16,
+) -> Array:
+  """Returns the chain's result, for one choice of tile.
+
+  Args:
+    chain: What to compute, `tiling_gpu.simplify`d.
+    tile: Columns and rows of a block.
+    *operands: Arrays [n, h, w, c], c a multiple of 8.
+    interpret: None or `plgpu.InterpretGPUParams`.
+    inner: Dtype of the arithmetic; float32 only when interpreting, to test the
+      geometry without rounding.
+
+  Returns:
+    The result [n, h, w, c], of the operands' dtype.
+  """
+  with jax.enable_x64(False):  # Indices are 32 bits wide on the device.
+    return _launch(chain, tile, operands, interpret, inner)
+
+
+def _launch(
+  chain: Chain,
+  tile: Tile,
+  operands: Sequence[Array],
+  interpret: Any,
+  inner: Any,
+) -> Array:
+  plan = tiling_gpu.geometry(chain, tile.width, tile.reads)
+  n, _, _, c = operands[0].shape
+  height, width = (p.out_size for p in chain.contract[0])
+  outer = operands[0].dtype
+  steps, strips = plan.steps(tile.rows), -(-height // tile.rows)
+  is_scaled = outer == jnp.bfloat16 and len(operands) == 2
+
+  constants = [
+    jnp.asarray(m, inner) for stream in plan.streams for m in stream.matrices
+  ]
+  constants.append(jnp.asarray(plan.matrix, inner))
+  arrays, offset = list(operands), 0
+  if interpret is not None:
+    # The interpreter has no zeros in front of an array.
+    lows = [(-s.first_row, -s.first_column) for s in plan.streams]
+    offset = max(0, *(low for pair in lows for low in pair))
+    arrays = [
+      jnp.pad(x, ((0, 0), (offset, 0), (offset, 0), (0, 0))) for x in arrays
+    ]
+  if is_scaled:
+    arrays.append(_linear_scales(operands[-1]))
+
+  def body(*refs):
+    sources = refs[: len(plan.streams)]
+    scales = refs[len(plan.streams)] if is_scaled else None
+    refs = refs[len(arrays) :]
+    matrices, (target, *scratch) = (
+      refs[: len(constants)],
+      refs[len(constants) :],
+    )
+    buffers, matrix_buffers, out_buffer, barriers, ready = scratch
+    image, channel = lax.axis_index('n'), lax.axis_index('c') * CHANNELS
+    strip = lax.axis_index('t')
+    column, row = lax.div(strip, strips), lax.rem(strip, strips)
+    scale = None if scales is None else scales[image]
+
+    readers = [
+      _Reader(
+        stream,
+        sources[i].at[image],
+        buffers[i],
+        barriers[i],
+        row=row * (tile.rows * plan.down // stream.rate) + offset,
+        column=column * (tile.width * plan.down // stream.rate) + offset,
+        channel=channel,
+        count=(steps - 1) * stream.advance + stream.alive,
+        inner=inner,
+        scale=scale if i == 1 else None,
+      )
+      for i, stream in enumerate(plan.streams)
+    ]
+    for reader in readers:
+      reader.fetch()
+    for source, buffer in zip(matrices, matrix_buffers, strict=True):
+      plgpu.copy_gmem_to_smem(source, buffer, ready)
+    plgpu.barrier_wait(ready)
+    carry = tuple(reader.start() for reader in readers)
+    multiply = functools.partial(_multiply, interpret is not None)
+    # The matrices of each operand, of which there is one for each term.
+    of_stream = iter(matrix_buffers)
+    expand = [[next(of_stream) for _ in s.matrices] for s in plan.streams]
+    (contract,) = of_stream
+
+    def write(index, value):
+      """Writes row `index` of the strip, if there is such a row."""
+
+      @pl.when(
+        (index >= 0) & (index < tile.rows) & (row * tile.rows + index < height)
+      )
+      def _():
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        result = value if scale is None else value * (1 / scale)
+        out_buffer.T[...] = result.astype(outer)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(
+          out_buffer,
+          target.at[
+            image,
+            row * tile.rows + index,
+            pl.ds(column * tile.width, tile.width),
+            pl.ds(channel, CHANNELS),
+          ],
+        )
+
+    def middle_row(phase):
+      """Returns a row at the middle rate, combined: [64, middle], or zero."""
+      expanded = []
+      for reader, buffers in zip(readers, expand, strict=True):
+        pairs = [
+          (row, buffer)
+          for row, buffer in zip(reader.filter(phase), buffers, strict=True)
+          if row is not None
+        ]
+        if not pairs:
+          return None  # And so is what becomes of it.
+        expanded.append(multiply(pairs, plan.middle).astype(inner))
+      return _combine(chain.activation, *expanded)
+
+    def step(index, carry):
+      rows, partial = carry
+      for reader, alive in zip(readers, rows, strict=True):
+        reader.begin(index, alive)
+      for group in range(plan.groups_per_step):
+        # partial[g] is the output row that g groups after this one complete;
+        # passing to the next group shifts the ring, which costs nothing.
+        partial = [*partial, None]
+        for r in range(plan.down):
+          y = middle_row(group * plan.down + r)
+          if y is None:
+            continue
+          y = multiply([(y, contract)], plan.rank * plan.width)
+          for g in range(plan.groups):
+            tap = (plan.groups - 1 - g) * plan.down + r
+            for term, taps in enumerate(plan.row_taps):
+              if taps[tap]:
+                part = y[:, term * plan.width : (term + 1) * plan.width]
+                partial[g] = _add(partial[g], part * taps[tap])
+        done, *partial = (
+          _zeros(plan.width) if p is None else p for p in partial
+        )
+        write(index * plan.groups_per_step + group - (plan.groups - 1), done)
+      return tuple(reader.end() for reader in readers), tuple(partial)
+
+    lax.fori_loop(
+      0,
+      steps,
+      step,
+      (
+        carry,
+        (_zeros(plan.width),) * (plan.groups - 1),
+      ),
+    )
+    plgpu.wait_smem_to_gmem(0)
+
+  scratch = [
+    [_row_buffer(outer, s.slots, s.columns) for s in plan.streams],
+    [_matrix_buffer(m) for m in constants],
+    _row_buffer(outer, tile.width),
+    [plgpu.Barrier(num_barriers=s.slots) for s in plan.streams],
+    plgpu.Barrier(num_arrivals=len(constants)),
+  ]
+  grid = (-(-c // CHANNELS), -(-width // tile.width) * strips, n)
+  call = _kernel(
+    body,
+    jax.ShapeDtypeStruct((n, height, width, c), outer),
+    scratch,
+    grid=grid,
+    grid_names=('c', 't', 'n'),
+    **({} if interpret is None else {'interpret': interpret}),
+  )
+  return call(*arrays, *constants)
+
+
+class _Reader:
+  """One operand on its way into registers: TMA, a ring in shared memory, rows.
+
+  A resident stream's rows are read once and stay in registers while a step
+  needs them. Those of another stay in shared memory and are read again by each
+  step, which takes fewer registers and more instructions.
+
+  A step calls `begin`, `filter` for each phase in turn and `end`.
+  """
+
+  def __init__(
+    self,
+    stream: Stream,
+    source: Any,
+    buffer: Any,
+    barriers: Any,
+    *,
+    row: Any,
+    column: Any,
+    channel: Any,
+    count: int,
+    inner: Any,
+    scale: Any,
+  ):
+    self._stream = stream
+    self._source, self._buffer, self._barriers = source, buffer, barriers
+    self._row = row + stream.first_row
+    self._column = column + stream.first_column
+    self._channel, self._count = channel, count
+    self._inner, self._scale = inner, scale
+    self._is_converted = buffer.dtype != inner
+    # Of the step that is being traced: its first row, how many of its rows have
+    # arrived, those in registers, and the results for a group of phases.
+    self._first: Any = 0
+    self._arrived = 0
+    self._alive: list[Array] = []
+    self._group: list[list[Array | None]] = []
+
+  def fetch(self) -> None:
+    """Fetches as many rows as there are slots."""
+    for row in range(min(self._stream.slots, self._count)):
+      self._copy(row, row)
+
+  def start(self) -> tuple[Array, ...]:
+    """Returns what the first step's `begin` takes."""
+    self._await(self._old)
+    return tuple(self._alive)
+
+  def begin(self, step: Any, carry: tuple[Array, ...]) -> None:
+    """Begins a step, with what the one before returned at its end."""
+    self._first = step * self._stream.advance
+    self._arrived, self._alive = self._old, list(carry)
+
+  def filter(self, phase: int) -> list[Array | None]:
+    """Returns a row filtered along h for each term: [64, columns] or zero."""
+    # Rows arrive when first needed: the fewer are alive the better.
+    self._await(self._old + phase // self._stream.rate + 1)
+    size = self._stream.group
+    if phase % size == 0:
+      self._group = self._filter(self._stream.row_taps[phase : phase + size])
+    return self._group[phase % size]
+
+  def end(self) -> tuple[Array, ...]:
+    """Ends a step; returns what the next one's `begin` takes."""
+    self._await(self._stream.alive)
+    advance = self._stream.advance
+    if self._stream.is_resident:
+      return tuple(self._alive[advance:])
+    # All warps have read the rows: TMA may overwrite their slots.
+    plgpu.commit_smem()
+    for i in range(advance):
+      self._replace(self._first + i)
+    return ()
+
+  @property
+  def _old(self) -> int:
+    """Rows that a step finds arrived."""
+    return self._stream.alive - self._stream.advance
+
+  def _filter(
+    self, row_taps: Sequence[Sequence[RowTaps]]
+  ) -> list[list[Array | None]]:
+    """Returns, for some phases and each term, a row or None for zero."""
+    sums: list[list[Array | None]] = [[None] * len(p) for p in row_taps]
+    for i in sorted({i for p in row_taps for taps in p for i, _ in taps}):
+      row = self._get(i)
+      for p, terms in enumerate(row_taps):
+        for t, taps in enumerate(terms):
+          for j, tap in taps:
+            if i == j:
+              sums[p][t] = _add(sums[p][t], row * jnp.asarray(tap, row.dtype))
+    return sums
+
+  def _await(self, count: int) -> None:
+    """Waits until `count` rows of this step have arrived."""
+    for i in range(self._arrived, count):
+      row = self._first + i
+      plgpu.barrier_wait(self._barriers.at[self._slot(row)])
+      if self._stream.is_resident:
+        self._alive.append(self._convert(self._load(row)))
+        plgpu.commit_smem()
+        self._replace(row)
+      elif self._is_converted:
+        # Once for all reads, in place: the bits of float16 in its 16 bits.
+        value = self._convert(self._load(row))
+        buffer = self._buffer.at[self._slot(row)].T
+        buffer[...] = lax.bitcast_convert_type(value, buffer.dtype)
+    self._arrived = max(self._arrived, count)
+
+  def _get(self, index: int) -> Array:
+    """Returns a row of this step: [64, columns]."""
+    if self._stream.is_resident:
+      return self._alive[index]
+    value = self._load(self._first + index)
+    if self._is_converted:
+      value = lax.bitcast_convert_type(value, self._inner)
+    return value
+
+  def _load(self, row: Any) -> Array:
+    # In the layout of wgmma's operands.
+    ref = self._buffer.at[self._slot(row)].T
+    return plgpu.load(ref, layout=plgpu.Layout.WGMMA)
+
+  def _convert(self, value: Array) -> Array:
+    if not self._is_converted:
+      return value
+    value = value.astype(jnp.float32)
+    if self._scale is not None:
+      value = value * self._scale
+    return value.astype(self._inner)
+
+  def _replace(self, row: Any) -> None:
+    """Fetches another row into the slot of one that all warps have read."""
+    new, slot = row + self._stream.slots, self._slot(row)
+    pl.when(new < self._count)(lambda: self._copy(new, slot))
+
+  def _slot(self, row: Any) -> Any:
+    return lax.rem(jnp.int32(row), jnp.int32(self._stream.slots))
+
+  def _copy(self, row: Any, slot: Any) -> None:
+    # Only the channels are tiled: along an axis that is, TMA cannot start
+    # outside of the array.
+    plgpu.copy_gmem_to_smem(
+      self._source.at[
+        self._row + row,
+        pl.ds(self._column, self._stream.columns),
+        pl.ds(self._channel, CHANNELS),
+      ],
+      self._buffer.at[slot],
+      self._barriers.at[slot],
+      oob_mode=plgpu.OOBFillMode.ZEROS,
+    )
+
+
+def _multiply(
+  is_interpreted: bool, pairs: Sequence[tuple[Array, Any]], size: int
+) -> Array:
+  """Returns the sum of a @ b^T: [64, size] float32, b in shared memory."""
+  if is_interpreted:  # It has no wgmma from registers.
+    return functools.reduce(
+      jnp.add,
+      [
+        jnp.dot(
+          a.astype(jnp.float32),
+          b[...].T.astype(jnp.float32),
+          precision='highest',
+        )
+        for a, b in pairs
+      ],
+    )
+
+  def accumulate(sums):
+    for a, b in pairs:
+      plgpu.wgmma(sums, a, b.T)
+    return sums[...]
+
+  return pl.run_scoped(accumulate, plgpu.ACC((CHANNELS, size), jnp.float32))
+
+
+def _combine(activation: Activation, *ys: Array) -> Array:
+  """Returns the activation of y, or v times its derivative at y.
+
+  Gains have been multiplied into y and v. Masks are made by arithmetic: selects
+  on packed halves are slow.
+  """
+  y = ys[0]
+
+  def constant(value: float) -> Array:
+    return jnp.asarray(value, y.dtype)
+
+  def saturate(value: Array) -> Array:
+    return jnp.minimum(jnp.maximum(value, constant(0)), constant(1))
+
+  clamp = activation.clamp
+  if clamp is not None and clamp > _LARGEST:
+    clamp = None
+  slope = constant(activation.slope)
+  steep = constant(2.0**15)
+  if len(ys) == 1:
+    y = jnp.maximum(y, y * slope)
+    if clamp is None:
+      return y
+    return jnp.minimum(jnp.maximum(y, constant(-clamp)), constant(clamp))
+  v = ys[1]
+  if activation.slope != 1:
+    # One at y >= 0, `slope` at y <= -2^-15.
+    is_positive = saturate(y * steep + constant(1))
+    v = v * (is_positive * constant(1 - activation.slope) + slope)
+  if clamp is not None:
+    magnitude = jnp.maximum(y, y * -slope)
+    v = v * saturate((constant(clamp) - magnitude) * steep)
+  return v
+
+
+def _linear_scales(x: Array) -> Array:
+  """Returns a power of two for each image that fits it to float16: [n]."""
+  # Gradients of a mean over pixels are below float16's smallest.
+  largest = jnp.max(jnp.abs(x), axis=(1, 2, 3)).astype(jnp.float32)
+  _, exponent = jnp.frexp(largest)
+  exponent = jnp.clip(_LINEAR_EXPONENT - exponent, -100, 100)
+  return jnp.where(largest > 0, jnp.exp2(exponent.astype(jnp.float32)), 1)
+
+
+def _add(a: Array | None, b: Array) -> Array:
+  return b if a is None else a + b
+
+
+def _zeros(width: int) -> Array:
+  zeros = jnp.zeros((CHANNELS, width), jnp.float32)
+  return plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)
+
+
+def _row_buffer(dtype: Any, *shape: int) -> Any:
+  """Returns a buffer for rows [..., w, 64]."""
+  return _buffer((*shape, CHANNELS), dtype, plgpu.SwizzleTransform(128))
+
+
+def _matrix_buffer(matrix: Array) -> Any:
+  swizzle = next(s for s in (128, 64, 32) if matrix.shape[1] % (s // 2) == 0)
+  return _buffer(
+    matrix.shape,
+    matrix.dtype,
+    plgpu.TilingTransform((8, swizzle // 2)),
+    plgpu.SwizzleTransform(swizzle),
+  )
+
+
+def _buffer(shape: tuple[int, ...], dtype: Any, *transforms: Any) -> Any:
+  # The interpreter alone computes in float32, and ignores them.
+  is_narrow = jnp.dtype(dtype).itemsize == 2
+  return plgpu.SMEM(shape, dtype, transforms=transforms if is_narrow else ())
+
+
+def _kernel(
+  body: Callable[..., None], out_type: Any, scratch: Any, **options: Any
+) -> Callable[..., Array]:
+  """Calls `plgpu.kernel`, whose arguments JAX has renamed."""
+  names = ('out_type', 'scratch_types')
+  if names[0] not in inspect.signature(plgpu.kernel).parameters:
+    names = ('out_shape', 'scratch_shapes')
+  return plgpu.kernel(
+    body, **dict(zip(names, (out_type, scratch), strict=True)), **options
+  )
