@@ -35,9 +35,8 @@ import numpy as np
 from absl import app, flags
 
 from sg3jax.nets import spec as spec_lib
-from sg3jax.ops.filtered_lrelu import filtered_lrelu
-from sg3jax.ops.filtered_lrelu import plan as plan_lib
-from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu import filtered_lrelu, make_plan
+from sg3jax.ops.filtered_lrelu.plan import Chain, Plan
 from sg3jax.types import Array
 
 TARGETS = ('v5e', 'v5p', 'v6e', 'tpu7x', 'h100')
@@ -114,32 +113,18 @@ class Row:
 
 def operator(layer: spec_lib.LayerSpec, implementation: str | None) -> Callable:
   """Returns the nonlinearity of a layer, (x, b) -> y."""
-  return lambda x, b: filtered_lrelu(
-    x,
-    layer.up_filter(),
-    layer.down_filter(),
-    b,
-    up=layer.up_factor,
-    down=layer.down_factor,
-    padding=layer.padding,
-    clamp=256,
-    implementation=implementation,
-  )
+  options = layer.nonlinearity() | {
+    'clamp': 256.0,
+    'implementation': implementation,
+  }
+  return lambda x, b: filtered_lrelu(x, b=b, **options)
 
 
-def layer_plan(layer: spec_lib.LayerSpec) -> plan_lib.Plan:
+def layer_plan(layer: spec_lib.LayerSpec) -> Plan:
   """Returns the plan of a layer's nonlinearity."""
-  size = layer.in_size + layer.conv_kernel - 1
-  return plan_lib.make_plan(
-    (size, size),
-    layer.up_filter(),
-    layer.down_filter(),
-    up=layer.up_factor,
-    down=layer.down_factor,
-    padding=layer.padding,
-    activation=Activation(2**0.5, 0.2, 256.0),
-    tolerance=4e-7,
-  )
+  shape = (layer.padded_size, layer.padded_size)
+  options = layer.nonlinearity()
+  return make_plan(shape, jnp.dtype(_DTYPE.value), **options, clamp=256.0)
 
 
 def with_gradient(f: Callable) -> Callable:
@@ -168,13 +153,13 @@ def inputs(
   layer: spec_lib.LayerSpec, channels: int, batch: int
 ) -> tuple[Array, Array]:
   """Returns a random x, as the layer's convolution puts it out, and a b."""
-  size = layer.in_size + layer.conv_kernel - 1
+  size = layer.padded_size
   rng = np.random.RandomState(0)
   x = jnp.asarray(rng.randn(batch, size, size, channels), _DTYPE.value)
   return x, jnp.asarray(rng.randn(channels), jnp.float32)
 
 
-def chain_work(chain: plan_lib.Chain, maps: int, itemsize: int) -> Work:
+def chain_work(chain: Chain, maps: int, itemsize: int) -> Work:
   """Returns the least work of a chain on `maps` feature maps."""
   samples, flops = 0, 0.0
   for terms in chain.expand:
@@ -190,7 +175,7 @@ def chain_work(chain: plan_lib.Chain, maps: int, itemsize: int) -> Work:
   return Work(samples * maps * itemsize, flops * maps)
 
 
-def direction_work(plan: plan_lib.Plan, direction: str, maps: int) -> Work:
+def direction_work(plan: Plan, direction: str, maps: int) -> Work:
   """Returns the least work of a direction of `directions`."""
   itemsize = jnp.dtype(_DTYPE.value).itemsize
   work = chain_work(plan.forward, maps, itemsize)
@@ -214,7 +199,7 @@ def distinct_layers(
   """Yields each kind of layer once; ToRGB has no nonlinearity."""
   seen = set()
   for layer in spec.layers:
-    size = layer.in_size + layer.conv_kernel
+    size = layer.padded_size
     kind = (size, layer.out_channels, layer.up_factor, layer.padding)
     if kind not in seen and not layer.is_torgb:
       seen.add(kind)
@@ -326,7 +311,7 @@ def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
         facts = _compile(chain, c, dtype, target)
       except NotImplementedError as error:
         facts = {'refused': str(error)}
-      size = layer.in_size + layer.conv_kernel - 1
+      size = layer.padded_size
       row = {
         'layer': layer.name, 'direction': direction,
         'input': f'{size}x{size}x{c}', 'up': layer.up_factor,
@@ -337,7 +322,7 @@ def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
 
 
 def _compile(
-  chain: plan_lib.Chain, c: int, dtype: jnp.dtype, target: str
+  chain: Chain, c: int, dtype: jnp.dtype, target: str
 ) -> dict[str, Any]:
   # Imported here: each needs its own compiler.
   if target == 'h100':

@@ -10,6 +10,7 @@ as the kernel does.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -41,10 +42,10 @@ def measure(
     filtered_lrelu_implementation=implementation,
   )
 
-  def synthesize(variables, ws, transforms):
+  def synthesize(variables, ws, transforms) -> Any:
     return generator.apply(variables, ws, transforms, method='synthesis')
 
-  def sample_ws(variables, key, n):
+  def sample_ws(variables, key, n) -> Any:
     z = jax.random.normal(key, (n, generator.z_dim))
     return generator.apply(variables, z, None, method='mapping')
 

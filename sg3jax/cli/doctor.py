@@ -57,31 +57,20 @@ def _version(package: str) -> str:
     return '-'
 
 
+_LAYER = spec_lib.stylegan3_t(64).layers[8]
+
+
 def _operator(implementation: str | None):
-  """Returns the nonlinearity of one layer of StyleGAN3-T, jitted."""
-  layer = spec_lib.stylegan3_t(64).layers[8]
-
-  def apply(x, b):
-    return filtered_lrelu(
-      x,
-      layer.up_filter(),
-      layer.down_filter(),
-      b,
-      up=layer.up_factor,
-      down=layer.down_factor,
-      padding=layer.padding,
-      gain=2**0.5,
-      slope=0.2,
-      clamp=256.0,
-      implementation=implementation,
-    )
-
-  return apply
+  """Returns the nonlinearity of one layer of StyleGAN3-T."""
+  options = _LAYER.nonlinearity() | {
+    'clamp': 256.0,
+    'implementation': implementation,
+  }
+  return lambda x, b: filtered_lrelu(x, b=b, **options)
 
 
 def _inputs() -> tuple[np.ndarray, np.ndarray]:
-  layer = spec_lib.stylegan3_t(64).layers[8]
-  size = layer.in_size + layer.conv_kernel - 1
+  size = _LAYER.padded_size
   rng = np.random.RandomState(0)
   x = rng.randn(2, size, size, 16).astype(np.float32)
   return x, rng.randn(16).astype(np.float32)

@@ -15,6 +15,7 @@ The canvas is the unit square that the image shows, extended by a margin.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +106,26 @@ class LayerSpec:
       half_width=self.out_half_width,
       sampling_rate=self.tmp_sampling_rate,
     )
+
+  @property
+  def padded_size(self) -> int:
+    """Rows and columns that the convolution puts out."""
+    return self.in_size + self.conv_kernel - 1
+
+  def nonlinearity(self) -> dict[str, Any]:
+    """Returns the layer's arguments of `ops.filtered_lrelu`, but the clamp.
+
+    ToRGB is linear: no filters, slope 1.
+    """
+    return {
+      'fu': self.up_filter(),
+      'fd': self.down_filter(),
+      'up': self.up_factor,
+      'down': self.down_factor,
+      'padding': self.padding,
+      'gain': 1.0 if self.is_torgb else 2**0.5,
+      'slope': 1.0 if self.is_torgb else 0.2,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

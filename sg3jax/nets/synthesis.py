@@ -74,14 +74,8 @@ class SynthesisLayer(nn.Module):
     )
     return filtered_lrelu(
       x,
-      spec.up_filter(),
-      spec.down_filter(),
-      bias,
-      up=spec.up_factor,
-      down=spec.down_factor,
-      padding=spec.padding,
-      gain=1.0 if spec.is_torgb else 2**0.5,
-      slope=1.0 if spec.is_torgb else 0.2,
+      b=bias,
+      **spec.nonlinearity(),
       clamp=self.conv_clamp,
       implementation=self.filtered_lrelu_implementation,
     )

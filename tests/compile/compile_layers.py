@@ -2,9 +2,10 @@
 
 import functools
 
+import jax.numpy as jnp
+
 from sg3jax.nets import spec as spec_lib
-from sg3jax.ops.filtered_lrelu import plan as plan_lib
-from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu import make_plan
 
 MAKERS = {'t': spec_lib.stylegan3_t, 'r': spec_lib.stylegan3_r}
 
@@ -17,24 +18,22 @@ def make_spec(design, resolution):
 
 
 def layer_plan(layer):
-  size = layer.in_size + layer.conv_kernel - 1
-  return plan_lib.make_plan(
-    (size, size),
-    layer.up_filter(),
-    layer.down_filter(),
-    up=layer.up_factor,
-    down=layer.down_factor,
-    padding=layer.padding,
-    activation=Activation(2**0.5, 0.2, 256.0),
-    tolerance=4e-7,
-  )
+  shape = (layer.padded_size, layer.padded_size)
+  return make_plan(shape, jnp.bfloat16, **layer.nonlinearity(), clamp=256.0)
 
 
 def distinct_plans(design, resolution):
-  """Returns (name, plan, channels) of each kind of layer once."""
+  """Returns (name, plan, channels) of layers that differ beyond their taps."""
   kinds = {}
   for layer in make_spec(design, resolution).layers:
     if not layer.is_torgb:
-      key = (layer_plan(layer), layer.out_channels)
-      kinds.setdefault(key, layer.name)
-  return [(name, plan, c) for (plan, c), name in kinds.items()]
+      plan = layer_plan(layer)
+      kind = (
+        layer.padded_size,
+        layer.out_channels,
+        layer.up_factor,
+        layer.padding,
+        len(plan.contract),
+      )
+      kinds.setdefault(kind, (layer.name, plan, layer.out_channels))
+  return list(kinds.values())

@@ -201,7 +201,7 @@ def test_a_kernel_for_another_platform_is_refused():
     (
       {'implementation': 'cuda'},
       ValueError,
-      "'reference', 'pallas_tpu', 'pallas_gpu'",
+      "'reference', 'pallas', 'pallas_tpu', 'pallas_gpu'",
     ),
     ({'up': 0}, ValueError, 'up must be at least 1'),
     ({'down': -1}, ValueError, 'down must be at least 1'),

@@ -29,19 +29,7 @@ DIRECTIONS = ('forward', 'backward', 'tangent')
 
 
 def make_plan(options, size):
-  padding = options['padding']
-  if not isinstance(padding[0], tuple):
-    padding = (padding, padding)
-  return plan_lib.make_plan(
-    (size, size),
-    options['fu'],
-    options['fd'],
-    up=options['up'],
-    down=options['down'],
-    padding=padding,
-    activation=Activation(options['gain'], options['slope'], options['clamp']),
-    tolerance=4e-7,
-  )
+  return api.make_plan((size, size), jnp.float32, **options)
 
 
 def operands_of(chain, n, c, seed=0):
@@ -112,7 +100,7 @@ def test_every_real_layer_has_tiles(generation):
   for layer in (layer for spec in specs for layer in spec.layers):
     if layer.is_torgb:
       continue
-    plan = layer_plan(layer)
+    plan = make_plan(layer.nonlinearity(), layer.padded_size)
     for chain in (plan.forward, plan.backward):
       c = layer.out_channels
       cut = tiling_tpu.choose(chain, 8, c, 2, generation)
@@ -121,23 +109,6 @@ def test_every_real_layer_has_tiles(generation):
       assert tiling_tpu.vmem_bytes(chain, cut, 2) <= limit
       assert cut.pair == (generation in ('v6e', 'tpu7x'))
       assert cut.pack == (c <= 42)
-
-
-def layer_plan(layer):
-  size = layer.in_size + layer.conv_kernel - 1
-  return make_plan(
-    {
-      'fu': layer.up_filter(),
-      'fd': layer.down_filter(),
-      'up': layer.up_factor,
-      'down': layer.down_factor,
-      'padding': layer.padding,
-      'gain': 2**0.5,
-      'slope': 0.2,
-      'clamp': 256.0,
-    },
-    size,
-  )
 
 
 def test_the_choice_is_the_measured_one():

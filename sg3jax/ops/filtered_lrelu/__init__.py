@@ -8,4 +8,5 @@ from sg3jax.ops.filtered_lrelu.api import (
 )
 from sg3jax.ops.filtered_lrelu.api import filtered_lrelu as filtered_lrelu
 from sg3jax.ops.filtered_lrelu.api import implementations as implementations
+from sg3jax.ops.filtered_lrelu.api import make_plan as make_plan
 from sg3jax.ops.filtered_lrelu.platform import interpreted as interpreted

@@ -57,12 +57,12 @@ def _run_kernel(name: str, chain: Chain, *operands: Array) -> Array:
   return partition.over_batch(run)(chain, *operands)
 
 
-def _run_best(chain: Chain, *operands: Array) -> Array:
+def _run_pallas(chain: Chain, *operands: Array) -> Array:
   """Computes a chain by the target's kernel if it can, else by `banded`."""
   platform_name, kind = platform.target()
-  name = default_implementation(platform_name)
+  name = _kernel_of(platform_name)
   if (
-    name not in KERNELS
+    name is None
     or chain.is_pointwise
     or _kernel_refusal(name, chain, *operands)
   ):
@@ -76,17 +76,22 @@ def _run_best(chain: Chain, *operands: Array) -> Array:
   )
 
 
+def _kernel_of(platform_name: str) -> str | None:
+  names = (name for name, (p, _) in KERNELS.items() if p == platform_name)
+  return next(names, None)
+
+
 # A name's function returns D act(U x) and is differentiable to any order. What
 # it cannot serve it refuses with NotImplementedError and the reason.
 IMPLEMENTATIONS: dict[str, Callable[[Plan, Array], Array]] = {
   'banded': banded.filtered_lrelu,
   'reference': reference.filtered_lrelu,
+  'pallas': vjp.differentiable(_run_pallas),
   **{
     name: vjp.differentiable(functools.partial(_run_kernel, name))
     for name in KERNELS
   },
 }
-_best = vjp.differentiable(_run_best)
 
 _SQRT_2 = math.sqrt(2)
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -142,9 +147,11 @@ def filtered_lrelu(
     gain: Factor on the output of the leaky ReLU.
     slope: Its slope for negative inputs.
     clamp: Bound on the magnitude after the gain, not negative; None for none.
-    implementation: A name of `implementations()`, or None for the best one that
-      can run on the devices of the context's mesh (`jax.set_mesh`) or, without
-      one, on the default device. What it is, the log says once per shape.
+    implementation: A name of `implementations()`: 'pallas' is the kernel of the
+      platform where it can serve the call, else 'banded'; any other name means
+      exactly that one. None: `default_implementation` of the devices of the
+      context's mesh (`jax.set_mesh`) or, without one, of the default device;
+      the log says once per shape what that is.
 
   Returns:
     The result, in the dtype of x.
@@ -174,9 +181,46 @@ def filtered_lrelu(
       f'Unknown filtered_lrelu implementation {implementation!r}; known are '
       f'{", ".join(map(repr, IMPLEMENTATIONS))}.'
     )
-  is_double = x.dtype == jnp.float64
-  plan = plan_lib.make_plan(
+  plan = make_plan(
     x.shape[1:3],
+    x.dtype,
+    fu,
+    fd,
+    up=up,
+    down=down,
+    padding=padding,
+    gain=gain,
+    slope=slope,
+    clamp=clamp,
+  )
+  biased: Array = jnp.asarray(x)
+  if b is not None:
+    biased = _add_bias(biased, jnp.asarray(b))
+  if implementation is None:
+    implementation = default_implementation(platform.target()[0])
+    _announce(implementation, plan, biased)
+  return IMPLEMENTATIONS[implementation](plan, biased)
+
+
+def make_plan(
+  shape: Sequence[int],
+  dtype: Any,
+  fu: AnyArray | None = None,
+  fd: AnyArray | None = None,
+  *,
+  up: int = 1,
+  down: int = 1,
+  padding: Padding = 0,
+  gain: Number = _SQRT_2,
+  slope: Number = 0.2,
+  clamp: Number | None = None,
+) -> Plan:
+  """Returns what `filtered_lrelu` does with maps [h, w] = shape of a dtype.
+
+  Arguments and errors as there.
+  """
+  return plan_lib.make_plan(
+    shape,
     _filter('fu', fu),
     _filter('fd', fd),
     up=_factor('up', up),
@@ -187,25 +231,18 @@ def filtered_lrelu(
       slope=_number('slope', slope),
       clamp=None if clamp is None else _number('clamp', clamp, low=0.0),
     ),
-    tolerance=_RANK_TOLERANCE_F64 if is_double else _RANK_TOLERANCE,
+    tolerance=_RANK_TOLERANCE_F64 if dtype == jnp.float64 else _RANK_TOLERANCE,
   )
-  x = jnp.asarray(x)
-  if b is not None:
-    x = _add_bias(x, jnp.asarray(b))
-  if implementation is not None:
-    return IMPLEMENTATIONS[implementation](plan, x)
-  _announce(plan, x)
-  return _best(plan, x)
 
 
 def default_implementation(platform_name: str) -> str:
-  """Returns what `None` means on a platform, for calls that it can serve.
+  """Returns what `None` means on a platform.
 
   Args:
     platform_name: As JAX names it: cpu, gpu (or cuda), tpu.
   """
   # The GPU kernel has not run on a GPU yet: it is there for those who ask.
-  return 'pallas_tpu' if platform_name == 'tpu' else 'banded'
+  return 'pallas' if platform_name == 'tpu' else 'banded'
 
 
 @jax.custom_vjp
@@ -227,19 +264,19 @@ def _add_bias_backward(b: Array, g: Array) -> tuple[Array, Array]:
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-def _announce(plan: Plan, x: Array) -> None:
+def _announce(implementation: str, plan: Plan, x: Array) -> None:
   platform_name, _ = platform.target()
-  name, reason = default_implementation(platform_name), None
-  if name in KERNELS:
-    reason = _kernel_refusal(name, plan.forward, x)
+  name, reason = implementation, ''
+  if implementation == 'pallas':
+    name = _kernel_of(platform_name) or 'banded'
     if plan.forward.is_pointwise:
       reason = 'without filters XLA fuses it'
-  call = (
-    f'{list(x.shape)} {x.dtype} up {plan.up} down {plan.down} on '
-    f'{platform_name}'
-  )
+    elif name in KERNELS:
+      reason = _kernel_refusal(name, plan.forward, x)
+  choice = f'banded ({name}: {reason})' if reason else name
   _say_once(
-    f'{call}: banded ({name}: {reason})' if reason else f'{call}: {name}'
+    f'{list(x.shape)} {x.dtype} up {plan.up} down {plan.down} on '
+    f'{platform_name}: {choice}'
   )
 
 
