@@ -47,7 +47,10 @@ _CHANNEL_BASE = flags.DEFINE_integer('channel_base', 32768, 'Capacity.')
 _CHANNEL_MAX = flags.DEFINE_integer('channel_max', 512, 'Most channels.')
 _BATCH = flags.DEFINE_integer('batch', 4, 'Images in a batch.')
 _DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16', 'float16'], 'Feature maps.'
+  'dtype',
+  None,
+  ['float32', 'bfloat16', 'float16'],
+  'Of feature maps; float32, or bfloat16 with --compile_only.',
 )
 _DIRECTION = flags.DEFINE_enum(
   'direction', 'both', ['forward', 'gradient', 'both'], 'What to time.'
@@ -124,7 +127,7 @@ def layer_plan(layer: spec_lib.LayerSpec) -> Plan:
   """Returns the plan of a layer's nonlinearity."""
   shape = (layer.padded_size, layer.padded_size)
   options = layer.nonlinearity()
-  return make_plan(shape, jnp.dtype(_DTYPE.value), **options, clamp=256.0)
+  return make_plan(shape, dtype(), **options, clamp=256.0)
 
 
 def with_gradient(f: Callable) -> Callable:
@@ -140,13 +143,17 @@ def with_gradient(f: Callable) -> Callable:
 def milliseconds(f: Callable, *args: Array) -> float:
   """Returns the least time of a run after the first."""
   f = jax.jit(f)
-  jax.block_until_ready(f(*args))
-  times = []
-  for _ in range(_REPEATS.value):
+
+  def seconds(calls: int) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(f(*args))
-    times.append(time.perf_counter() - start)
-  return 1e3 * min(times)
+    results = [f(*args) for _ in range(calls)]
+    jax.block_until_ready(results[-1])
+    return (time.perf_counter() - start) / calls
+
+  seconds(1)
+  # Of calls that queue up: one alone would show what a dispatch takes.
+  calls = max(1, int(0.05 / seconds(1)))
+  return 1e3 * min(seconds(calls) for _ in range(_REPEATS.value))
 
 
 def inputs(
@@ -155,34 +162,24 @@ def inputs(
   """Returns a random x, as the layer's convolution puts it out, and a b."""
   size = layer.padded_size
   rng = np.random.RandomState(0)
-  x = jnp.asarray(rng.randn(batch, size, size, channels), _DTYPE.value)
+  x = jnp.asarray(rng.randn(batch, size, size, channels), dtype())
   return x, jnp.asarray(rng.randn(channels), jnp.float32)
-
-
-def chain_work(chain: Chain, maps: int, itemsize: int) -> Work:
-  """Returns the least work of a chain on `maps` feature maps."""
-  samples, flops = 0, 0.0
-  for terms in chain.expand:
-    samples += terms[0][0].in_size * terms[0][1].in_size
-    for along_h, along_w in terms:
-      w_taps, h_taps = (len(p.taps) / p.up for p in (along_w, along_h))
-      flops += 2 * along_w.out_size * along_h.in_size * w_taps
-      flops += 2 * along_w.out_size * along_h.out_size * h_taps
-  for along_h, along_w in chain.contract:
-    flops += 2 * along_h.out_size * along_w.in_size * len(along_h.taps)
-    flops += 2 * along_h.out_size * along_w.out_size * len(along_w.taps)
-  samples += chain.contract[0][0].out_size * chain.contract[0][1].out_size
-  return Work(samples * maps * itemsize, flops * maps)
 
 
 def direction_work(plan: Plan, direction: str, maps: int) -> Work:
   """Returns the least work of a direction of `directions`."""
-  itemsize = jnp.dtype(_DTYPE.value).itemsize
-  work = chain_work(plan.forward, maps, itemsize)
+  chains = [plan.forward]
   if direction == 'gradient':
-    more = chain_work(plan.backward, maps, itemsize)
-    work = Work(work.bytes + more.bytes, work.flops + more.flops)
-  return work
+    chains.append(plan.backward)
+  samples = sum(chain.samples for chain in chains)
+  flops = sum(chain.flops for chain in chains)
+  return Work(samples * maps * dtype().itemsize, flops * maps)
+
+
+def dtype() -> jnp.dtype:
+  """Returns the type of the feature maps."""
+  default = 'bfloat16' if _COMPILE_ONLY.value else 'float32'
+  return jnp.dtype(_DTYPE.value or default)
 
 
 def directions() -> dict[str, Callable[[Callable], Callable]]:
@@ -213,7 +210,7 @@ def peaks() -> tuple[float, float]:
     return gigabytes * 1e9, teraflops * 1e12
   kind = jax.devices()[0].device_kind
   for name, (gigabytes, teraflops) in _KNOWN_PEAKS.items():
-    if name in kind:
+    if name in kind and dtype().itemsize == 2:
       return gigabytes * 1e9, teraflops * 1e12
   x = jnp.ones((1 << 26,), jnp.float32)
   copied = 2 * x.nbytes / (1e-3 * milliseconds(lambda x: x + 1, x))
@@ -300,7 +297,6 @@ def draw_roofline(
 
 def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
   """Prints the compiler's facts of each kind of layer, for `target`."""
-  dtype = jnp.dtype(_DTYPE.value)
   rows = []
   for layer in distinct_layers(spec):
     plan, c = layer_plan(layer), layer.out_channels
@@ -308,7 +304,7 @@ def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
       direction = 'backward' if name == 'gradient' else name
       chain = getattr(plan, direction)
       try:
-        facts = _compile(chain, c, dtype, target)
+        facts = _compile(chain, c, target)
       except NotImplementedError as error:
         facts = {'refused': str(error)}
       size = layer.padded_size
@@ -321,19 +317,16 @@ def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
   return rows
 
 
-def _compile(
-  chain: Chain, c: int, dtype: jnp.dtype, target: str
-) -> dict[str, Any]:
+def _compile(chain: Chain, c: int, target: str) -> dict[str, Any]:
   # Imported here: each needs its own compiler.
   if target == 'h100':
     from sg3jax.ops.filtered_lrelu import aot_gpu
 
-    sizes = [(t[0][0].in_size, t[0][1].in_size) for t in chain.expand]
-    shapes = [(_BATCH.value, *size, c) for size in sizes]
-    return aot_gpu.compile_facts(chain, shapes, dtype)
+    shapes = [(_BATCH.value, *size, c) for size in chain.in_sizes]
+    return aot_gpu.compile_facts(chain, shapes, dtype())
   from sg3jax.ops.filtered_lrelu import aot_tpu
 
-  facts = aot_tpu.compile_facts(chain, _BATCH.value, c, dtype, target)
+  facts = aot_tpu.compile_facts(chain, _BATCH.value, c, dtype(), target)
   return {
     'tile': 'x'.join(map(str, facts.tile)),
     'grid': facts.grid,
@@ -379,7 +372,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   target = _COMPILE_ONLY.value
   device = f'for {target}' if target else jax.devices()[0].device_kind
-  print(f'{device}, JAX {jax.__version__}, {_DTYPE.value}')
+  print(f'{device}, JAX {jax.__version__}, {dtype().name}')
   spec = _make_spec(_RESOLUTION.value)
   if _ROWS.value:
     compare_rows([int(rows) for rows in _ROWS.value])

@@ -68,10 +68,7 @@ def make_case(name, shape, fu, fd, up, down, padding, direction, dtype, c=64):
     tolerance=4e-7,
   )
   chain = getattr(plan, direction)
-  shapes = tuple(
-    (IMAGES, ph.in_size, pw.in_size, -(-c // 8) * 8)
-    for ((ph, pw), *_) in chain.expand
-  )
+  shapes = tuple((IMAGES, *size, c) for size in chain.in_sizes)
   return Case(chain, shapes, dtype, [f'{name}-{direction}'])
 
 

@@ -42,24 +42,43 @@ def test_every_layer_compiles(generation, design, resolution, direction):
     )
 
 
-# Millions of bundles of a call on 4 samples of T at 256 pixels.
+# Millions of bundles of a call on 4 samples of T at 256 pixels, at most: what
+# the study that this kernel began with reached.
 _BUNDLES = {
-  ('v5e', 'L8', 'forward'): 0.779,
-  ('v5e', 'L8', 'backward'): 1.147,
-  ('v6e', 'L8', 'forward'): 0.488,
-  ('v6e', 'L8', 'backward'): 0.799,
+  ('v5e', 'L8', 'forward'): 0.789,
+  ('v5e', 'L8', 'backward'): 1.154,
+  ('v5e', 'L10', 'forward'): 1.275,
+  ('v5e', 'L10', 'backward'): 2.625,
+  ('v5e', 'L11', 'forward'): 1.365,
+  ('v5e', 'L11', 'backward'): 2.130,
+  ('v5e', 'L13', 'forward'): 1.245,
+  ('v6e', 'L8', 'forward'): 0.543,
+  ('v6e', 'L8', 'backward'): 0.893,
+  ('v6e', 'L10', 'forward'): 0.735,
+  ('v6e', 'L10', 'backward'): 1.978,
+  ('v6e', 'L11', 'forward'): 0.858,
+  ('v6e', 'L11', 'backward'): 1.575,
 }
 
 
 @pytest.mark.parametrize(('generation', 'name', 'direction'), _BUNDLES)
-def test_schedule_is_as_short_as_it_was(generation, name, direction):
+def test_schedule_is_no_longer_than_the_studys(generation, name, direction):
   layer = next(x for x in make_spec('t', 256).layers if x.name == name)
   chain = getattr(layer_plan(layer), direction)
   facts = aot_tpu.compile_facts(
     chain, 4, layer.out_channels, jnp.bfloat16, generation
   )
   millions = facts.bundles_per_step * facts.grid / 1e6
-  assert millions < 1.1 * _BUNDLES[generation, name, direction]
+  print(f'{millions:.3f} million bundles')
+  assert millions <= _BUNDLES[generation, name, direction]
+
+
+@pytest.mark.parametrize('generation', ['v4', 'tpu7x'])
+def test_other_generations_compile(generation):
+  _, plan, c = distinct_plans('r', 256)[0]
+  for chain in (plan.forward, plan.backward):
+    facts = aot_tpu.compile_facts(chain, 8, c, jnp.bfloat16, generation)
+    assert facts.bundles_per_step > 0
 
 
 class _Layers(nn.Module):
@@ -77,13 +96,14 @@ class _Layers(nn.Module):
     return x
 
 
-# MiB of temporary memory and MB moved, on 8 samples. The backward pass of the
-# last three is left out: the compiler takes minutes for its convolutions. It
-# was looked at by hand: no copies, 1972 MiB, 9279 MB.
+# MiB of temporary memory and MB moved outside of the kernels, on 8 samples, of
+# the same study; the memory of (8, 'backward') is what libtpu 0.0.50 takes for
+# the convolutions (0.0.42, the study's, 665 MiB). The backward pass of the last
+# three is left out, as the compiler takes eight minutes for its convolutions.
 _TRAFFIC = {
-  (8, 'forward'): (89, 1927),
-  (8, 'backward'): (844, 7848),
-  (11, 'forward'): (606, 3074),
+  (8, 'forward'): (89, 1412),
+  (8, 'backward'): (844, 6739),
+  (11, 'forward'): (606, 2545),
 }
 
 
@@ -131,20 +151,47 @@ def test_layers_need_no_copies(first, direction):
   assert _large_copies(entry) == []
   mebibytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
   megabytes = compiled.cost_analysis()['bytes accessed'] / 1e6
+  megabytes -= _kernel_megabytes(first, direction)
   print(f'{mebibytes:.0f} MiB temporary, {megabytes:.0f} MB moved')
   most_mebibytes, most_megabytes = _TRAFFIC[first, direction]
   assert mebibytes < 1.1 * most_mebibytes
   assert megabytes < 1.1 * most_megabytes
 
 
+def _kernel_megabytes(first, direction):
+  """Returns what the kernels say that they move, in bfloat16."""
+  total = 0
+  for layer in make_spec('t', 256).layers[first : first + 3]:
+    plan = layer_plan(layer)
+    chains = [plan.forward]
+    if direction == 'backward':
+      chains.append(plan.backward)
+    total += sum(chain.samples for chain in chains) * layer.out_channels
+  return 8 * 2 * total / 1e6
+
+
+_ITEMSIZES = {'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4, 'u32': 4}
+
+
 def _large_copies(entry):
   """Returns the copies, transpositions and pads of more than 1 MiB."""
   found = []
-  pattern = r'= (\w+)\[([\d,]+)\]\S* (copy|copy-start|transpose|pad)\('
+  pattern = r'= (\w+)\[([\d,]+)\]\S* (copy|copy-done|transpose|pad)\('
   for line in entry.splitlines():
     if match := re.search(pattern, line):
       dtype, shape, _ = match.groups()
-      itemsize = {'bf16': 2, 'f32': 4}.get(dtype, 1)
-      if np.prod([int(n) for n in shape.split(',')]) * itemsize > 2**20:
+      size = np.prod([int(n) for n in shape.split(',')])
+      if size * _ITEMSIZES.get(dtype, 1) > 2**20:
         found.append(line.strip()[:120])
   return found
+
+
+def test_large_copies_are_seen():
+  lines = [
+    '  %a = bf16[8,150,150,256]{3,2,1,0:T(8,128)} copy(%b)',
+    '  %c = (f32[8,150,150,256]{3,2,1,0}, u32[]) copy-start(%b)',
+    '  %c = f32[8,150,150,256]{3,2,1,0} copy-done(%b)',
+    '  ROOT %d = f32[8,16]{1,0} pad(%b, %z), padding=0_0x0_3',
+    '  %e = bf16[8,150,150,256]{3,2,1,0} fusion(%b), kind=kLoop',
+  ]
+  assert len(_large_copies('\n'.join(lines))) == 2

@@ -109,7 +109,11 @@ def compile_facts(
   reason = missing()
   if reason is not None:
     raise RuntimeError(f'Cannot compile for an H100: {reason}.')
-  operands = [jax.ShapeDtypeStruct(tuple(s), dtype) for s in operand_shapes]
+  # As the kernel gets them: channels are padded to what TMA can stride over.
+  operands = [
+    jax.ShapeDtypeStruct((*s[:3], -(-s[3] // 8) * 8), dtype)
+    for s in operand_shapes
+  ]
   simple = tiling_gpu.simplify(chain)
   if tile is None:
     reason = pallas_gpu.unsupported(chain, *operands)

@@ -111,11 +111,9 @@ def compile_facts(
   """
   device = devices(generation)[0]
   sharding = SingleDeviceSharding(device)
-  shapes = [
-    (n, terms[0][0].in_size, terms[0][1].in_size, c) for terms in chain.expand
-  ]
   operands = [
-    jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape in shapes
+    jax.ShapeDtypeStruct((n, *size, c), dtype, sharding=sharding)
+    for size in chain.in_sizes
   ]
   if reason := pallas_tpu.unsupported(chain, *operands, kind=generation):
     raise NotImplementedError(reason)

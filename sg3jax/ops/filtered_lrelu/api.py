@@ -42,7 +42,8 @@ def _kernel_refusal(name: str, chain: Chain, *operands: Any) -> str | None:
   actual, kind = platform.target()
   if actual != platform_name and not platform.interpret():
     return f'it runs on {platform_name}; here is {actual}'
-  return module.unsupported(chain, *operands, kind=kind)
+  reason = module.unsupported(chain, *operands, kind=kind)
+  return reason or partition.obstacle()
 
 
 def _run_kernel(name: str, chain: Chain, *operands: Array) -> Array:
@@ -61,24 +62,54 @@ def _run_pallas(chain: Chain, *operands: Array) -> Array:
   """Computes a chain by the target's kernel if it can, else by `banded`."""
   platform_name, kind = platform.target()
   name = _kernel_of(platform_name)
-  if (
-    name is None
-    or chain.is_pointwise
-    or _kernel_refusal(name, chain, *operands)
-  ):
+  if name is None:
+    _announce(chain, operands, 'banded')
     return banded.run(chain, *operands)
-  run = partition.over_batch(functools.partial(KERNELS[name][1].run, kind=kind))
-  # What runs on the host of an accelerator takes the plain form there.
-  return jax.lax.platform_dependent(
-    *operands,
-    default=functools.partial(banded.run, chain),
-    **{platform_name: functools.partial(run, chain)},
-  )
+  reason = _kernel_refusal(name, chain, *operands)
+  if chain.is_pointwise:
+    reason = 'without filters XLA fuses it'
+  if reason:
+    _announce(chain, operands, f'banded ({name}: {reason})')
+    return banded.run(chain, *operands)
+  _announce(chain, operands, name)
+
+  def run(chain: Chain, *parts: Array) -> Array:
+    # What runs on the host of an accelerator takes the plain form there.
+    return jax.lax.platform_dependent(
+      *parts,
+      default=functools.partial(banded.run, chain),
+      **{
+        platform_name: functools.partial(KERNELS[name][1].run, chain, kind=kind)
+      },
+    )
+
+  return partition.over_batch(run)(chain, *operands)
+
+
+def _run_default(chain: Chain, *operands: Array) -> Array:
+  if default_implementation(platform.target()[0]) == 'pallas':
+    return _run_pallas(chain, *operands)
+  _announce(chain, operands, 'banded')
+  return banded.run(chain, *operands)
 
 
 def _kernel_of(platform_name: str) -> str | None:
   names = (name for name, (p, _) in KERNELS.items() if p == platform_name)
   return next(names, None)
+
+
+def _announce(chain: Chain, operands: Sequence[Array], choice: str) -> None:
+  x = operands[-1]
+  direction = 'forward' if len(operands) == 1 else 'derivative'
+  _say_once(
+    f'{direction} {list(x.shape)} {x.dtype} to {list(chain.out_size)} on '
+    f'{platform.target()[0]}: {choice}'
+  )
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+  logging.info('filtered_lrelu %s', message)
 
 
 # A name's function returns D act(U x) and is differentiable to any order. What
@@ -92,6 +123,8 @@ IMPLEMENTATIONS: dict[str, Callable[[Plan, Array], Array]] = {
     for name in KERNELS
   },
 }
+
+_default = vjp.differentiable(_run_default)
 
 _SQRT_2 = math.sqrt(2)
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -163,9 +196,15 @@ def filtered_lrelu(
       the implementation's name is unknown.
     NotImplementedError: The named implementation cannot serve this call.
   """
-  if x.ndim != 4:
+  if x.ndim != 4 or not x.size:
     raise ValueError(
-      f'filtered_lrelu expects x [n, h, w, c], got shape {x.shape}.'
+      f'filtered_lrelu expects x [n, h, w, c], not empty, got shape {x.shape}.'
+    )
+  if any(jax.typeof(x).sharding.spec):
+    raise ValueError(
+      'filtered_lrelu leaves partitioning to the compiler, but x is sharded '
+      f'explicitly, {jax.typeof(x).sharding.spec}: make the mesh with '
+      'axis_types=(jax.sharding.AxisType.Auto,) for each axis.'
     )
   if jnp.dtype(x.dtype).name not in _DTYPES:
     raise TypeError(
@@ -197,8 +236,7 @@ def filtered_lrelu(
   if b is not None:
     biased = _add_bias(biased, jnp.asarray(b))
   if implementation is None:
-    implementation = default_implementation(platform.target()[0])
-    _announce(implementation, plan, biased)
+    return _default(plan, biased)
   return IMPLEMENTATIONS[implementation](plan, biased)
 
 
@@ -262,27 +300,6 @@ def _add_bias_backward(b: Array, g: Array) -> tuple[Array, Array]:
 
 
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
-
-
-def _announce(implementation: str, plan: Plan, x: Array) -> None:
-  platform_name, _ = platform.target()
-  name, reason = implementation, ''
-  if implementation == 'pallas':
-    name = _kernel_of(platform_name) or 'banded'
-    if plan.forward.is_pointwise:
-      reason = 'without filters XLA fuses it'
-    elif name in KERNELS:
-      reason = _kernel_refusal(name, plan.forward, x)
-  choice = f'banded ({name}: {reason})' if reason else name
-  _say_once(
-    f'{list(x.shape)} {x.dtype} up {plan.up} down {plan.down} on '
-    f'{platform_name}: {choice}'
-  )
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-  logging.info('filtered_lrelu %s', message)
 
 
 def _filter(name: str, f: Any) -> np.ndarray | None:

@@ -57,6 +57,8 @@ def unsupported(chain: Chain, *operands: Any, kind: str) -> str | None:
     return f'it takes {" and ".join(_DTYPES)}, not {x.dtype}'
   if not chain.activation.gain > 0:
     return f'it takes a positive gain, not {chain.activation.gain}'
+  if tiling_tpu.generation_of(kind) is None:
+    return f'it has no tiles for {kind}'
   if tiling(chain, x, kind) is None:
     return 'no tile of it fits the vector memory'
   return None
@@ -74,17 +76,18 @@ def run(
     chain: What to compute; `unsupported` must have no objection.
     operands: [n, h, w, c] each, bfloat16 or float32.
     kind: The device kind, as JAX names it ('TPU v5 lite'), or a key of
-      `tiling_tpu.GENERATIONS`; any other name gets tiles for a v5e.
+      `tiling_tpu.GENERATIONS`; 'cpu' takes the tiles of a v5e.
     interpret: As of `pl.pallas_call`: True or `pltpu.InterpretParams()` to run
       on a CPU.
   """
   cut = tiling(chain, operands[0], kind)
   assert cut is not None
-  if not cut.pack:
-    return _call(chain, cut, interpret, *operands)
-  n, c = operands[0].shape[0], operands[0].shape[-1]
-  y = _call(chain, cut, interpret, *map(_pack, operands))
-  return jnp.moveaxis(y.reshape(*y.shape[1:3], n, c), 2, 0)
+  with jax.enable_x64(False):  # The TPU counts in 32 bits.
+    if not cut.pack:
+      return _call(chain, cut, interpret, *operands)
+    n, c = operands[0].shape[0], operands[0].shape[-1]
+    y = _call(chain, cut, interpret, *map(_pack, operands))
+    return jnp.moveaxis(y.reshape(*y.shape[1:3], n, c), 2, 0)
 
 
 def _pack(x: Array) -> Array:
@@ -95,6 +98,8 @@ def _pack(x: Array) -> Array:
 def tiling(chain: Chain, x: Any, kind: str) -> Tiling | None:
   """Returns the tiles for operands like x, or None if none fits."""
   generation = tiling_tpu.generation_of(kind)
+  if generation is None:
+    return None
   itemsize = jnp.dtype(x.dtype).itemsize
   return tiling_tpu.choose(chain, x.shape[0], x.shape[-1], itemsize, generation)
 
@@ -129,7 +134,12 @@ def _call(
   windows = list(zip(h.windows, w.windows, strict=True))
   if interpret:
     operands = tuple(
-      jnp.pad(x, ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)))
+      # What lies past an operand's end is undefined: be it the worst.
+      jnp.pad(
+        x,
+        ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)),
+        constant_values=jnp.nan,
+      )
       for x, (wh, ww) in zip(operands, windows, strict=True)
     )
   rank = len(chain.contract)
@@ -138,15 +148,20 @@ def _call(
     _scratch(wh.size, len(terms) * w.middle)
     for terms, (wh, _) in zip(chain.expand, windows, strict=True)
   ]
-  out_sizes = (chain.contract[0][0].out_size, chain.contract[0][1].out_size)
+  out_shape = jax.ShapeDtypeStruct(
+    (n, *chain.out_size, c),
+    dtype,
+    # Within `jax.shard_map`: the result varies over what the operands do.
+    manual_axis_type=jax.typeof(operands[0]).manual_axis_type,
+  )
   return pl.pallas_call(
-    functools.partial(_kernel, chain, tiling, _sizes(chain), dtype),
+    functools.partial(_kernel, chain, tiling, dtype),
     grid=(n, -(-c // LANES), h.tiles, w.tiles),
     in_specs=[operand_spec(*pair) for pair in windows] + matrix_specs,
     out_specs=pl.BlockSpec(
       (1, h.tile, w.tile, LANES), lambda n, k, i, j: (n, i, j, k)
     ),
-    out_shape=jax.ShapeDtypeStruct((n, *out_sizes, c), dtype),
+    out_shape=out_shape,
     scratch_shapes=[*scratch, _scratch(w.middle, rank * rows)],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel',) * 4,
@@ -156,11 +171,6 @@ def _call(
     interpret=interpret,
     name='filtered_lrelu',
   )(*operands, *matrices)
-
-
-def _sizes(chain: Chain) -> list[tuple[int, int]]:
-  """Returns height and width of each operand."""
-  return [(ts[0][0].in_size, ts[0][1].in_size) for ts in chain.expand]
 
 
 def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
@@ -175,23 +185,9 @@ def _scratch(lines: int, length: int) -> Any:
 
 def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
   """What XLA should think the call costs: the filters' own multiply-adds."""
-  flops, samples = 0.0, 0
-  for terms in (*chain.expand, chain.contract):
-    for along_h, along_w in terms:
-      # Per term the order is w, h where it expands and h, w where it contracts.
-      first, second = (
-        (along_w, along_h) if terms in chain.expand else (along_h, along_w)
-      )
-      flops += 2 * first.out_size * second.in_size * len(first.taps) / first.up
-      flops += (
-        2 * first.out_size * second.out_size * len(second.taps) / second.up
-      )
-  for terms in chain.expand:
-    samples += terms[0][0].in_size * terms[0][1].in_size
-  samples += chain.contract[0][0].out_size * chain.contract[0][1].out_size
   return pl.CostEstimate(
-    flops=int(flops) * n * c,
-    bytes_accessed=samples * n * c * dtype.itemsize,
+    flops=int(chain.flops * n * c),
+    bytes_accessed=chain.samples * n * c * dtype.itemsize,
     transcendentals=0,
   )
 
@@ -234,15 +230,14 @@ def _matrices(
     [tiling_tpu.contract_matrix(step, tiling.w) for step in steps_w], axis=1
   )
   arrays += [down_h, down_w]
-  whole = lambda n, k, i, j: (0, 0)  # noqa: E731
-  specs += [pl.BlockSpec(a.shape, whole) for a in (down_h, down_w)]
+  for array in (down_h, down_w):
+    specs.append(pl.BlockSpec(array.shape, lambda n, k, i, j: (0, 0)))
   return [jnp.asarray(a, dtype) for a in arrays], specs
 
 
 def _kernel(
   chain: Chain,
   tiling: Tiling,
-  sizes: Sequence[tuple[int, int]],
   dtype: jnp.dtype,
   *refs: Any,
 ) -> None:
@@ -267,7 +262,9 @@ def _kernel(
     parts = [ref[pl.ds(first, size, stride), :].astype(dtype) for first in at]
     return _beside(parts)
 
-  for k, (terms, size) in enumerate(zip(chain.expand, sizes, strict=True)):
+  for k, (terms, size) in enumerate(
+    zip(chain.expand, chain.in_sizes, strict=True)
+  ):
     _expand_rows(
       operands[k], up_refs[2 * k][0], lines[k], size,
       (h.windows[k], w.windows[k]), len(terms) * w.middle, wide, dot, put,

@@ -15,29 +15,55 @@ from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.types import DATA_AXIS, Array
 
 
+def _open_axes() -> dict[str, int]:
+  """Returns the sizes of the mesh's axes that the compiler still partitions."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return {
+    name: mesh.shape[name]
+    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+    if kind != AxisType.Manual and mesh.shape[name] > 1
+  }
+
+
+def obstacle() -> str | None:
+  """Returns why a kernel cannot run on the context's mesh, or None."""
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = _open_axes()
+  if axes and DATA_AXIS not in mesh.axis_names:
+    return (
+      f'it shares the batch over an axis {DATA_AXIS!r}, and the axes of this '
+      f'mesh are {", ".join(map(repr, mesh.axis_names))}'
+    )
+  types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+  if any(types[name] == AxisType.Explicit for name in axes):
+    return 'it needs a mesh of Auto axes (axis_types=)'
+  return None
+
+
 def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
   """Returns `run`, (chain, *operands) -> result, sharded over the batch.
 
   The mesh is the one of the context (`jax.set_mesh`); its axis 'data' carries
-  the batch. Without one, with one device, or inside of another `jax.shard_map`,
-  `run` is called as it is. A batch that the devices cannot share evenly is
-  computed whole by each of them.
+  the batch, and along other axes each device computes the same. `run` is called
+  as it is where nothing is left to partition: without a mesh, on one device,
+  and where `jax.shard_map` has taken all axes. A batch that the devices cannot
+  share evenly (under `jax.vmap`, the part that is not mapped over, unless
+  `spmd_axis_name` names the axis) is computed whole by each of them. Call it
+  only if there is no `obstacle`.
   """
 
   def sharded(chain: Chain, *operands: Array) -> Array:
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or DATA_AXIS not in mesh.axis_names:
+    axes = _open_axes()
+    if not axes:
       return run(chain, *operands)
-    axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if axes[DATA_AXIS] == AxisType.Manual:
-      return run(chain, *operands)
-    is_even = operands[0].shape[0] % mesh.shape[DATA_AXIS] == 0
-    spec = P(DATA_AXIS) if is_even else P()
+    is_even = operands[0].shape[0] % axes.get(DATA_AXIS, 1) == 0
+    spec = P(DATA_AXIS) if is_even and DATA_AXIS in axes else P()
     return jax.shard_map(
       lambda *parts: run(chain, *parts),
       in_specs=(spec,) * len(operands),
       out_specs=spec,
-      check_vma=False,  # A kernel's result does not say what it varies over.
+      axis_names=set(axes),
+      check_vma=False,  # Interpreted kernels do not say what they vary over.
     )(*operands)
 
   return sharded

@@ -73,7 +73,7 @@ class Pass:
       and self.in_size == self.out_size
     )
 
-  @functools.cached_property
+  @property
   def matrix(self) -> np.ndarray:
     """M, float64 [out_size, in_size]."""
     rows = np.arange(self.out_size)[:, None] * self.down
@@ -117,6 +117,39 @@ class Chain:
   contract: Terms
 
   __hash__ = _cached_hash
+
+  @property
+  def in_sizes(self) -> tuple[tuple[int, int], ...]:
+    """Height and width of each operand."""
+    return tuple(
+      (terms[0][0].in_size, terms[0][1].in_size) for terms in self.expand
+    )
+
+  @property
+  def out_size(self) -> tuple[int, int]:
+    """Height and width of the result."""
+    along_h, along_w = self.contract[0]
+    return along_h.out_size, along_w.out_size
+
+  @property
+  def flops(self) -> float:
+    """Two for each multiply-add of the filters with one map, zeros left out."""
+    total = 0.0
+    for terms in self.expand:  # Along w, then h.
+      for along_h, along_w in terms:
+        rows, columns = along_h.out_size, along_w.out_size
+        total += along_h.in_size * columns * len(along_w.taps) / along_w.up
+        total += rows * columns * len(along_h.taps) / along_h.up
+    for along_h, along_w in self.contract:  # Along h, then w.
+      rows, columns = along_h.out_size, along_w.out_size
+      total += rows * along_w.in_size * len(along_h.taps)
+      total += rows * columns * len(along_w.taps)
+    return 2 * total
+
+  @property
+  def samples(self) -> int:
+    """Samples of one map of each operand and of the result."""
+    return sum(h * w for h, w in (*self.in_sizes, self.out_size))
 
   @property
   def is_pointwise(self) -> bool:

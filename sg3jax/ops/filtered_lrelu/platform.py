@@ -37,12 +37,15 @@ def target() -> tuple[str, str]:
   """Returns the platform ('cpu', 'cuda', 'tpu', ...) and kind of the devices.
 
   Those of the context's mesh (`jax.set_mesh`), which ahead-of-time compilation
-  sets for devices that are absent; else of the default devices.
+  sets for devices that are absent; else of the default device.
   """
   mesh = jax.sharding.get_abstract_mesh()
   device = None if mesh.empty else mesh.abstract_device
   if device is None or device.platform is None:
-    device = jax.devices()[0]
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    device = default or jax.devices()[0]
+  if isinstance(device, str):  # A platform's name.
+    device = jax.devices(device)[0]
   platform = str(device.platform)
   return 'cuda' if platform == 'gpu' else platform, device.device_kind
 
@@ -57,7 +60,7 @@ def interpreted(mode: Any = True) -> Iterator[None]:
   """Lets kernels named as `implementation` run on a CPU, slowly, for tests.
 
   Acts on what is traced inside of it: functions jitted before keep what they
-  have.
+  have, and the pullback of `jax.vjp` has to be called inside of it too.
 
   Args:
     mode: True, or the kernel's own parameters: `pltpu.InterpretParams`,

@@ -312,9 +312,11 @@ def unsupported(
   if most_terms > _MOST_TERMS:
     return f'it takes sums of {_MOST_TERMS} terms, not {most_terms}'
   for terms in sums:
-    rates = {(p.up, p.down) for term in terms for p in term}
-    if len(rates) > 1 or not set(*rates) <= set(_RATES):
-      return f'it takes the rates 1, 2 and 4, equal on both axes, not {rates}'
+    rates = {rate for term in terms for p in term for rate in (p.up, p.down)}
+    is_square = len({(p.up, p.down) for term in terms for p in term}) == 1
+    if not is_square or not rates <= set(_RATES):
+      found = ', '.join(map(str, sorted(rates)))
+      return f'it takes the rates 1, 2 and 4, equal on both axes, not {found}'
     for axis in (0, 1):
       if len({(term[axis].low, len(term[axis].taps)) for term in terms}) > 1:
         return 'the terms of a sum differ in padding or number of taps'

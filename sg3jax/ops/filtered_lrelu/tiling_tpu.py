@@ -49,7 +49,6 @@ GENERATIONS = {
   'v6e': Generation(vmem=48 << 20, mxu=256),
   'tpu7x': Generation(vmem=48 << 20, mxu=256),
 }
-_DEFAULT = 'v5e'
 # Parts of JAX's names of devices ('TPU v5 lite', 'TPU v6 lite'), in this order.
 _KINDS = {
   'v4': 'v4',
@@ -57,14 +56,16 @@ _KINDS = {
   'v5e': 'v5e',
   'v5': 'v5p',
   'v6': 'v6e',
-  '7': 'tpu7x',
+  'tpu7': 'tpu7x',
+  'v7': 'tpu7x',
+  'cpu': 'v5e',  # To interpret.
 }
 
 
-def generation_of(kind: str) -> str:
-  """Returns the key of `GENERATIONS` for a device kind; unknown ones: v5e."""
+def generation_of(kind: str) -> str | None:
+  """Returns the key of `GENERATIONS` for a device kind, or None."""
   kind = kind.lower()
-  return next((g for part, g in _KINDS.items() if part in kind), _DEFAULT)
+  return next((g for part, g in _KINDS.items() if part in kind), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,13 +185,15 @@ def expand_matrices(
   stretch = (axis.tile - 1) * contract.down + len(contract.taps)
   for t in range(axis.tiles):
     first = t * axis.tile * contract.down - contract.low
-    rows = slice(max(first, 0), min(first + stretch, step.out_size))
+    # Where all of a tile's samples are cropped, none.
+    rows = slice(max(first, 0), max(first + stretch, 0))
     start = window.start(t)
     columns = slice(start, min(start + window.size, step.in_size))
     part = whole[rows, columns]
     top = rows.start - first
     matrices[t, top : top + part.shape[0], : part.shape[1]] = part
-    assert np.count_nonzero(part) == np.count_nonzero(whole[rows])
+    if np.count_nonzero(part) != np.count_nonzero(whole[rows]):
+      raise AssertionError(f'The window of tile {t} misses samples: {window}.')
   return matrices
 
 
