@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from sg3jax.ops import filters
@@ -126,6 +128,30 @@ def geometry_operator(index):
   return options, x[:1], b
 
 
+@st.composite
+def random_operators(draw):
+  """Draws an operator with at least one output, and an input for it."""
+  up, down = draw(st.sampled_from((1, 2, 4))), draw(st.sampled_from((1, 2, 4)))
+  fu, fd = (
+    random_like(draw(st.integers(0, 99)), (draw(st.integers(2, 6)) * rate,))
+    / (2 * rate) ** 0.5
+    for rate in (up, down)
+  )
+  h, w, c = draw(st.tuples(*[st.integers(4, 40)] * 2, st.integers(1, 9)))
+  least = len(fu) + len(fd) - up * min(h, w)
+  pads = st.integers(max(-3, least // 2 + 1), max(20, least))
+  options, _, _ = small_operator(
+    fu=fu,
+    fd=fd,
+    up=up,
+    down=down,
+    padding=tuple((draw(pads), draw(pads)) for _ in 'hw'),
+    slope=draw(st.sampled_from((0.0, 0.2, 1.0))),
+    clamp=draw(st.sampled_from((None, 1.0))),
+  )
+  return options, random_like(0, (2, h, w, c)), random_like(1, (c,))
+
+
 def values(implementation, operator, dtype=np.float64):
   """Returns y, and dx and db of a random cotangent."""
   options, x, b = operator
@@ -165,6 +191,7 @@ class ValuesContract:
   # Indices of the cases that it refuses.
   refused_goldens: ClassVar[Sequence[int]] = ()
   refused_geometries: ClassVar[Sequence[int]] = ()
+  random_examples: ClassVar[int] = 5
 
   @pytest.fixture(autouse=True)
   def _in_dtype(self):
@@ -251,6 +278,22 @@ class ValuesContract:
     expected, *expected_gradients = reference(geometry_operator, index)
     assert_close(y, expected, self.dtype)
     self.assert_gradients_close(gradients, expected_gradients)
+
+  def test_random_operators(self):
+    @settings(
+      max_examples=self.random_examples, deadline=None, derandomize=True
+    )
+    @given(random_operators())
+    def check(operator):
+      try:
+        y, *gradients = values(self.implementation, operator, self.dtype)
+      except NotImplementedError:
+        reject()
+      expected, *expected_gradients = exact(operator)
+      assert_close(y, expected, self.dtype)
+      self.assert_gradients_close(gradients, expected_gradients)
+
+    check()
 
   def test_16_bits(self):
     options, x, b = small_operator(clamp=None)

@@ -81,6 +81,7 @@ class TestPallasGPU(FilteredLReluContract):
   dtype = np.float16
   refused_goldens = (7,)  # Up by 3.
   refused_geometries = (4, 7, 8)  # Rates of 3 and 5.
+  random_examples = 2  # Half a minute each.
 
   def context(self):
     return platform.interpreted()
