@@ -175,9 +175,13 @@ _ITEMSIZES = {'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4, 'u32': 4}
 
 
 def _large_copies(entry):
-  """Returns the copies, transpositions and pads of more than 1 MiB."""
+  """Returns the copies, transpositions and pads of more than 1 MiB.
+
+  Not among them: copy-start and copy-done, which fetch into vector memory ahead
+  of time and change no layout.
+  """
   found = []
-  pattern = r'= (\w+)\[([\d,]+)\]\S* (copy|copy-done|transpose|pad)\('
+  pattern = r'= (\w+)\[([\d,]+)\]\S* (copy|transpose|pad)\('
   for line in entry.splitlines():
     if match := re.search(pattern, line):
       dtype, shape, _ = match.groups()
@@ -195,4 +199,4 @@ def test_large_copies_are_seen():
     '  ROOT %d = f32[8,16]{1,0} pad(%b, %z), padding=0_0x0_3',
     '  %e = bf16[8,150,150,256]{3,2,1,0} fusion(%b), kind=kLoop',
   ]
-  assert len(_large_copies('\n'.join(lines))) == 2
+  assert len(_large_copies('\n'.join(lines))) == 1
