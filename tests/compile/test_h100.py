@@ -8,14 +8,19 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sg3jax.nets import spec
 from sg3jax.ops import filters
-from sg3jax.ops.filtered_lrelu import aot_gpu, pallas_gpu, tiling_gpu
+from sg3jax.ops.filtered_lrelu import (
+  aot_gpu,
+  make_plan,
+  pallas_gpu,
+  tiling_gpu,
+)
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
-from sg3jax.ops.filtered_lrelu.activation import Activation
 
 MISSING = aot_gpu.missing()
 pytestmark = [
@@ -57,15 +62,15 @@ class Case:
 
 
 def make_case(name, shape, fu, fd, up, down, padding, direction, dtype, c=64):
-  plan = plan_lib.make_plan(
+  plan = make_plan(
     shape,
+    jnp.dtype(dtype),
     fu,
     fd,
     up=up,
     down=down,
     padding=padding,
-    activation=Activation(2**0.5, 0.2, 256.0),
-    tolerance=4e-7,
+    clamp=256.0,
   )
   chain = getattr(plan, direction)
   shapes = tuple((IMAGES, *size, c) for size in chain.in_sizes)
@@ -78,7 +83,7 @@ def real_layers(directions, dtype, resolutions):
   for config, resolution in itertools.product('tr', resolutions):
     design = getattr(spec, f'stylegan3_{config}')(resolution)
     for layer in design.layers[:-1]:  # ToRGB is pointwise.
-      size = layer.in_size + layer.conv_kernel - 1
+      size = layer.padded_size
       for direction in directions:
         case = make_case(
           f'{config}{resolution}-{layer.name}',

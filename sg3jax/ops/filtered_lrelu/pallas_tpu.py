@@ -34,7 +34,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from sg3jax.ops.filtered_lrelu import tiling_tpu
 from sg3jax.ops.filtered_lrelu.activation import Activation
-from sg3jax.ops.filtered_lrelu.plan import Chain
+from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
 from sg3jax.ops.filtered_lrelu.tiling_tpu import LANES, Tiling, Window
 from sg3jax.types import Array
 
@@ -113,11 +113,6 @@ def _call(
   matrices, matrix_specs = _matrices(chain, tiling, dtype)
 
   def operand_spec(window_h: Window, window_w: Window) -> pl.BlockSpec:
-    def start(window: Window, tile: Array) -> Array:
-      # Written as a product, so that the compiler sees the alignment.
-      units = jnp.clip(window.step * tile - window.back, 0, window.last)
-      return units * window.align
-
     # Interpreted, a window must not reach past its operand: padded there.
     pads = [0 if interpret else a.over for a in (window_h, window_w)]
     lanes = 0 if interpret else -c % LANES
@@ -128,7 +123,12 @@ def _call(
         pl.Element(window_w.size, (0, pads[1])),
         pl.Element(LANES, (0, lanes)),
       ),
-      lambda n, k, i, j: (n, start(window_h, i), start(window_w, j), k * LANES),
+      lambda n, k, i, j: (
+        n,
+        _start(window_h, i),
+        _start(window_w, j),
+        k * LANES,
+      ),
     )
 
   windows = list(zip(h.windows, w.windows, strict=True))
@@ -143,7 +143,7 @@ def _call(
       for x, (wh, ww) in zip(operands, windows, strict=True)
     )
   rank = len(chain.contract)
-  rows = tiling_tpu.round_up(h.tile, 8)
+  rows = round_up(h.tile, 8)
   scratch = [
     _scratch(wh.size, len(terms) * w.middle)
     for terms, (wh, _) in zip(chain.expand, windows, strict=True)
@@ -173,6 +173,13 @@ def _call(
   )(*operands, *matrices)
 
 
+def _start(window: Window, tile: Array) -> Array:
+  """`Window.start` of a traced tile."""
+  # Written as a product, so that the compiler sees the alignment.
+  units = jnp.clip(window.step * tile - window.back, 0, window.last)
+  return units * window.align
+
+
 def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
   planned = tiling_tpu.vmem_bytes(chain, tiling, dtype.itemsize)
   return max(16 << 20, int(planned * 1.25) + (2 << 20))
@@ -180,7 +187,7 @@ def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
 
 def _scratch(lines: int, length: int) -> Any:
   """Memory for lines of 128-lane vectors, an odd number of them apart."""
-  return pltpu.VMEM((-(-lines * (length + 1) // 8) * 8, LANES), jnp.float32)
+  return pltpu.VMEM((round_up(lines * (length + 1), 8), LANES), jnp.float32)
 
 
 def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
@@ -271,7 +278,7 @@ def _kernel(
     )  # fmt: skip
 
   rank = len(chain.contract)
-  rows = tiling_tpu.round_up(h.tile, 8)
+  rows = round_up(h.tile, 8)
   stride = rank * rows + 1
 
   def expand_columns(first: Any) -> Array:
@@ -327,8 +334,8 @@ def _expand_rows(
   """Expands the rows of a window along w and stores them as lines."""
   along_h, along_w = windows
   starts = [
-    jnp.clip(a.step * pl.program_id(i) - a.back, 0, a.last) * a.align
-    for i, a in ((2, along_h), (3, along_w))
+    _start(window, pl.program_id(i))
+    for i, window in ((2, along_h), (3, along_w))
   ]
   # What lies past the operand's end is undefined, and zero times NaN is NaN.
   inside = None

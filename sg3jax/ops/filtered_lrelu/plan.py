@@ -88,6 +88,11 @@ Term: TypeAlias = tuple[Pass, Pass]
 Terms: TypeAlias = tuple[Term, ...]
 
 
+def round_up(value: int, multiple: int) -> int:
+  """Returns the least multiple that is not less than the value."""
+  return -(-value // multiple) * multiple
+
+
 def transpose(terms: Terms) -> Terms:
   """Returns the terms of the transposed linear map."""
   return tuple((ph.transposed, pw.transposed) for ph, pw in terms)

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
+from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms, round_up
 
 CHANNELS = 64
 RESIDENT = 0
@@ -271,7 +271,7 @@ def geometry(chain: Chain, width: int, reads: tuple[int, ...]) -> Geometry:
   down = contract_h.down
   phases = max(down, *(terms[0][0].up for terms in chain.expand))
   middle = down * (width - 1) + len(contract_w.taps)
-  padded = _round_up(middle, 16)
+  padded = round_up(middle, 16)
   groups = -(-len(contract_h.taps) // down)
   streams = tuple(
     _stream(terms, chain, phases, middle, padded, how)
@@ -374,7 +374,7 @@ def choose(
     at_once = _MULTIPROCESSORS * plan.blocks_each
     strips = n * -(-c // CHANNELS) * -(-w // width)
     for divisor in range(1, h + 1):
-      rows = _round_up(-(-h // divisor), plan.row_unit)
+      rows = round_up(-(-h // divisor), plan.row_unit)
       if divisor > 1 and rows < 2 * plan.groups:
         break  # Mostly warm-up.
       rounds = -(-strips * -(-h // rows) // at_once)
@@ -425,7 +425,7 @@ def _stream(
   shift = along_w.low + to_w.low
   first_column = -(shift // rate)
   last_column = (len(along_w.taps) - 1 + middle - 1 - shift) // rate
-  columns = _round_up(last_column - first_column + 1, 16)
+  columns = round_up(last_column - first_column + 1, 16)
   gain = abs(chain.activation.gain)
   return Stream(
     rate=rate,
@@ -462,7 +462,3 @@ def _padded(taps: Sequence[float], size: int) -> tuple[float, ...]:
 
 def _padded_rows(matrix: np.ndarray, rows: int) -> np.ndarray:
   return np.pad(matrix, ((0, rows - len(matrix)), (0, 0)))
-
-
-def _round_up(value: int, unit: int) -> int:
-  return -(-value // unit) * unit

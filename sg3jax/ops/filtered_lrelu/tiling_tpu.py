@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
+from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms, round_up
 
 LANES = 128
 # Rows of a matrix operand: a packed bfloat16 tile has 16 of them.
@@ -299,8 +299,3 @@ def choose(
 def packing_gain(n: int, c: int) -> float:
   """Returns how many times fewer lane groups packed samples take."""
   return n * math.ceil(c / LANES) / math.ceil(n * c / LANES)
-
-
-def round_up(value: int, multiple: int) -> int:
-  """Returns the least multiple that is not less than the value."""
-  return -(-value // multiple) * multiple
