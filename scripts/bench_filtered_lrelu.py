@@ -323,7 +323,7 @@ def _compile(chain: Chain, c: int, target: str) -> dict[str, Any]:
     from sg3jax.ops.filtered_lrelu import aot_gpu
 
     shapes = [(_BATCH.value, *size, c) for size in chain.in_sizes]
-    return aot_gpu.compile_facts(chain, shapes, dtype())
+    return aot_gpu.compile_facts(chain, shapes, dtype(), is_scaled=True)
   from sg3jax.ops.filtered_lrelu import aot_tpu
 
   facts = aot_tpu.compile_facts(chain, _BATCH.value, c, dtype(), target)

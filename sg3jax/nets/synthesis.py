@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from sg3jax.nets import fourier, layers
 from sg3jax.nets import spec as spec_lib
+from sg3jax.ops import conv
 from sg3jax.ops.filtered_lrelu import filtered_lrelu
-from sg3jax.ops.modulated_conv import modulated_conv
+from sg3jax.ops.modulated_conv import Modulation, modulate, scale_channels
 from sg3jax.types import AnyArray, Array
 
 
@@ -35,7 +36,19 @@ class SynthesisLayer(nn.Module):
   magnitude_half_life: float = 20_000.0
   filtered_lrelu_implementation: str | None = None
 
-  @nn.compact
+  def setup(self):  # noqa: D102
+    spec = self.spec
+    kernel = (spec.conv_kernel, spec.conv_kernel)
+    self.weight = self.param(
+      'weight',
+      nn.initializers.normal(1.0),
+      (*kernel, spec.in_channels, spec.out_channels),
+    )
+    self.bias = self.param('bias', nn.initializers.zeros, (spec.out_channels,))
+    self.affine = layers.Dense(spec.in_channels, bias_init=1.0)
+    # The moving average of the input's mean square.
+    self.magnitude = self.variable('moving_averages', 'magnitude', jnp.ones, ())
+
   def __call__(
     self,
     x: Float[Array, 'n h w i'],
@@ -51,47 +64,60 @@ class SynthesisLayer(nn.Module):
       update_averages: Whether to update the average input magnitude, from the
         whole batch; 'moving_averages' must be mutable then.
     """
-    spec = self.spec
-    kernel = (spec.conv_kernel, spec.conv_kernel)
-    weight = self.param(
-      'weight',
-      nn.initializers.normal(1.0),
-      (*kernel, spec.in_channels, spec.out_channels),
-    )
-    bias = self.param('bias', nn.initializers.zeros, (spec.out_channels,))
-    styles = layers.Dense(spec.in_channels, bias_init=1.0, name='affine')(w)
-    if spec.is_torgb:  # Not demodulated, so it needs the learning-rate gain.
-      styles = styles / spec.in_channels**0.5
-
     x = x.astype(self.dtype)
-    x = modulated_conv(
-      x,
-      weight,
+    if update_averages:
+      self._observe(x)
+    modulation = self.modulate(w)
+    return self.convolve(scale_channels(x, modulation.input_scale), modulation)
+
+  def modulate(self, w: Float[Array, 'n d']) -> Modulation:
+    """Returns the convolution that a style makes of the layer's."""
+    styles = self.affine(w)
+    if self.spec.is_torgb:  # Not demodulated: it needs the gain of the weights.
+      styles = styles / self.spec.in_channels**0.5
+    return modulate(
+      self.weight,
       styles,
-      demodulate=not spec.is_torgb,
-      padding=spec.conv_kernel - 1,
-      input_gain=jax.lax.rsqrt(self._magnitude(x, update_averages)),
+      demodulate=not self.spec.is_torgb,
+      input_gain=jax.lax.rsqrt(jnp.asarray(self.magnitude.value)),
+    )
+
+  def convolve(
+    self,
+    x: Float[Array, 'n h w i'],
+    modulation: Modulation,
+    output_scale: Float[Array, 'n o'] | None = None,
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Returns the features that `__call__` does, times `output_scale`.
+
+    Args:
+      x: Input features, times the modulation's `input_scale`.
+      modulation: Of `modulate`.
+      output_scale: Factors, or None for 1.
+    """
+    x = conv.conv2d(
+      x.astype(self.dtype),
+      modulation.kernel,
+      padding=self.spec.conv_kernel - 1,
     )
     return filtered_lrelu(
       x,
-      b=bias,
-      **spec.nonlinearity(),
+      b=self.bias,
+      **self.spec.nonlinearity(),
       clamp=self.conv_clamp,
+      input_scale=modulation.output_scale,
+      output_scale=output_scale,
       implementation=self.filtered_lrelu_implementation,
     )
 
-  def _magnitude(
-    self, x: Float[Array, 'n h w i'], update: bool
-  ) -> Float[Array, '']:
-    """Returns the moving average of the input's mean square."""
-    average = self.variable('moving_averages', 'magnitude', jnp.ones, ())
-    if update:
-      current = jnp.mean(jnp.square(x.astype(jnp.float32)))
-      beta = 0.5 ** (x.shape[0] / self.magnitude_half_life)
-      average.value = jax.lax.stop_gradient(
-        current + beta * (average.value - current)
-      )
-    return jnp.asarray(average.value)
+  def _observe(self, x: Float[Array, 'n h w i']) -> None:
+    """Lets the average input magnitude see a batch."""
+    average = jnp.asarray(self.magnitude.value)
+    current = jnp.mean(jnp.square(x.astype(jnp.float32)))
+    beta = 0.5 ** (x.shape[0] / self.magnitude_half_life)
+    self.magnitude.value = jax.lax.stop_gradient(
+      current + beta * (average - current)
+    )
 
 
 class Synthesis(nn.Module):
@@ -176,6 +202,19 @@ class Synthesis(nn.Module):
         f'{list(transform.shape)}'
       )
     x = self.input(ws[:, 0], transform)
-    for i, layer in enumerate(self.layers):
-      x = layer(x, ws[:, i + 1], update_averages=update_averages)
+    if update_averages:
+      for i, layer in enumerate(self.layers):
+        x = layer(x, ws[:, i + 1], update_averages=True)
+      return x.astype(jnp.float32) * self.output_scale
+    # Each layer leaves its output as the next one wants it, scaled by the next
+    # one's style: that costs kernels nothing. Averages are of the unscaled.
+    modulations = [
+      layer.modulate(ws[:, i + 1]) for i, layer in enumerate(self.layers)
+    ]
+    input_scale, *output_scales = [m.input_scale for m in modulations]
+    x = scale_channels(x.astype(self.layers[0].dtype), input_scale)
+    for layer, modulation, output_scale in zip(
+      self.layers, modulations, [*output_scales, None], strict=True
+    ):
+      x = layer.convolve(x, modulation, output_scale)
     return x.astype(jnp.float32) * self.output_scale

@@ -7,13 +7,65 @@ channel commutes with the convolution), no kernel per sample is materialised,
 and a batch sharded over devices needs no collective for the convolution.
 """
 
-import jax
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
 from sg3jax.ops import conv
 from sg3jax.types import AnyArray, Array
+
+
+class Modulation(NamedTuple):
+  """A modulated convolution as a plain one between two scalings.
+
+  Attributes:
+    kernel: [k, k, i, o].
+    input_scale: Factors on the input's channels, [n, i].
+    output_scale: Factors on the output's channels, [n, o], or None for 1.
+  """
+
+  kernel: Array
+  input_scale: Array
+  output_scale: Array | None
+
+
+def modulate(
+  w: Float[AnyArray, 'k k i o'],
+  styles: Float[AnyArray, 'n i'],
+  *,
+  demodulate: bool = True,
+  input_gain: Float[AnyArray, ''] | float | None = None,
+) -> Modulation:
+  """Returns what `modulated_conv` with these arguments scales and convolves by.
+
+  For those who can scale in passing: the kernel in front of the convolution, or
+  behind it. In float32, or wider if an operand is wider.
+  """
+  wide = jnp.promote_types(jnp.float32, jnp.result_type(w, styles))
+  w = jnp.asarray(w, wide)
+  styles = jnp.asarray(styles, wide)
+
+  demodulation = None
+  if demodulate:
+    w = w * lax.rsqrt(jnp.sum(jnp.square(w), axis=(0, 1, 2)))
+    styles = styles * lax.rsqrt(jnp.mean(jnp.square(styles)))
+    power = jnp.einsum(
+      'ni,io->no',
+      jnp.square(styles),
+      jnp.sum(jnp.square(w), axis=(0, 1)),
+      precision=lax.Precision.HIGHEST,
+    )
+    # The epsilon is that of kernels of unit RMS, whose power is fan-in times
+    # this one: with the fan-in divided out, convolutions stay at the magnitude
+    # of their inputs, within the range of float16.
+    fan_in = w.shape[0] * w.shape[1] * w.shape[2]
+    demodulation = lax.rsqrt(power + 1e-8 / fan_in)
+  if input_gain is not None:
+    # In front of the convolution, where it brings `x` to unit magnitude.
+    styles = styles * jnp.asarray(input_gain, wide)
+  return Modulation(w, styles, demodulation)
 
 
 def modulated_conv(
@@ -53,35 +105,23 @@ def modulated_conv(
     ValueError: If padding is negative.
   """
   x = jnp.asarray(x)
-  wide = jnp.promote_types(jnp.float32, jnp.result_type(x, w, styles))
-  w = jnp.asarray(w, wide)
-  styles = jnp.asarray(styles, wide)
-
-  demodulation = None
-  if demodulate:
-    w = w * lax.rsqrt(jnp.sum(jnp.square(w), axis=(0, 1, 2)))
-    styles = styles * lax.rsqrt(jnp.mean(jnp.square(styles)))
-    power = jnp.einsum(
-      'ni,io->no',
-      jnp.square(styles),
-      jnp.sum(jnp.square(w), axis=(0, 1)),
-      precision=lax.Precision.HIGHEST,
-    )
-    # The epsilon is that of kernels of unit RMS, whose power is fan-in times
-    # this one: with the fan-in divided out, convolutions stay at the magnitude
-    # of their inputs, within the range of float16.
-    fan_in = w.shape[0] * w.shape[1] * w.shape[2]
-    demodulation = lax.rsqrt(power + 1e-8 / fan_in)
-  if input_gain is not None:
-    # In front of the convolution, where it brings `x` to unit magnitude.
-    styles = styles * jnp.asarray(input_gain, wide)
-
-  y = conv.conv2d(_scale(x, styles), w, padding=padding)
-  if demodulation is not None:
-    y = _scale(y, demodulation)
-  return y
+  modulation = modulate(w, styles, demodulate=demodulate, input_gain=input_gain)
+  y = conv.conv2d(
+    scale_channels(x, modulation.input_scale),
+    modulation.kernel,
+    padding=padding,
+  )
+  return scale_channels(y, modulation.output_scale)
 
 
-def _scale(x: jax.Array, scale: jax.Array) -> jax.Array:
-  """Scales channels per sample, with the gradient of the scale in float32."""
-  return (x.astype(scale.dtype) * scale[:, None, None, :]).astype(x.dtype)
+def scale_channels(
+  x: Float[Array, 'n h w c'], scale: Float[Array, 'n c'] | None
+) -> Float[Array, 'n h w c']:
+  """Scales channels per sample, in the dtype of x; None is 1.
+
+  The product and the gradient of the scale are computed in float32 or wider.
+  """
+  if scale is None:
+    return x
+  wide = jnp.promote_types(x.dtype, scale.dtype)
+  return (x.astype(wide) * scale[:, None, None, :]).astype(x.dtype)

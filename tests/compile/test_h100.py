@@ -21,6 +21,7 @@ from sg3jax.ops.filtered_lrelu import (
   tiling_gpu,
 )
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
+from sg3jax.ops.filtered_lrelu.scaling import NONE
 
 MISSING = aot_gpu.missing()
 pytestmark = [
@@ -38,6 +39,7 @@ class Case:
   chain: plan_lib.Chain
   shapes: tuple[tuple[int, ...], ...]
   dtype: str
+  is_scaled: bool = False
   names: list[str] = dataclasses.field(default_factory=list)
 
   @property
@@ -47,9 +49,12 @@ class Case:
   def structure(self):
     """Returns what the code depends on beside numbers: taps and extents."""
     chain = tiling_gpu.simplify(self.chain)
-    tile = pallas_gpu.choose_tile(chain, self.operands[-1])
+    scaling = NONE
+    if self.is_scaled:
+      scaling = aot_gpu.layer_scaling(self.operands)
+    tile = pallas_gpu.choose_tile(chain, *self.operands, scaling=scaling)
     assert tile is not None
-    plan = tiling_gpu.geometry(chain, tile.width, tile.reads)
+    plan = pallas_gpu.geometry(chain, tile, *self.operands, scaling=scaling)
     streams = [
       (
         stream.columns,
@@ -61,7 +66,19 @@ class Case:
     return repr((self.dtype, tile.width, tile.reads, streams, contract))
 
 
-def make_case(name, shape, fu, fd, up, down, padding, direction, dtype, c=64):
+def make_case(
+  name,
+  shape,
+  fu,
+  fd,
+  up,
+  down,
+  padding,
+  direction,
+  dtype,
+  c=64,
+  is_scaled=False,
+):
   plan = make_plan(
     shape,
     jnp.dtype(dtype),
@@ -74,7 +91,7 @@ def make_case(name, shape, fu, fd, up, down, padding, direction, dtype, c=64):
   )
   chain = getattr(plan, direction)
   shapes = tuple((IMAGES, *size, c) for size in chain.in_sizes)
-  return Case(chain, shapes, dtype, [f'{name}-{direction}'])
+  return Case(chain, shapes, dtype, is_scaled, [f'{name}-{direction}'])
 
 
 def real_layers(directions, dtype, resolutions):
@@ -96,6 +113,7 @@ def real_layers(directions, dtype, resolutions):
           direction,
           dtype,
           layer.out_channels,
+          is_scaled=True,  # As generators call it.
         )
         first = cases.setdefault(case.structure(), case)
         if first is not case:
@@ -145,7 +163,9 @@ def cases():
   'case', cases(), ids=lambda c: f'{c.names[0]}-{c.dtype}'
 )
 def test_compiles_without_spills(case):
-  facts = aot_gpu.compile_facts(case.chain, case.shapes, case.dtype)
+  facts = aot_gpu.compile_facts(
+    case.chain, case.shapes, case.dtype, is_scaled=case.is_scaled
+  )
   chain = tiling_gpu.simplify(case.chain)
   width, rows, reads = facts['tile']
   terms = '+'.join(str(len(terms)) for terms in chain.expand)

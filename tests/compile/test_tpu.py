@@ -16,6 +16,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from sg3jax.nets import synthesis
 from sg3jax.ops.filtered_lrelu import aot_tpu
+from sg3jax.ops.modulated_conv import scale_channels
 
 pytestmark = [
   pytest.mark.slow,
@@ -89,22 +90,32 @@ class _Layers(nn.Module):
 
   @nn.compact
   def __call__(self, x, ws):
-    layers = make_spec('t', 256).layers[self.first : self.first + 3]
-    for k, layer in enumerate(layers):
-      x = synthesis.SynthesisLayer(layer, dtype=jnp.bfloat16, conv_clamp=256.0)(
-        x, ws[:, k]
-      )
+    layers = [
+      synthesis.SynthesisLayer(layer, dtype=jnp.bfloat16, conv_clamp=256.0)
+      for layer in make_spec('t', 256).layers[self.first : self.first + 3]
+    ]
+    modulations = [layer.modulate(ws[:, k]) for k, layer in enumerate(layers)]
+    first, *scales = [modulation.input_scale for modulation in modulations]
+    x = scale_channels(x, first)
+    # What the next layer would want of the last.
+    scales.append(jnp.ones(modulations[-1].output_scale.shape))
+    for layer, modulation, scale in zip(
+      layers, modulations, scales, strict=True
+    ):
+      x = layer.convolve(x, modulation, scale)
     return x
 
 
-# MiB of temporary memory and MB moved outside of the kernels, on 8 samples, of
-# the same study; the memory of (8, 'backward') is what libtpu 0.0.50 takes for
-# the convolutions (0.0.42, the study's, 665 MiB). The backward pass of the last
-# three is left out, as the compiler takes eight minutes for its convolutions.
+# MiB of temporary memory and MB moved outside of the kernels, on 8 samples, by
+# libtpu 0.0.50. The study that this kernel began with moved a third more, as
+# styles were multiplied in between: 89 and 1412 (one map less in memory, as the
+# compiler kept those products in vector memory), 665 and 6739, 606 and 2545.
+# The backward pass of the last three is left out, as the compiler takes eight
+# minutes for its convolutions.
 _TRAFFIC = {
-  (8, 'forward'): (89, 1412),
-  (8, 'backward'): (844, 6739),
-  (11, 'forward'): (606, 2545),
+  (8, 'forward'): (177, 1046),
+  (8, 'backward'): (750, 6641),
+  (11, 'forward'): (606, 1915),
 }
 
 

@@ -108,6 +108,38 @@ def small_operator(**overrides):
   return options, random_like(0, (4, 8, 9, 3)), random_like(1, (3,))
 
 
+def small_scaled():
+  """Returns x, bias, input scale and output scale for `small_operator`."""
+  _, x, b = small_operator()
+  factors = (len(x), len(b))
+  return (
+    x,
+    b,
+    1.5 + 0.3 * random_like(2, factors),
+    random_like(3, factors),  # Of both signs, as styles are.
+  )
+
+
+def scaled(implementation, arrays, is_scaled, options):
+  """Returns y with the chosen scales, and the pullback to all arrays."""
+
+  def call(x, b, *factors):
+    input_scale, output_scale = (
+      f if use else None for f, use in zip(factors, is_scaled, strict=True)
+    )
+    return filtered_lrelu(
+      x,
+      b=b,
+      input_scale=input_scale,
+      output_scale=output_scale,
+      implementation=implementation,
+      **options,
+    )
+
+  y, pull = jax.vjp(call, *arrays)
+  return y, jax.jit(pull)
+
+
 def layer_operator(name):
   """Returns a real layer's operator and a narrow input for it."""
   layer = SMALL_LAYERS[name]
@@ -295,6 +327,23 @@ class ValuesContract:
 
     check()
 
+  def test_scales(self):
+    options, *_ = small_operator()
+    arrays = small_scaled()
+    for is_scaled in ((True, False), (False, True), (True, True)):
+      y, pull = scaled(
+        self.implementation, self.cast(*arrays), is_scaled, options
+      )
+      with jax.enable_x64(True):
+        wide = [jnp.asarray(a, np.float64) for a in arrays]
+        expected, pull_expected = scaled('reference', wide, is_scaled, options)
+        g = random_like(4, y.shape)
+        expected_gradients = pull_expected(jnp.asarray(g))
+      assert_close(y, np.asarray(expected), self.dtype)
+      self.assert_gradients_close(
+        pull(jnp.asarray(g, y.dtype)), expected_gradients
+      )
+
   def test_16_bits(self):
     options, x, b = small_operator(clamp=None)
     for dtype in self.narrow_dtypes:
@@ -369,6 +418,28 @@ class FilteredLReluContract(ValuesContract):
         jax.jit(f)(x), jax.jit(reference)(x), rtol=max(1e-9, eps**0.5 * 2)
       )
 
+  def test_second_derivatives_in_the_scales(self):
+    options, *_ = small_operator(clamp=None)
+    arrays = small_scaled()
+    wide = np.promote_types(self.dtype, np.float32)
+    arrays = [jnp.asarray(a, wide) for a in arrays]
+
+    def second(implementation, dtype):
+      def f(arrays):
+        x, *rest = arrays
+        y, _ = scaled(
+          implementation, (x.astype(dtype), *rest), (True, True), options
+        )
+        return jnp.sum(y.astype(wide) ** 3)
+
+      def directional(arrays):
+        return sum(jax.tree.map(jnp.vdot, jax.grad(f)(arrays), arrays))
+
+      return jax.jit(jax.grad(directional))(arrays)
+
+    actual = second(self.implementation, self.dtype)
+    self.assert_gradients_close(actual, second('reference', wide))
+
   def loss(self, x, b):
     """Returns a number that depends on all of a small operator's result."""
     options, _, _ = small_operator()
@@ -393,32 +464,38 @@ class FilteredLReluContract(ValuesContract):
       assert_close(d, expected_d, self.dtype)
 
   def test_sharded_batch_stays_where_it_is(self):
-    options, *arrays = small_operator()
-    x, b = self.cast(*arrays)
+    options, *_ = small_operator()
+    x, b, *factors = self.cast(*small_scaled())
     mesh = jax.make_mesh(
       (4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
     )
     over = jax.NamedSharding(mesh, jax.P('data'))
     whole = jax.NamedSharding(mesh, jax.P())
 
-    def step(x, b):
-      y, pull = jax.vjp(lambda x, b: self.call(x, b, **options), x, b)
+    def step(*arrays):
+      y, pull = scaled(self.implementation, arrays, (True, True), options)
       return y, *pull(y)
 
     with jax.set_mesh(mesh):
       compiled = (
         jax.jit(
-          step, in_shardings=(over, whole), out_shardings=(over, over, whole)
+          step,
+          in_shardings=(over, whole, over, over),
+          out_shardings=(over, over, whole, over, over),
         )
-        .lower(x, b)
+        .lower(x, b, *factors)
         .compile()
       )
     text = compiled.as_text()
     assert 'all-reduce' in text  # The bias gradient is a global sum.
     for collective in ('all-gather', 'all-to-all', 'collective-permute'):
       assert collective not in text
-    arrays = jax.device_put(x, over), jax.device_put(b, whole)
-    for a, e in zip(compiled(*arrays), step(x, b), strict=True):
+    arrays = (
+      jax.device_put(x, over),
+      jax.device_put(b, whole),
+      *(jax.device_put(f, over) for f in factors),
+    )
+    for a, e in zip(compiled(*arrays), step(x, b, *factors), strict=True):
       assert_close(np.asarray(a), e, self.dtype)
 
 

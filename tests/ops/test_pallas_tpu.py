@@ -173,7 +173,7 @@ def test_many_tiles_and_negative_padding():
   assert (cut.h.tiles, cut.w.tiles) == (6, 3)
   operands = operands_of(chain, 1, 3)
   y = pallas_tpu._call(
-    chain, cut, True, *(jnp.asarray(x, jnp.float32) for x in operands)
+    chain, cut, True, None, *(jnp.asarray(x, jnp.float32) for x in operands)
   )
   assert_computes(y, chain, operands)
 

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sg3jax.ops.filtered_lrelu import pallas_gpu, tiling_gpu
 from sg3jax.ops.filtered_lrelu.plan import Chain
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.ops.filtered_lrelu.tiling_gpu import Tile
 
 # An H100 SXM, as XLA describes a device that it compiles for.
@@ -82,6 +83,7 @@ def compile_facts(
   operand_shapes: Sequence[Sequence[int]],
   dtype: Any,
   tile: Tile | None = None,
+  is_scaled: bool = False,
 ) -> dict[str, Any]:
   """Compiles the kernel of a chain for an H100, which need not be there.
 
@@ -90,6 +92,7 @@ def compile_facts(
     operand_shapes: [n, h, w, c] of each operand.
     dtype: Of the operands: float16 or bfloat16.
     tile: Columns and rows of a block, or None for the kernel's own choice.
+    is_scaled: With the factors and the bias that a layer of a generator has.
 
   Returns:
     tile: The tile (columns, rows);
@@ -114,23 +117,24 @@ def compile_facts(
     jax.ShapeDtypeStruct((*s[:3], -(-s[3] // 8) * 8), dtype)
     for s in operand_shapes
   ]
+  scaling = layer_scaling(operands) if is_scaled else NONE
   simple = tiling_gpu.simplify(chain)
   if tile is None:
-    reason = pallas_gpu.unsupported(chain, *operands)
+    reason = pallas_gpu.unsupported(chain, *operands, scaling=scaling)
     if reason is not None:
       raise NotImplementedError(
         f'The kernel cannot serve this chain: {reason}.'
       )
-    tile = pallas_gpu.choose_tile(simple, operands[-1])
+    tile = pallas_gpu.choose_tile(simple, *operands, scaling=scaling)
     assert tile is not None
 
-  def call(*arrays):
-    return pallas_gpu.launch(simple, tile, *arrays)
+  def call(scaling, *arrays):
+    return pallas_gpu.launch(simple, tile, *arrays, scaling=scaling)
 
   start = time.perf_counter()
-  reports = _compile(call, operands)
+  reports = _compile(call, scaling, operands)
   seconds = time.perf_counter() - start
-  plan = tiling_gpu.geometry(simple, tile.width, tile.reads)
+  plan = pallas_gpu.geometry(simple, tile, *operands, scaling=scaling)
   ptxas = reports.get('.ptxas', '')
   loop = _main_loop(reports.get('.sass_ctrl', ''))
   outputs = plan.groups_per_step * tile.width * tiling_gpu.CHANNELS / 128
@@ -147,9 +151,26 @@ def compile_facts(
     'hgmma': sum('HGMMA' in line for line in loop) if loop else None,
     'is_serialized': 'serialized' in ptxas,
     'estimated_registers': round(plan.registers),
-    'estimated_instructions': round(plan.instructions(dtype == jnp.bfloat16)),
+    'estimated_instructions': round(plan.instructions),
     'seconds': seconds,
   }
+
+
+def layer_scaling(operands: Sequence[Any]) -> Scaling:
+  """Returns the factors and the bias that a generator's layer has, as shapes.
+
+  Forward, the demodulation, the bias and the next layer's style; in derivatives
+  the latter two belong to one operand each.
+
+  Args:
+    operands: One or two arrays [n, h, w, c], or their shapes.
+  """
+  n, _, _, c = operands[0].shape
+  factors = jax.ShapeDtypeStruct((n, c), jnp.float32)
+  bias = jax.ShapeDtypeStruct((c,), jnp.float32)
+  if len(operands) == 1:
+    return Scaling((factors, None), bias, factors)
+  return Scaling((factors, factors), bias)
 
 
 def h100_mesh() -> Mesh:
@@ -164,19 +185,20 @@ def h100_mesh() -> Mesh:
 
 
 def _compile(
-  call: Any, operands: Sequence[jax.ShapeDtypeStruct]
+  call: Any, scaling: Scaling, operands: Sequence[jax.ShapeDtypeStruct]
 ) -> dict[str, str]:
   """Compiles a kernel; returns the compiler's reports by file suffix."""
   mesh = h100_mesh()
   sharding = NamedSharding(mesh, PartitionSpec())
-  operands = [
-    jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands
-  ]
+  arguments = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    (scaling, *operands),
+  )
   with tempfile.TemporaryDirectory() as folder:
     with _environment(MOSAIC_GPU_DUMP_TO=folder):
       # The abstract mesh tells what is being lowered for.
       with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        lowered = jax.jit(call).lower(*operands)
+        lowered = jax.jit(call).lower(*arguments)
       lowered.compile()
     return {
       suffix: path.read_text()

@@ -24,6 +24,7 @@ from sg3jax.ops.filtered_lrelu import (
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
 from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Chain, Plan
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import AnyArray, Array
 
 Number: TypeAlias = float | int
@@ -36,61 +37,80 @@ KERNELS: dict[str, tuple[str, Any]] = {
 }
 
 
-def _kernel_refusal(name: str, chain: Chain, *operands: Any) -> str | None:
+def _kernel_refusal(
+  name: str, chain: Chain, *operands: Any, scaling: Scaling
+) -> str | None:
   """Returns why a kernel cannot compute a chain here, or None if it can."""
   platform_name, module = KERNELS[name]
   actual, kind = platform.target()
   if actual != platform_name and not platform.interpret():
     return f'it runs on {platform_name}; here is {actual}'
-  reason = module.unsupported(chain, *operands, kind=kind)
+  reason = module.unsupported(chain, *operands, scaling=scaling, kind=kind)
   return reason or partition.obstacle()
 
 
-def _run_kernel(name: str, chain: Chain, *operands: Array) -> Array:
+def _run_kernel(
+  name: str, chain: Chain, *operands: Array, scaling: Scaling = NONE
+) -> Array:
   if chain.is_pointwise:  # XLA fuses that into its neighbours: nothing to win.
-    return banded.run(chain, *operands)
-  if reason := _kernel_refusal(name, chain, *operands):
+    return banded.run(chain, *operands, scaling=scaling)
+  if reason := _kernel_refusal(name, chain, *operands, scaling=scaling):
     raise NotImplementedError(f'filtered_lrelu: {name}: {reason}.')
   _, kind = platform.target()
   run = functools.partial(
     KERNELS[name][1].run, interpret=platform.interpret(), kind=kind
   )
-  return partition.over_batch(run)(chain, *operands)
+  return partition.over_batch(run)(chain, *operands, scaling=scaling)
 
 
-def _run_pallas(chain: Chain, *operands: Array) -> Array:
+def _run_pallas(
+  chain: Chain, *operands: Array, scaling: Scaling = NONE
+) -> Array:
   """Computes a chain by the target's kernel if it can, else by `banded`."""
   platform_name, kind = platform.target()
   name = _kernel_of(platform_name)
   if name is None:
-    _announce(chain, operands, 'banded')
-    return banded.run(chain, *operands)
-  reason = _kernel_refusal(name, chain, *operands)
+    return _run_banded(chain, *operands, scaling=scaling)
+  reason = _kernel_refusal(name, chain, *operands, scaling=scaling)
   if chain.is_pointwise:
     reason = 'without filters XLA fuses it'
   if reason:
-    _announce(chain, operands, f'banded ({name}: {reason})')
-    return banded.run(chain, *operands)
+    return _run_banded(
+      chain, *operands, scaling=scaling, note=f' ({name}: {reason})'
+    )
   _announce(chain, operands, name)
 
-  def run(chain: Chain, *parts: Array) -> Array:
+  def run(chain: Chain, *parts: Array, scaling: Scaling) -> Array:
     # What runs on the host of an accelerator takes the plain form there.
+    kernel = functools.partial(KERNELS[name][1].run, kind=kind)
+    branches = {'default': banded.run, platform_name: kernel}
     return jax.lax.platform_dependent(
+      scaling,
       *parts,
-      default=functools.partial(banded.run, chain),
       **{
-        platform_name: functools.partial(KERNELS[name][1].run, chain, kind=kind)
+        key: lambda scaling, *parts, call=call: call(
+          chain, *parts, scaling=scaling
+        )
+        for key, call in branches.items()
       },
     )
 
-  return partition.over_batch(run)(chain, *operands)
+  return partition.over_batch(run)(chain, *operands, scaling=scaling)
 
 
-def _run_default(chain: Chain, *operands: Array) -> Array:
-  if default_implementation(platform.target()[0]) == 'pallas':
-    return _run_pallas(chain, *operands)
-  _announce(chain, operands, 'banded')
-  return banded.run(chain, *operands)
+def _run_banded(
+  chain: Chain, *operands: Array, scaling: Scaling = NONE, note: str = ''
+) -> Array:
+  _announce(chain, operands, 'banded' + note)
+  return banded.run(chain, *operands, scaling=scaling)
+
+
+def _run_default(
+  chain: Chain, *operands: Array, scaling: Scaling = NONE
+) -> Array:
+  chosen = default_implementation(platform.target()[0])
+  run = _run_pallas if chosen == 'pallas' else _run_banded
+  return run(chain, *operands, scaling=scaling)
 
 
 def _kernel_of(platform_name: str) -> str | None:
@@ -112,9 +132,10 @@ def _say_once(message: str) -> None:
   logging.info('filtered_lrelu %s', message)
 
 
-# A name's function returns D act(U x) and is differentiable to any order. What
-# it cannot serve it refuses with NotImplementedError and the reason.
-IMPLEMENTATIONS: dict[str, Callable[[Plan, Array], Array]] = {
+# A name's function takes (plan, x, input scale, bias, output scale) and is
+# differentiable to any order. What it cannot serve it refuses with
+# NotImplementedError and the reason.
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
   'banded': banded.filtered_lrelu,
   'reference': reference.filtered_lrelu,
   'pallas': vjp.differentiable(_run_pallas),
@@ -152,6 +173,8 @@ def filtered_lrelu(
   gain: Number = _SQRT_2,
   slope: Number = 0.2,
   clamp: Number | None = None,
+  input_scale: Float[AnyArray, 'n c'] | None = None,
+  output_scale: Float[AnyArray, 'n c'] | None = None,
   implementation: str | None = None,
 ) -> Float[Array, 'n h2 w2 c']:
   """Applies a leaky ReLU between an upsampling and a downsampling filter.
@@ -163,7 +186,8 @@ def filtered_lrelu(
   keep only fully overlapping positions, so along an axis
   out = ceil((in * up + low + high - taps_u - taps_d + 2) / down).
 
-  Differentiable in x and b to any order by reverse mode; constant in filters.
+  Differentiable in x, b and the scales to any order by reverse mode; constant
+  in filters.
 
   Args:
     x: Feature maps, float32, bfloat16, float16 or float64.
@@ -180,6 +204,10 @@ def filtered_lrelu(
     gain: Factor on the output of the leaky ReLU.
     slope: Its slope for negative inputs.
     clamp: Bound on the magnitude after the gain, not negative; None for none.
+    input_scale: Factors on x, before the bias: the demodulation of a modulated
+      convolution; None for 1.
+    output_scale: Factors on the result: the styles of the next convolution;
+      None for 1. The gradient of one that is exactly zero is taken as zero.
     implementation: A name of `implementations()`: 'pallas' is the kernel of the
       platform where it can serve the call, else 'banded'; any other name means
       exactly that one. None: `default_implementation` of the devices of the
@@ -215,6 +243,15 @@ def filtered_lrelu(
       f'filtered_lrelu expects a bias [{x.shape[-1]}] for x {x.shape}, '
       f'got {b.shape}.'
     )
+  for name, factors in (
+    ('input_scale', input_scale),
+    ('output_scale', output_scale),
+  ):
+    if factors is not None and factors.shape != (x.shape[0], x.shape[-1]):
+      raise ValueError(
+        f'filtered_lrelu expects {name} [{x.shape[0]}, {x.shape[-1]}] for x '
+        f'{x.shape}, got {factors.shape}.'
+      )
   if implementation is not None and implementation not in IMPLEMENTATIONS:
     raise ValueError(
       f'Unknown filtered_lrelu implementation {implementation!r}; known are '
@@ -232,12 +269,14 @@ def filtered_lrelu(
     slope=slope,
     clamp=clamp,
   )
-  biased: Array = jnp.asarray(x)
-  if b is not None:
-    biased = _add_bias(biased, jnp.asarray(b))
-  if implementation is None:
-    return _default(plan, biased)
-  return IMPLEMENTATIONS[implementation](plan, biased)
+  call = _default if implementation is None else IMPLEMENTATIONS[implementation]
+  return call(
+    plan,
+    jnp.asarray(x),
+    _scale_factors(input_scale, x.dtype),
+    None if b is None else jnp.asarray(b),
+    _scale_factors(output_scale, x.dtype),
+  )
 
 
 def make_plan(
@@ -283,23 +322,11 @@ def default_implementation(platform_name: str) -> str:
   return 'pallas' if platform_name == 'tpu' else 'banded'
 
 
-@jax.custom_vjp
-def _add_bias(x: Array, b: Array) -> Array:
-  # In the dtype of x: widened, XLA relays the feature map out on TPUs.
-  return x + b.astype(x.dtype)
-
-
-def _add_bias_forward(x: Array, b: Array) -> tuple[Array, Array]:
-  return _add_bias(x, b), b
-
-
-def _add_bias_backward(b: Array, g: Array) -> tuple[Array, Array]:
-  # Thousands of 16-bit terms would not survive a 16-bit sum.
-  wide = jnp.promote_types(g.dtype, jnp.float32)
-  return g, jnp.sum(g, (0, 1, 2), dtype=wide).astype(b.dtype)
-
-
-_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+def _scale_factors(factors: AnyArray | None, dtype: Any) -> Array | None:
+  """Returns them in float32, or in float64 for x of that dtype."""
+  if factors is None:
+    return None
+  return jnp.asarray(factors, jnp.promote_types(dtype, jnp.float32))
 
 
 def _filter(name: str, f: Any) -> np.ndarray | None:

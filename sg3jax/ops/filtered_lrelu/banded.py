@@ -26,6 +26,7 @@ from jax import lax
 
 from sg3jax.ops.filtered_lrelu import diagonals, platform, vjp
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import Array
 
 # More polyphase components than this along an axis (up 3 with down 4, say)
@@ -124,19 +125,22 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run(chain: Chain, *operands: Array) -> Array:
+def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
   """Returns the chain's result in the spelling of the compiled platform."""
-
   # Jitted so that equal layers share one trace.
+  operands = scaling.enter(*operands)
+
   def spelled(name: str) -> Callable[..., Array]:
     spelling = spell(name, chain, operands[0].dtype)
     return functools.partial(evaluate, spelling, chain)
 
-  return platform.by_platform(
-    *operands,
-    cpu=spelled('diagonals'),
-    gpu=spelled('batched'),
-    tpu=spelled('einsum'),
+  return scaling.leave(
+    platform.by_platform(
+      *operands,
+      cpu=spelled('diagonals'),
+      gpu=spelled('batched'),
+      tpu=spelled('einsum'),
+    )
   )
 
 

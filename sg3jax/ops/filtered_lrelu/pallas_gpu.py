@@ -4,25 +4,27 @@ Nothing at the middle rate leaves the registers. A block (one warpgroup) owns 64
 channels of a strip of the output and walks down its rows (`tiling_gpu`):
 
   read      a row [w, c] by TMA, zeros outside the image, into registers as
-            [c, w]
+            [c, w]; multiply by the channels' factors, add the bias
   along h   of the rows alive, multiply-adds in packed halves
   along w   wgmma with a banded matrix, from registers, into the middle rate
   combine   the activation, or the product with its derivative
   along w   wgmma with a banded matrix again: an accumulator's layout is that of
             the next product's operand
   along h   multiply-adds in float32 into a ring of partial output rows
-  write     by TMA, clipped at the border
+  write     times the channels' factors, by TMA, clipped at the border
 
 Derivatives have the same form (`plan.Chain`). Arithmetic is in float16 with
 float32 accumulators, for bfloat16 operands too: its 8 bits do not suffice for
-the taps and for four roundings in a row. The operand in which a chain of two is
-linear is scaled to float16's range, the other and single ones must fit it.
+the taps and for four roundings in a row. Of two operands, the one in which the
+chain is linear is scaled to float16's range if its own is wider; the other, and
+a single one, must fit it.
 """
 
 import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,7 +35,8 @@ from jax import lax
 
 from sg3jax.ops.filtered_lrelu import tiling_gpu
 from sg3jax.ops.filtered_lrelu.activation import Activation
-from sg3jax.ops.filtered_lrelu.plan import Chain
+from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.ops.filtered_lrelu.tiling_gpu import (
   CHANNELS,
   RowTaps,
@@ -58,12 +61,15 @@ _GAINS = (2.0**-6, 2.0**6)  # Leave float16's range to the signal.
 _LINEAR_EXPONENT = 4
 
 
-def unsupported(chain: Chain, *operands: Any, kind: str = 'H100') -> str | None:
+def unsupported(
+  chain: Chain, *operands: Any, scaling: Scaling = NONE, kind: str = 'H100'
+) -> str | None:
   """Returns why the kernel cannot compute a chain, or None if it can.
 
   Args:
     chain: What to compute.
     *operands: Arrays or their shapes and dtypes, [n, h, w, c].
+    scaling: Factors and bias, likewise.
     kind: The kind of the device, as JAX names it; 'cpu' to interpret.
   """
   if plgpu is None or jax.__version_info__ < _OLDEST_JAX:
@@ -78,19 +84,25 @@ def unsupported(chain: Chain, *operands: Any, kind: str = 'H100') -> str | None:
     return f'it takes a slope in [0, 1], not {slope}'
   if gain and not _GAINS[0] <= abs(gain) <= _GAINS[1]:
     return f'the gain {gain} takes signals out of the range of float16'
+  chain = tiling_gpu.simplify(chain)
   return tiling_gpu.unsupported(
-    tiling_gpu.simplify(chain), *_tiled(chain, operands[-1])
+    chain, _out_shape(chain, operands[-1]), _arrivals(operands, scaling)
   )
 
 
 def run(
-  chain: Chain, *operands: AnyArray, kind: str = 'H100', interpret: Any = None
+  chain: Chain,
+  *operands: AnyArray,
+  scaling: Scaling = NONE,
+  kind: str = 'H100',
+  interpret: Any = None,
 ) -> Array:
   """Returns the chain's result, computed by the kernel.
 
   Args:
     chain: What to compute.
     *operands: One or two arrays [n, h, w, c], float16 or bfloat16.
+    scaling: Factors, in the range of float16, and bias.
     kind: The kind of the device, as JAX names it; 'cpu' to interpret.
     interpret: None or False compiles for the GPU; True or
       `plgpu.InterpretGPUParams` runs on the CPU, slowly.
@@ -101,28 +113,57 @@ def run(
   Raises:
     NotImplementedError: The kernel cannot compute this; says why.
   """
-  reason = unsupported(chain, *operands, kind=kind)
+  reason = unsupported(chain, *operands, scaling=scaling, kind=kind)
   if reason is not None:
     raise NotImplementedError(f'The Mosaic GPU kernel: {reason}.')
   if interpret is True:
     interpret = plgpu.InterpretGPUParams()
-  return _run(chain, interpret or None, *operands)
+  return _run(chain, interpret or None, scaling, *operands)
 
 
-def choose_tile(chain: Chain, operand: Any) -> Tile | None:
-  """Returns the tile for a chain, `simplify`d, and its last operand."""
-  return tiling_gpu.choose(chain, *_tiled(chain, operand))
+def choose_tile(
+  chain: Chain, *operands: Any, scaling: Scaling = NONE
+) -> Tile | None:
+  """Returns the tile for a chain, `simplify`d, or None if there is none."""
+  return tiling_gpu.choose(
+    chain, _out_shape(chain, operands[-1]), _arrivals(operands, scaling)
+  )
 
 
-def _tiled(chain: Chain, operand: Any) -> tuple[tuple[int, ...], bool]:
-  """Returns what else `tiling_gpu.choose` takes."""
-  n, _, _, c = operand.shape
-  height, width = (p.out_size for p in chain.contract[0])
-  return (n, height, width, c), operand.dtype == jnp.bfloat16
+def geometry(
+  chain: Chain, tile: Tile, *operands: Any, scaling: Scaling = NONE
+) -> tiling_gpu.Geometry:
+  """Returns how a block goes about a chain, `simplify`d, with a tile."""
+  arrivals = _arrivals(operands, scaling)
+  return tiling_gpu.geometry(chain, tile.width, tile.reads, arrivals)
+
+
+def _out_shape(chain: Chain, operand: Any) -> tuple[int, ...]:
+  return (operand.shape[0], *chain.out_size, operand.shape[-1])
+
+
+def _arrivals(
+  operands: Sequence[Any], scaling: Scaling
+) -> tuple[tiling_gpu.Arrival, ...]:
+  """Returns what is done to each operand's rows first."""
+  is_wide = operands[0].dtype == jnp.bfloat16
+  return tuple(
+    tiling_gpu.Arrival(
+      is_wide=is_wide,
+      # The second one is also brought into the range of float16.
+      is_scaled=factors is not None or (is_wide and i == 1),
+      is_biased=i == 0 and scaling.bias is not None,
+    )
+    for i, (_, factors) in enumerate(
+      zip(operands, scaling.operands, strict=False)
+    )
+  )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(chain: Chain, interpret: Any, *operands: Array) -> Array:
+def _run(
+  chain: Chain, interpret: Any, scaling: Scaling, *operands: Array
+) -> Array:
   # Jitted so that equal layers share one trace.
   chain = tiling_gpu.simplify(chain)
   c = operands[0].shape[-1]
@@ -131,9 +172,9 @@ def _run(chain: Chain, interpret: Any, *operands: Array) -> Array:
   if spare:
     pad = ((0, 0), (0, 0), (0, 0), (0, spare))
     operands = tuple(jnp.pad(x, pad) for x in operands)
-  tile = choose_tile(chain, operands[-1])
+  tile = choose_tile(chain, *operands, scaling=scaling)
   assert tile is not None  # `unsupported` has asked.
-  y = launch(chain, tile, *operands, interpret=interpret)
+  y = launch(chain, tile, *operands, scaling=scaling, interpret=interpret)
   return y[..., :c] if spare else y
 
 
@@ -141,6 +182,7 @@ def launch(
   chain: Chain,
   tile: Tile,
   *operands: Array,
+  scaling: Scaling = NONE,
   interpret: Any = None,
   inner: Any = jnp.float16,
 ) -> Array:
@@ -150,6 +192,7 @@ def launch(
     chain: What to compute, `tiling_gpu.simplify`d.
     tile: Columns and rows of a block.
     *operands: Arrays [n, h, w, c], c a multiple of 8.
+    scaling: Factors and bias of as many channels or less.
     interpret: None or `plgpu.InterpretGPUParams`.
     inner: Dtype of the arithmetic; float32 only when interpreting, to test the
       geometry without rounding.
@@ -158,22 +201,33 @@ def launch(
     The result [n, h, w, c], of the operands' dtype.
   """
   with jax.enable_x64(False):  # Indices are 32 bits wide on the device.
-    return _launch(chain, tile, operands, interpret, inner)
+    return _launch(chain, tile, operands, scaling, interpret, inner)
 
 
 def _launch(
   chain: Chain,
   tile: Tile,
   operands: Sequence[Array],
+  scaling: Scaling,
   interpret: Any,
   inner: Any,
 ) -> Array:
-  plan = tiling_gpu.geometry(chain, tile.width, tile.reads)
+  plan = geometry(chain, tile, *operands, scaling=scaling)
   n, _, _, c = operands[0].shape
   height, width = (p.out_size for p in chain.contract[0])
   outer = operands[0].dtype
   steps, strips = plan.steps(tile.rows), -(-height // tile.rows)
-  is_scaled = outer == jnp.bfloat16 and len(operands) == 2
+  if outer == jnp.bfloat16 and len(operands) == 2:
+    scaling = _fit_range(scaling, operands[1])
+  # Of whole blocks of channels, as they are loaded from memory.
+  vectors = jax.tree.map(
+    lambda v: jnp.pad(
+      v.astype(jnp.float32),
+      ((0, 0),) * (v.ndim - 1) + ((0, round_up(c, CHANNELS) - v.shape[-1]),),
+    ),
+    scaling,
+  )
+  leaves, treedef = jax.tree.flatten(vectors)
 
   constants = [
     jnp.asarray(m, inner) for stream in plan.streams for m in stream.matrices
@@ -187,22 +241,17 @@ def _launch(
     arrays = [
       jnp.pad(x, ((0, 0), (offset, 0), (offset, 0), (0, 0))) for x in arrays
     ]
-  if is_scaled:
-    arrays.append(_linear_scales(operands[-1]))
 
   def body(*refs):
-    sources = refs[: len(plan.streams)]
-    scales = refs[len(plan.streams)] if is_scaled else None
-    refs = refs[len(arrays) :]
-    matrices, (target, *scratch) = (
-      refs[: len(constants)],
-      refs[len(constants) :],
-    )
+    groups = (len(arrays), len(leaves), len(constants), len(refs))
+    sources, vectors, matrices, (target, *scratch) = _split(refs, groups)
     buffers, matrix_buffers, out_buffer, barriers, ready = scratch
     image, channel = lax.axis_index('n'), lax.axis_index('c') * CHANNELS
     strip = lax.axis_index('t')
     column, row = lax.div(strip, strips), lax.rem(strip, strips)
-    scale = None if scales is None else scales[image]
+    scaling = jax.tree.unflatten(
+      treedef, [_load_vector(v, image, channel) for v in vectors]
+    )
 
     readers = [
       _Reader(
@@ -215,7 +264,10 @@ def _launch(
         channel=channel,
         count=(steps - 1) * stream.advance + stream.alive,
         inner=inner,
-        scale=scale if i == 1 else None,
+        factors=scaling.operands[i],
+        bias=scaling.bias if i == 0 else None,
+        size=chain.in_sizes[i],
+        border=offset,
       )
       for i, stream in enumerate(plan.streams)
     ]
@@ -239,7 +291,9 @@ def _launch(
       )
       def _():
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        result = value if scale is None else value * (1 / scale)
+        result = value
+        if scaling.result is not None:
+          result = value * _along_rows(scaling.result, value)
         out_buffer.T[...] = result.astype(outer)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(
@@ -318,7 +372,7 @@ def _launch(
     grid_names=('c', 't', 'n'),
     **({} if interpret is None else {'interpret': interpret}),
   )
-  return call(*arrays, *constants)
+  return call(*arrays, *leaves, *constants)
 
 
 class _Reader:
@@ -343,15 +397,29 @@ class _Reader:
     channel: Any,
     count: int,
     inner: Any,
-    scale: Any,
+    factors: Array | None,
+    bias: Array | None,
+    size: tuple[int, int],
+    border: int,
   ):
     self._stream = stream
     self._source, self._buffer, self._barriers = source, buffer, barriers
     self._row = row + stream.first_row
     self._column = column + stream.first_column
     self._channel, self._count = channel, count
-    self._inner, self._scale = inner, scale
-    self._is_converted = buffer.dtype != inner
+    self._inner = inner
+    self._factors, self._border, self._height = factors, border, size[0]
+    self._bias = None
+    if bias is not None:  # Within the image's columns.
+      shape = (CHANNELS, stream.columns)
+      index = self._column - border
+      index = index + plgpu.broadcasted_iota(
+        jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA
+      )
+      is_inside = (index >= 0) & (index < size[1])
+      bias = lax.broadcast_in_dim(bias.astype(inner), shape, (0,))
+      self._bias = jnp.where(is_inside, bias, jnp.zeros_like(bias))
+    self._is_changed = buffer.dtype != inner or any(stream.arrival)
     # Of the step that is being traced: its first row, how many of its rows have
     # arrived, those in registers, and the results for a group of phases.
     self._first: Any = 0
@@ -420,37 +488,42 @@ class _Reader:
       row = self._first + i
       plgpu.barrier_wait(self._barriers.at[self._slot(row)])
       if self._stream.is_resident:
-        self._alive.append(self._convert(self._load(row)))
+        self._alive.append(self._arrive(self._load(row), row))
         plgpu.commit_smem()
         self._replace(row)
-      elif self._is_converted:
-        # Once for all reads, in place: the bits of float16 in its 16 bits.
-        value = self._convert(self._load(row))
+      elif self._is_changed:
+        # Once for all reads, in place: the bits of float16 in 16 bits.
+        value = self._arrive(self._load(row), row)
         buffer = self._buffer.at[self._slot(row)].T
-        buffer[...] = lax.bitcast_convert_type(value, buffer.dtype)
+        buffer[...] = _bitcast(value, buffer.dtype)
     self._arrived = max(self._arrived, count)
 
   def _get(self, index: int) -> Array:
     """Returns a row of this step: [64, columns]."""
     if self._stream.is_resident:
       return self._alive[index]
-    value = self._load(self._first + index)
-    if self._is_converted:
-      value = lax.bitcast_convert_type(value, self._inner)
-    return value
+    return _bitcast(self._load(self._first + index), self._inner)
 
   def _load(self, row: Any) -> Array:
     # In the layout of wgmma's operands.
     ref = self._buffer.at[self._slot(row)].T
     return plgpu.load(ref, layout=plgpu.Layout.WGMMA)
 
-  def _convert(self, value: Array) -> Array:
-    if not self._is_converted:
-      return value
-    value = value.astype(jnp.float32)
-    if self._scale is not None:
-      value = value * self._scale
-    return value.astype(self._inner)
+  def _arrive(self, value: Array, row: Any) -> Array:
+    """Returns a row of the operand in the dtype of the arithmetic, scaled."""
+    if value.dtype != self._inner:
+      value = value.astype(jnp.float32)
+    if self._factors is not None:
+      factors = self._factors.astype(value.dtype)
+      value = value * _along_rows(factors, value)
+    value = value.astype(self._inner)
+    if self._bias is not None:
+      index = self._row + row - self._border
+      is_inside = (index >= 0) & (index < self._height)
+      value = value + self._bias * jnp.where(is_inside, 1.0, 0.0).astype(
+        self._inner
+      )
+    return value
 
   def _replace(self, row: Any) -> None:
     """Fetches another row into the slot of one that all warps have read."""
@@ -535,13 +608,52 @@ def _combine(activation: Activation, *ys: Array) -> Array:
   return v
 
 
-def _linear_scales(x: Array) -> Array:
-  """Returns a power of two for each image that fits it to float16: [n]."""
+def _fit_range(scaling: Scaling, x: Array) -> Scaling:
+  """Returns it with a power of two for each image that fits x to float16.
+
+  x, the second operand, is multiplied by it, the result is divided by it.
+  """
   # Gradients of a mean over pixels are below float16's smallest.
-  largest = jnp.max(jnp.abs(x), axis=(1, 2, 3)).astype(jnp.float32)
+  largest = jnp.max(jnp.abs(x), axis=(1, 2)).astype(jnp.float32)
+  factors = scaling.operands[1]
+  if factors is None:
+    factors = jnp.ones((), jnp.float32)
+  else:
+    largest = largest[:, : factors.shape[-1]] * jnp.abs(factors)
+  largest = jnp.max(largest, axis=1, keepdims=True)
   _, exponent = jnp.frexp(largest)
   exponent = jnp.clip(_LINEAR_EXPONENT - exponent, -100, 100)
-  return jnp.where(largest > 0, jnp.exp2(exponent.astype(jnp.float32)), 1)
+  power = jnp.where(largest > 0, jnp.exp2(exponent.astype(jnp.float32)), 1)
+  result = 1.0 if scaling.result is None else scaling.result
+  shape = (x.shape[0], x.shape[-1])
+  return scaling._replace(
+    operands=(scaling.operands[0], jnp.broadcast_to(factors * power, shape)),
+    result=jnp.broadcast_to(result / power, shape),
+  )
+
+
+def _split(values: Sequence[Any], sizes: Sequence[int]) -> list[Sequence[Any]]:
+  """Returns consecutive parts of the sizes; the last may be shorter."""
+  ends = list(itertools.accumulate(sizes))
+  return [values[i:j] for i, j in zip([0, *ends], ends, strict=False)]
+
+
+def _load_vector(vector: Any, image: Any, channel: Any) -> Array:
+  """Returns a block's part of factors [n, c] or of a bias [c]: [64]."""
+  if len(vector.shape) == 2:
+    vector = vector.at[image]
+  layout = plgpu.Layout.WGMMA.reduce(1)
+  vector = vector.at[pl.ds(channel, CHANNELS)]
+  return plgpu.load(vector, layout=layout, optimized=False)
+
+
+def _along_rows(vector: Array, like: Array) -> Array:
+  """Returns a vector [64] repeated in columns, like an array [64, w]."""
+  return lax.broadcast_in_dim(vector, like.shape, (0,))
+
+
+def _bitcast(x: Array, dtype: Any) -> Array:
+  return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
 def _add(a: Array | None, b: Array) -> Array:

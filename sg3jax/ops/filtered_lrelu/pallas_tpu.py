@@ -35,6 +35,7 @@ from jax.experimental.pallas import tpu as pltpu
 from sg3jax.ops.filtered_lrelu import tiling_tpu
 from sg3jax.ops.filtered_lrelu.activation import Activation
 from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.ops.filtered_lrelu.tiling_tpu import LANES, Tiling, Window
 from sg3jax.types import Array
 
@@ -44,14 +45,18 @@ _DTYPES = ('bfloat16', 'float32')
 _UNROLL = 4
 
 
-def unsupported(chain: Chain, *operands: Any, kind: str) -> str | None:
+def unsupported(
+  chain: Chain, *operands: Any, kind: str, scaling: Scaling = NONE
+) -> str | None:
   """Returns why the kernel cannot compute a chain, or None if it can.
 
   Args:
     chain: What to compute.
-    operands: Arrays or their shapes and dtypes, [n, h, w, c].
+    *operands: Arrays or their shapes and dtypes, [n, h, w, c].
+    scaling: Any is served.
     kind: The kind of the device, see `run`.
   """
+  del scaling
   x = operands[0]
   if jnp.dtype(x.dtype).name not in _DTYPES:
     return f'it takes {" and ".join(_DTYPES)}, not {x.dtype}'
@@ -68,13 +73,19 @@ def unsupported(chain: Chain, *operands: Any, kind: str) -> str | None:
   jax.jit, static_argnums=0, static_argnames=('kind', 'interpret')
 )
 def run(
-  chain: Chain, *operands: Array, kind: str, interpret: Any = False
+  chain: Chain,
+  *operands: Array,
+  scaling: Scaling = NONE,
+  kind: str,
+  interpret: Any = False,
 ) -> Array:
   """Returns the chain's result, of the operands' dtype.
 
   Args:
     chain: What to compute; `unsupported` must have no objection.
-    operands: [n, h, w, c] each, bfloat16 or float32.
+    *operands: [n, h, w, c] each, bfloat16 or float32.
+    scaling: Applied to the operands by XLA, which fuses it into what makes them
+      and relays them out in one go, and to the result by the kernel.
     kind: The device kind, as JAX names it ('TPU v5 lite'), or a key of
       `tiling_tpu.GENERATIONS`; 'cpu' takes the tiles of a v5e.
     interpret: As of `pl.pallas_call`: True or `pltpu.InterpretParams()` to run
@@ -82,11 +93,14 @@ def run(
   """
   cut = tiling(chain, operands[0], kind)
   assert cut is not None
+  operands, factors = scaling.enter(*operands), scaling.result
   with jax.enable_x64(False):  # The TPU counts in 32 bits.
     if not cut.pack:
-      return _call(chain, cut, interpret, *operands)
+      return _call(chain, cut, interpret, factors, *operands)
     n, c = operands[0].shape[0], operands[0].shape[-1]
-    y = _call(chain, cut, interpret, *map(_pack, operands))
+    if factors is not None:
+      factors = factors.reshape(1, n * c)
+    y = _call(chain, cut, interpret, factors, *map(_pack, operands))
     return jnp.moveaxis(y.reshape(*y.shape[1:3], n, c), 2, 0)
 
 
@@ -105,12 +119,19 @@ def tiling(chain: Chain, x: Any, kind: str) -> Tiling | None:
 
 
 def _call(
-  chain: Chain, tiling: Tiling, interpret: Any, *operands: Array
+  chain: Chain,
+  tiling: Tiling,
+  interpret: Any,
+  factors: Array | None,
+  *operands: Array,
 ) -> Array:
   n, _, _, c = operands[0].shape
   dtype = operands[0].dtype
   h, w = tiling.h, tiling.w
-  matrices, matrix_specs = _matrices(chain, tiling, dtype)
+  constants, specs = _matrices(chain, tiling, dtype)
+  if factors is not None:
+    constants.append(factors.astype(jnp.float32)[:, None])
+    specs.append(pl.BlockSpec((1, 1, LANES), lambda n, k, i, j: (n, 0, k)))
 
   def operand_spec(window_h: Window, window_w: Window) -> pl.BlockSpec:
     # Interpreted, a window must not reach past its operand: padded there.
@@ -155,9 +176,9 @@ def _call(
     manual_axis_type=jax.typeof(operands[0]).manual_axis_type,
   )
   return pl.pallas_call(
-    functools.partial(_kernel, chain, tiling, dtype),
+    functools.partial(_kernel, chain, tiling, dtype, factors is not None),
     grid=(n, -(-c // LANES), h.tiles, w.tiles),
-    in_specs=[operand_spec(*pair) for pair in windows] + matrix_specs,
+    in_specs=[operand_spec(*pair) for pair in windows] + specs,
     out_specs=pl.BlockSpec(
       (1, h.tile, w.tile, LANES), lambda n, k, i, j: (n, i, j, k)
     ),
@@ -170,7 +191,7 @@ def _call(
     cost_estimate=_cost(chain, n, c, dtype),
     interpret=interpret,
     name='filtered_lrelu',
-  )(*operands, *matrices)
+  )(*operands, *constants)
 
 
 def _start(window: Window, tile: Array) -> Array:
@@ -246,12 +267,17 @@ def _kernel(
   chain: Chain,
   tiling: Tiling,
   dtype: jnp.dtype,
+  is_scaled: bool,
   *refs: Any,
 ) -> None:
   count = len(chain.expand)
   operands, refs = refs[:count], refs[count:]
   up_refs, refs = refs[: 2 * count], refs[2 * count :]
-  down_h, down_w, out, *lines, columns = refs
+  (down_h, down_w, *factors), refs = (
+    refs[: 2 + is_scaled],
+    refs[2 + is_scaled :],
+  )
+  out, *lines, columns = refs
   h, w = tiling.h, tiling.w
   wide = 2 if tiling.pair else 1
 
@@ -313,9 +339,12 @@ def _kernel(
       )
       for q in range(rank)
     ]
-    z = dot(down_w[...], _above(parts)).astype(out.dtype)
+    z = dot(down_w[...], _above(parts))
     for e in range(wide):
-      out[0, row + e] = z[:, e * LANES : (e + 1) * LANES]
+      result = z[:, e * LANES : (e + 1) * LANES]
+      if is_scaled:
+        result = result * factors[0][0]
+      out[0, row + e] = result.astype(out.dtype)
 
   _loop(h.tile, wide, contract_rows)
 

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sg3jax.ops.filtered_lrelu.plan import Chain
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import DATA_AXIS, Array
 
 
@@ -41,7 +42,7 @@ def obstacle() -> str | None:
 
 
 def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
-  """Returns `run`, (chain, *operands) -> result, sharded over the batch.
+  """Returns `run`, (chain, *operands, scaling=) -> result, sharded by samples.
 
   The mesh is the one of the context (`jax.set_mesh`); its axis 'data' carries
   the batch, and along other axes each device computes the same. `run` is called
@@ -52,18 +53,21 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
   only if there is no `obstacle`.
   """
 
-  def sharded(chain: Chain, *operands: Array) -> Array:
+  def sharded(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     axes = _open_axes()
     if not axes:
-      return run(chain, *operands)
+      return run(chain, *operands, scaling=scaling)
     is_even = operands[0].shape[0] % axes.get(DATA_AXIS, 1) == 0
     spec = P(DATA_AXIS) if is_even and DATA_AXIS in axes else P()
+    of_scaling = jax.tree.map(lambda _: spec, scaling)
+    if scaling.bias is not None:
+      of_scaling = of_scaling._replace(bias=P())
     return jax.shard_map(
-      lambda *parts: run(chain, *parts),
-      in_specs=(spec,) * len(operands),
+      lambda scaling, *parts: run(chain, *parts, scaling=scaling),
+      in_specs=(of_scaling, *(spec,) * len(operands)),
       out_specs=spec,
       axis_names=set(axes),
       check_vma=False,  # Interpreted kernels do not say what they vary over.
-    )(*operands)
+    )(scaling, *operands)
 
   return sharded

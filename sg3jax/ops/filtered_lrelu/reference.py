@@ -9,16 +9,27 @@ import numpy as np
 from jax import lax
 
 from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Plan
+from sg3jax.ops.filtered_lrelu.scaling import Scaling
 from sg3jax.types import Array
 
 
-def filtered_lrelu(plan: Plan, x: Array) -> Array:
-  """Returns D act(U x) for x [n, h, w, c], computed in float32 or wider."""
-  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def filtered_lrelu(
+  plan: Plan,
+  x: Array,
+  s: Array | None = None,
+  b: Array | None = None,
+  o: Array | None = None,
+) -> Array:
+  """Returns o D act(U (s x + b)) for x [n, h, w, c], s and o [n, c], b [c].
+
+  Computed in float32 or wider.
+  """
+  scaling = Scaling((s, None), b, result=o)
+  (y,) = scaling.enter(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
   y = _resample(y, plan.fu, up=plan.up, padding=plan.padding)
   y = plan.activation.value(y)
   y = _resample(y, plan.fd, down=plan.down)
-  return y.astype(x.dtype)
+  return scaling.leave(y).astype(x.dtype)
 
 
 def _resample(

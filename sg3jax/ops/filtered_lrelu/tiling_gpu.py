@@ -34,7 +34,7 @@ _WIDTHS = (8, 16, 24, 32)
 
 # Of `Geometry.registers`, an estimate: the spilling begins above, as compiling
 # for an H100 shows; a thread has 255.
-_MOST_REGISTERS = 228
+_MOST_REGISTERS = 232
 
 # A term weaker than this, relative to the first of its sum, is below what
 # float16 taps can express of the first.
@@ -42,6 +42,20 @@ _WEAKEST_TERM = 3e-4
 
 # (row of the ones alive, tap), for one row at the middle rate.
 RowTaps: TypeAlias = tuple[tuple[int, float], ...]
+
+
+class Arrival(NamedTuple):
+  """What is done to an operand's rows when they arrive in registers.
+
+  Attributes:
+    is_wide: They are bfloat16, and become float16.
+    is_scaled: They are multiplied by factors of the channels.
+    is_biased: A bias is added.
+  """
+
+  is_wide: bool = False
+  is_scaled: bool = False
+  is_biased: bool = False
 
 
 class Stream(NamedTuple):
@@ -57,6 +71,7 @@ class Stream(NamedTuple):
     columns: Columns that the strip needs, a multiple of 16.
     matrices: For each term, the pass along w: [middle, columns] float64.
     reads: How often rows are read, see `Tile`.
+    arrival: What is done to them first.
     slots: Rows buffered in shared memory.
   """
 
@@ -69,6 +84,7 @@ class Stream(NamedTuple):
   columns: int
   matrices: tuple[np.ndarray, ...]
   reads: int
+  arrival: Arrival
   slots: int
 
   @property
@@ -174,21 +190,21 @@ class Geometry(NamedTuple):
     middle = len(self.streams) * self.middle / 4
     results = self.groups_per_step * self.rank * self.width / 2
     overhead = 20 + 6.5 * max(self.phases - 2, 0)
+    for s in self.streams:
+      # A bias within the image's borders is as large as a row.
+      overhead += 2 * s.arrival.is_scaled + s.arrival.is_biased * s.columns / 4
     return overhead + rows + 0.95 * partial + 1.35 * middle + 1.4 * results
 
-  def instructions(self, is_converted: bool) -> float:
-    """Estimate of the instructions a thread issues in a step.
-
-    Args:
-      is_converted: Whether operands are converted to float16 first.
-    """
+  @property
+  def instructions(self) -> float:
+    """Estimate of the instructions a thread issues in a step."""
     cost = 60.0 * self.groups_per_step
     for s in self.streams:
       # Barriers, then the rows from shared memory.
       cost += s.advance * 12
       cost += s.rows_read * s.columns / 8
-      if is_converted:
-        cost += s.advance * s.columns
+      is_wide, is_scaled, is_biased = s.arrival
+      cost += s.advance * s.columns * (is_wide + (is_scaled + is_biased) / 4)
       # Taps along h in packed halves; zeroing and rounding an accumulator.
       taps = sum(len(t) for terms in s.row_taps for t in terms)
       cost += taps * s.columns / 4 + self.phases * self.middle * 0.75
@@ -215,13 +231,14 @@ class Geometry(NamedTuple):
     )
     return 2 * (CHANNELS * rows + self.phases * matrices)
 
-  def cycles(self, is_converted: bool) -> float:
+  @property
+  def cycles(self) -> float:
     """Estimate of the cycles that a step takes a multiprocessor.
 
     Issuing instructions (four warps, as many schedulers) or shared memory (128
     bytes a cycle) limits it, tensor cores do not. The efficiencies are guesses.
     """
-    issue = self.instructions(is_converted) / 0.75
+    issue = self.instructions / 0.75
     return max(issue, self.shared_traffic / 128 / 0.85)
 
 
@@ -261,7 +278,12 @@ def simplify(chain: Chain) -> Chain:
 
 
 @functools.cache
-def geometry(chain: Chain, width: int, reads: tuple[int, ...]) -> Geometry:
+def geometry(
+  chain: Chain,
+  width: int,
+  reads: tuple[int, ...],
+  arrivals: tuple[Arrival, ...],
+) -> Geometry:
   """Returns the geometry of a chain for one kind of `Tile`.
 
   The gain's magnitude is in the matrices of the operands, where the bound of
@@ -274,8 +296,8 @@ def geometry(chain: Chain, width: int, reads: tuple[int, ...]) -> Geometry:
   padded = round_up(middle, 16)
   groups = -(-len(contract_h.taps) // down)
   streams = tuple(
-    _stream(terms, chain, phases, middle, padded, how)
-    for terms, how in zip(chain.expand, reads, strict=True)
+    _stream(terms, chain, phases, middle, padded, how, arrival)
+    for terms, how, arrival in zip(chain.expand, reads, arrivals, strict=True)
   )
   sign = math.copysign(1.0, chain.activation.gain)
   return Geometry(
@@ -297,14 +319,14 @@ def geometry(chain: Chain, width: int, reads: tuple[int, ...]) -> Geometry:
 
 
 def unsupported(
-  chain: Chain, out_shape: tuple[int, ...], is_converted: bool
+  chain: Chain, out_shape: tuple[int, ...], arrivals: tuple[Arrival, ...]
 ) -> str | None:
   """Returns why the kernel's geometry has no place for a chain, or None.
 
   Args:
     chain: What to compute, `simplify`d.
     out_shape: Of the result, [n, h, w, c].
-    is_converted: Whether the operands are converted to float16.
+    arrivals: What is done to each operand first.
   """
   sums = (*chain.expand, chain.contract)
   passes = [p for terms in sums for term in terms for p in term]
@@ -324,7 +346,7 @@ def unsupported(
     return 'without filters XLA fuses it into its neighbours'
   if not all(_middle_is_covered(chain, axis) for axis in (0, 1)):
     return 'the result depends on samples outside of the middle rate'
-  if choose(chain, out_shape, is_converted) is None:
+  if choose(chain, out_shape, arrivals) is None:
     return (
       f'filters of {most_taps} taps and {most_terms} terms take more registers '
       'or shared memory than there are'
@@ -350,7 +372,7 @@ def _middle_is_covered(chain: Chain, axis: int) -> bool:
 
 @functools.cache
 def choose(
-  chain: Chain, out_shape: tuple[int, ...], is_converted: bool
+  chain: Chain, out_shape: tuple[int, ...], arrivals: tuple[Arrival, ...]
 ) -> Tile | None:
   """Returns the cheapest tile whose block fits, or None if there is none.
 
@@ -360,16 +382,15 @@ def choose(
   Args:
     chain: What to compute, `simplify`d.
     out_shape: Of the result, [n, h, w, c].
-    is_converted: Whether the operands are converted to float16.
+    arrivals: What is done to each operand first.
   """
   n, h, w, c = out_shape
   best, least = None, math.inf
   ways = itertools.product((RESIDENT, 1, 2), repeat=len(chain.expand))
   for reads, width in itertools.product(ways, _WIDTHS):
-    plan = geometry(chain, width, reads)
+    plan = geometry(chain, width, reads, arrivals)
     if not fits(plan):
       continue
-    cycles = plan.cycles(is_converted)
     # A block alone cannot hide its waiting: it takes as long as two at once.
     at_once = _MULTIPROCESSORS * plan.blocks_each
     strips = n * -(-c // CHANNELS) * -(-w // width)
@@ -378,7 +399,7 @@ def choose(
       if divisor > 1 and rows < 2 * plan.groups:
         break  # Mostly warm-up.
       rounds = -(-strips * -(-h // rows) // at_once)
-      cost = rounds * (plan.steps(rows) + 4) * cycles
+      cost = rounds * (plan.steps(rows) + 4) * plan.cycles
       if cost < least:
         best, least = Tile(width, rows, reads), cost
   return best
@@ -402,6 +423,7 @@ def _stream(
   middle: int,
   padded: int,
   reads: int,
+  arrival: Arrival,
 ) -> Stream:
   (along_h, along_w), (to_h, to_w) = terms[0], chain.contract[0]
   rate = along_h.up
@@ -444,6 +466,7 @@ def _stream(
       for _, pw in terms
     ),
     reads=reads,
+    arrival=arrival,
     # While a step runs, the rows of the next one or two arrive.
     slots=2 * advance + 2 if reads == RESIDENT else alive + advance,
   )

@@ -11,6 +11,10 @@ gradient of `backward` is `tangent`, that of `tangent` is `backward`, and
 neither has one through M. Only x is kept between the passes; U x, at the middle
 rate, is computed again, as storing a mask of it would take memory that limits
 the batch.
+
+With factors and a bias, y = o D act(U (s x + b)): the chains see s x + b, g
+comes in times o, and the gradients of s, b and o are sums over pixels. That of
+o is the sum of g y / o, as y is there and D act(U (s x + b)) is not.
 """
 
 from collections.abc import Callable
@@ -18,41 +22,92 @@ from typing import Any, cast
 
 import jax
 
+from sg3jax.ops.filtered_lrelu import scaling
 from sg3jax.ops.filtered_lrelu.plan import Chain, Plan
+from sg3jax.ops.filtered_lrelu.scaling import Scaling
+from sg3jax.ops.modulated_conv import scale_channels
 from sg3jax.types import AnyArray, Array
 
 
-def differentiable(
-  run: Callable[..., Array],
-) -> Callable[[Plan, AnyArray], Array]:
-  """Returns (plan, x) -> D act(U x) with reverse-mode derivatives of any order.
+def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
+  """Returns (plan, x, s, b, o) -> o D act(U (s x + b)), differentiable.
+
+  Reverse mode, to any order, in x [n, h, w, c], the factors s and o, [n, c] or
+  None, and the bias b, [c] or None; s, b and o may be left out.
 
   Args:
-    run: (chain, *operands) -> the chain's result, of the operands' dtype.
+    run: (chain, *operands, scaling=) -> the chain's result, of the operands'
+      dtype.
   """
 
-  def chain_of(direction: str) -> Any:
-    def call(plan: Plan, *operands: AnyArray) -> Array:
+  def chain_of(direction: str, call: Callable[..., Array]) -> Any:
+    def apply(plan: Plan, *operands: AnyArray | None) -> Array:
       chain: Chain = getattr(plan, direction)
-      return run(chain, *operands)
+      return call(chain, *operands)
 
-    return jax.custom_vjp(call, nondiff_argnums=(0,))
+    return jax.custom_vjp(apply, nondiff_argnums=(0,))
 
-  primal = chain_of('forward')
-  pull = chain_of('backward')
-  push = chain_of('tangent')
-
-  # None is the zero gradient of the source of a mask.
-  primal.defvjp(
-    lambda plan, x: (primal(plan, x), x),
-    lambda plan, x, g: (pull(plan, x, g),),
+  primal = chain_of(
+    'forward',
+    lambda chain, x, s, b, o: run(
+      chain, x, scaling=Scaling((s, None), b, result=o)
+    ),
   )
+  pull = chain_of(
+    'backward',
+    lambda chain, x, s, b, g, o: run(chain, x, g, scaling=Scaling((s, o), b)),
+  )
+  push = chain_of(
+    'tangent',
+    lambda chain, x, s, b, t: run(chain, x, t, scaling=Scaling((s, None), b)),
+  )
+
+  def primal_forward(plan, x, s, b, o):
+    y = primal(plan, x, s, b, o)
+    return y, (x, s, b, o, None if o is None else y)
+
+  def primal_backward(plan, saved, g):
+    x, s, b, o, y = saved
+    d = pull(plan, x, s, b, g, o)  # With respect to s x + b.
+    return (
+      scale_channels(d, s),
+      None if s is None else scaling.sum_pixels(d, x).astype(s.dtype),
+      None if b is None else scaling.sum_pixels(d).sum(0).astype(b.dtype),
+      None
+      if o is None
+      else scaling.divide(scaling.sum_pixels(g, y), o).astype(o.dtype),
+    )
+
+  primal.defvjp(primal_forward, primal_backward)
+
+  # None is the zero gradient of what a mask is made of.
+  def pull_backward(plan, saved, t):
+    x, s, b, g, o = saved
+    d = push(plan, x, s, b, t)  # With respect to o g.
+    return (
+      None,
+      None,
+      None,
+      scale_channels(d, o),
+      None if o is None else scaling.sum_pixels(d, g).astype(o.dtype),
+    )
+
   pull.defvjp(
-    lambda plan, x, g: (pull(plan, x, g), x),
-    lambda plan, x, t: (None, push(plan, x, t)),
+    lambda plan, x, s, b, g, o: (pull(plan, x, s, b, g, o), (x, s, b, g, o)),
+    pull_backward,
   )
   push.defvjp(
-    lambda plan, x, t: (push(plan, x, t), x),
-    lambda plan, x, g: (None, pull(plan, x, g)),
+    lambda plan, x, s, b, t: (push(plan, x, s, b, t), (x, s, b)),
+    lambda plan, saved, g: (None, None, None, pull(plan, *saved, g, None)),
   )
-  return cast(Callable[[Plan, AnyArray], Array], primal)
+
+  def call(
+    plan: Plan,
+    x: AnyArray,
+    s: Array | None = None,
+    b: Array | None = None,
+    o: Array | None = None,
+  ) -> Array:
+    return primal(plan, x, s, b, o)
+
+  return cast(Callable[..., Array], call)
