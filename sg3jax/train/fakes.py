@@ -69,13 +69,13 @@ class Fakes:
       variables, z, c, update_averages=update_averages, method='mapping'
     )
     if key is not None and self.mixing_prob > 0:
-      z_key, is_mixed_key, cutoff_key = jax.random.split(key, 3)
+      z_key, mix_key = jax.random.split(key)
       other_z = sharding.constrain_batch(jax.random.normal(z_key, z.shape))
       others, _ = self._apply(variables, other_z, c, method='mapping')
       num_ws = ws.shape[1]
-      is_mixed = jax.random.uniform(is_mixed_key) < self.mixing_prob
-      cutoff = jax.random.randint(cutoff_key, (), 1, num_ws)
-      is_other = is_mixed & (jnp.arange(num_ws) >= cutoff)
+      mix, place = jax.random.uniform(mix_key, (2,))
+      cutoff = 1 + jnp.floor(place * (num_ws - 1))  # 1 to num_ws - 1.
+      is_other = (mix < self.mixing_prob) & (jnp.arange(num_ws) >= cutoff)
       ws = jnp.where(is_other[:, None], others, ws)
     return ws, averages
 
