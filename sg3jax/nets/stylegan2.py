@@ -1,4 +1,4 @@
-"""The synthesis network of StyleGAN2 (config A of the paper's ladder)."""
+"""The synthesis network of StyleGAN2, configs A to C (math.md 2.3)."""
 
 import dataclasses
 import functools

@@ -61,7 +61,7 @@ class Fakes:
   ) -> tuple[Float[Array, 'n l d'], Averages]:
     """Returns styles, mixed with those of other latents, and averages.
 
-    Style mixing (math.md 2.2): the whole batch takes its styles from one layer
+    Style mixing (math.md 2.3): the whole batch takes its styles from one layer
     on from other latents, so that no layer comes to rely on the style of the
     one before. `w_avg` learns from the styles of `z` alone.
     """

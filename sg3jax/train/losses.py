@@ -50,8 +50,8 @@ def path_lengths(
   """Returns how far images move along directions when styles move by one.
 
   |J^T y| for the Jacobian J of an image by its styles and a random direction y
-  (paper section 3.2 of StyleGAN2): the norm over w, its root mean square over
-  the layers. Differentiable; its gradients are of second order.
+  (math.md 2.3): the norm over w, its root mean square over the layers.
+  Differentiable; its gradients are of second order.
 
   Args:
     synthesize: Styles to images.
