@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.nets import factory
+from sg3jax.nets import factory, stylegan2
 from sg3jax.train import checkpoint
 from sg3jax.types import AnyArray, Array, Variables
 
 _EXACT = {'precision': 'fp32'}
-_NOISE_MODES = ('const', 'random', 'none')
 
 
 class Model:
@@ -74,6 +73,7 @@ class Model:
     truncation_cutoff: int | None = None,
     noise_mode: str = 'const',
     transform: Float[AnyArray, '*n 3 3'] | None = None,
+    noise_seed: int = 0,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
@@ -84,12 +84,13 @@ class Model:
       truncation_cutoff: Truncated styles, from the first; None for all.
       noise_mode: See `synthesis`.
       transform: See `synthesis`.
+      noise_seed: See `synthesis`.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
     ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
-    return self.synthesis(ws, transform=transform, noise_mode=noise_mode)
+    return self.synthesis(ws, transform, noise_mode, noise_seed)
 
   def mapping(
     self,
@@ -110,6 +111,7 @@ class Model:
     ws: Float[AnyArray, 'n l d'],
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     noise_mode: str = 'const',
+    noise_seed: int = 0,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
@@ -117,18 +119,23 @@ class Model:
       ws: Styles [n, num_ws, w_dim].
       transform: Inverse of the transform that the images shall undergo, 3x3
         homogeneous, in units of the image's width: [3, 3] or [n, 3, 3].
-      noise_mode: 'const', 'random' or 'none'. Alias-free generators have no
-        noise inputs, so that all three draw the same.
+        StyleGAN2 starts from a learned constant and takes none.
+      noise_mode: 'const' for the noise that StyleGAN2 stores, 'random' for new
+        noise, 'none' for none. Alias-free generators have no noise inputs, so
+        that all three draw the same.
+      noise_seed: Of random noise, which differs within the batch.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
-    if noise_mode not in _NOISE_MODES:
+    if noise_mode not in stylegan2.NOISE_MODES:
       raise ValueError(
-        f'noise_mode must be one of {", ".join(_NOISE_MODES)}, is '
+        f'noise_mode must be one of {", ".join(stylegan2.NOISE_MODES)}, is '
         f'{noise_mode!r}'
       )
-    return self._synthesis(self.variables, ws, transform)
+    return self._synthesis(
+      self.variables, ws, transform, noise_seed, noise_mode=noise_mode
+    )
 
   def discriminate(
     self,
@@ -153,11 +160,17 @@ class Model:
 
   @functools.cached_property
   def _synthesis(self):
-    return jax.jit(
-      lambda variables, ws, transform: self.generator.apply(
-        variables, ws, transform, method='synthesis'
+    def synthesis(variables, ws, transform, noise_seed, *, noise_mode):
+      return self.generator.apply(
+        variables,
+        ws,
+        transform,
+        noise_mode=noise_mode,
+        rngs={'noise': jax.random.key(noise_seed)},
+        method='synthesis',
       )
-    )
+
+    return jax.jit(synthesis, static_argnames='noise_mode')
 
   @functools.cached_property
   def _discriminate(self):

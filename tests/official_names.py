@@ -13,15 +13,17 @@ _NOT_PARAMS = {
   'w_avg': ('moving_averages', 'w_avg'),
   'freqs': ('buffers', 'freqs'),
   'phases': ('buffers', 'phases'),
+  'noise_const': ('noise', 'noise_const'),
   'transform': None,
   'up_filter': None,
   'down_filter': None,
+  'resample_filter': None,
 }
 
 
 def to_ours(array: np.ndarray) -> np.ndarray:
-  """Transposes a weight: OIHW to HWIO, [out, in] to [in, out]."""
-  return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim))
+  """Transposes: OIHW to HWIO, CHW to HWC, [out, in] to [in, out]."""
+  return array.transpose({4: (2, 3, 1, 0), 3: (1, 2, 0)}.get(array.ndim))
 
 
 def our_path(name: str) -> tuple[str, ...] | None:
@@ -54,8 +56,8 @@ def generator_variables(
     node = variables
     for part in path[:-1]:
       node = node.setdefault(part, {})
-    is_buffer = path[0] == 'buffers'
-    node[path[-1]] = array if is_buffer else to_ours(array)
+    is_stored = path[0] in ('buffers', 'noise')
+    node[path[-1]] = array if is_stored else to_ours(array)
   return variables
 
 

@@ -58,6 +58,7 @@ def _evaluate() -> None:
     num_samples=_SAMPLES.value,
     seed=_SEED.value,
     mesh=mesh,
+    takes_transforms=model.generator.spec.takes_transforms,
   )
   snapshot = Snapshot(
     workdir=outdir,

@@ -74,6 +74,7 @@ def _generate() -> None:
       truncation_cutoff=_CUTOFF.value,
       noise_mode=_NOISE_MODE.value,
       transform=transform,
+      noise_seed=batch[0],
     )
     for seed, image in zip(batch, np.asarray(images), strict=False):
       pictures.save_image(image, paths[seed])
@@ -82,8 +83,8 @@ def _generate() -> None:
 
 def _inverse_transform(
   translate: list[str], rotate: float
-) -> Float[np.ndarray, '3 3']:
-  """Returns the inverse of a turn by degrees followed by a shift.
+) -> Float[np.ndarray, '3 3'] | None:
+  """Returns the inverse of a turn by degrees followed by a shift; or None.
 
   Raises:
     ValueError: If `translate` is not two numbers.
@@ -94,6 +95,8 @@ def _inverse_transform(
     raise ValueError(
       f'--translate={",".join(translate)} is not understood: use X,Y'
     ) from error
+  if not (x or y or rotate):
+    return None
   turn = affine.rotation_matrix(math.radians(rotate))
   shift = affine.translation_matrix(jnp.array([x, y]))
   return np.linalg.inv(np.asarray(shift @ turn))

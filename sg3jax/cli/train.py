@@ -20,6 +20,7 @@ import sg3jax
 from sg3jax.cli import common
 from sg3jax.data import sources
 from sg3jax.eval import evaluators
+from sg3jax.nets import factory
 from sg3jax.train import loop, sharding
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -57,6 +58,7 @@ def _train() -> None:
     max_images=config.data.max_images,
     seed=config.seed,
   )
+  model = config.model.to_dict() | {'img_channels': source.channels}
   loop.train(
     config,
     source,
@@ -71,6 +73,7 @@ def _train() -> None:
         grid=config.log.grid,
         seed=config.seed,
         mesh=mesh,
+        takes_transforms=factory.make_spec(model).takes_transforms,
       )
     ],
   )

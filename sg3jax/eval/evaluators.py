@@ -72,13 +72,16 @@ class Painter:
   ) -> ImagesU8:
     """Returns the images of styles, under inverse transforms if given."""
     n = len(ws)
-    if transforms is None:
+    if transforms is None and self.generator.spec.takes_transforms:
       transforms = np.tile(np.eye(3, dtype=np.float32), (n, 1, 1))
     images = []
     for i in range(0, n, self.batch_size):
       # The last batch is filled up, so that one program serves all.
       rows = np.minimum(np.arange(i, i + self.batch_size), n - 1)
-      batch = jax.device_put((ws[rows], transforms[rows]), self._spread)
+      batch = (ws[rows],)
+      if transforms is not None:
+        batch += (transforms[rows],)
+      batch = jax.device_put(batch, self._spread)
       images.append(pictures.to_uint8(self._synthesis(variables, *batch)))
     return np.concatenate(images)[:n]
 
@@ -87,7 +90,8 @@ class SnapshotEvaluator:
   """Draws grids, curves and a clip, and measures, for one run.
 
   Files: `reals.png`, `fakes_init.png`, `fakes000012.png` and so on,
-  `curves.png`, `metric-NAME.jsonl`; after the last step `equivariance.webp`.
+  `curves.png`, `metric-NAME.jsonl`; after the last step `equivariance.webp`, of
+  a generator that takes transforms.
   On several hosts all compute, as their devices do it together, and the first
   alone writes.
 
@@ -98,9 +102,10 @@ class SnapshotEvaluator:
     grid: Columns and rows of grids, at most.
     seed: Of latents and of the choice of reals.
     mesh: The devices.
+    takes_transforms: See `Measurements`.
 
   Raises:
-    ValueError: If a metric is unknown.
+    ValueError: If a metric is unknown, or the generator cannot have it.
   """
 
   def __init__(
@@ -112,6 +117,7 @@ class SnapshotEvaluator:
     grid: tuple[int, int],
     seed: int,
     mesh: Mesh,
+    takes_transforms: bool = True,
   ):
     self._source = source
     self._grid_cap = (grid[0], grid[1])
@@ -119,7 +125,12 @@ class SnapshotEvaluator:
     self._mesh = mesh
     self._writes = jax.process_index() == 0
     self._metrics = Measurements(
-      source, metrics=metrics, num_samples=num_samples, seed=seed, mesh=mesh
+      source,
+      metrics=metrics,
+      num_samples=num_samples,
+      seed=seed,
+      mesh=mesh,
+      takes_transforms=takes_transforms,
     )
     self._painter: Painter | None = None
 
@@ -135,7 +146,7 @@ class SnapshotEvaluator:
     stats = snapshot.workdir / 'stats.jsonl'
     if self._writes and stats.exists():  # Not before the first tick.
       curves.plot_curves(stats, snapshot.workdir / 'curves.png')
-    if snapshot.is_last:
+    if snapshot.is_last and snapshot.generator.spec.takes_transforms:
       self._draw_clip(snapshot)
     return figures
 
@@ -194,9 +205,11 @@ class Measurements:
     num_samples: Images a metric draws.
     seed: Of latents and of the choice of reals.
     mesh: The devices.
+    takes_transforms: Whether the generators to be measured do.
 
   Raises:
-    ValueError: If a metric is unknown, or needs images and there are none.
+    ValueError: If a metric is unknown, or needs images and there are none, or
+      transforms of a generator that takes none.
   """
 
   def __init__(
@@ -207,6 +220,7 @@ class Measurements:
     num_samples: int,
     seed: int,
     mesh: Mesh,
+    takes_transforms: bool = True,
   ):
     unknown = sorted(set(metrics) - set(METRICS))
     if unknown:
@@ -215,6 +229,13 @@ class Measurements:
       )
     if 'swd' in metrics and source is None:
       raise ValueError('the metric swd compares with real images: pass --data')
+    if not takes_transforms and set(metrics) & set(equivariance.METRICS):
+      others = [name for name in METRICS if name not in equivariance.METRICS]
+      raise ValueError(
+        f'the metrics {", ".join(equivariance.METRICS)} move the input of the '
+        'generator, but that of this one is a learned constant: use '
+        + ', '.join(others)
+      )
     self._source = source
     self._metrics = tuple(metrics)
     self._num_samples = num_samples

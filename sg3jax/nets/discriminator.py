@@ -9,11 +9,7 @@ from jaxtyping import Float
 
 from sg3jax.nets import layers
 from sg3jax.nets import mapping as mapping_lib
-from sg3jax.ops import bias_act, resample_conv
 from sg3jax.types import AnyArray, Array, Images, Labels
-
-# The binomial filter of every downsampling, per axis.
-_LOWPASS = np.array([1, 3, 3, 1]) / 8
 
 
 def block_resolutions(resolution: int) -> list[int]:
@@ -77,49 +73,6 @@ def minibatch_std(
   return jnp.concatenate([x, statistic], axis=3)
 
 
-class Conv(nn.Module):
-  """A convolution with equalised learning rate, bias and activation.
-
-  Attributes:
-    features: Output channels.
-    kernel_size: Side of the kernel, odd.
-    down: Downsampling factor.
-    activation: 'linear' or 'lrelu'.
-    gain: Factor on the result, beside the activation's own sqrt(2) for lrelu.
-    clamp: Limit of the result's magnitude, before `gain`; or None.
-    use_bias: Whether there is a bias.
-  """
-
-  features: int
-  kernel_size: int
-  down: int = 1
-  activation: str = 'lrelu'
-  gain: float = 1.0
-  clamp: float | int | None = None
-  use_bias: bool = True
-
-  @nn.compact
-  def __call__(
-    self, x: Float[AnyArray, 'n h w i']
-  ) -> Float[Array, 'n h2 w2 o']:
-    """Returns the activations at the rate of `x` over `down`, its dtype."""
-    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    weight = self.param('weight', nn.initializers.normal(1.0), shape)
-    bias = None
-    if self.use_bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    x = resample_conv.resample_conv(
-      x, weight / np.sqrt(np.prod(shape[:3])), _LOWPASS, down=self.down
-    )
-    return bias_act.bias_act(
-      x,
-      bias,
-      activation=self.activation,
-      gain=self.gain * bias_act.DEFAULT_GAINS[self.activation],
-      clamp=None if self.clamp is None else self.clamp * self.gain,
-    )
-
-
 class Block(nn.Module):
   """A residual block that halves the resolution.
 
@@ -144,8 +97,8 @@ class Block(nn.Module):
     """Returns the activations at half the resolution, in `dtype`."""
     x = jnp.asarray(x, self.dtype)
     if self.from_image:
-      x = Conv(self.in_features, 1, clamp=self.clamp, name='fromrgb')(x)
-    skip = Conv(
+      x = layers.Conv(self.in_features, 1, clamp=self.clamp, name='fromrgb')(x)
+    skip = layers.Conv(
       self.features,
       1,
       down=2,
@@ -155,8 +108,8 @@ class Block(nn.Module):
       use_bias=False,
       name='skip',
     )(x)
-    x = Conv(self.in_features, 3, clamp=self.clamp, name='conv0')(x)
-    x = Conv(
+    x = layers.Conv(self.in_features, 3, clamp=self.clamp, name='conv0')(x)
+    x = layers.Conv(
       self.features,
       3,
       down=2,
@@ -188,7 +141,7 @@ class Epilogue(nn.Module):
   def __call__(self, x: Float[AnyArray, 'n h w c']) -> Float[Array, 'n o']:
     """Returns the features of every image, float32."""
     x = minibatch_std(jnp.asarray(x, jnp.float32), self.mbstd_group)
-    x = Conv(self.hidden, 3, clamp=self.clamp, name='conv')(x)
+    x = layers.Conv(self.hidden, 3, clamp=self.clamp, name='conv')(x)
     x = x.reshape(x.shape[0], -1)
     x = layers.Dense(self.hidden, activation='lrelu', name='fc')(x)
     return layers.Dense(self.features, name='out')(x)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
+from sg3jax.nets import stylegan2
 
 # Types of the layers of the highest resolutions; float32 elsewhere.
 PRECISIONS = {'fp32': None, 'bf16': jnp.bfloat16, 'fp16': jnp.float16}
@@ -24,21 +25,40 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
       `img_channels` and `label_dim` set.
 
   Raises:
-    ValueError: If the design is impossible or the precision is unknown.
+    ValueError: If the design is impossible, or the generator or the precision
+      unknown.
   """
-  spec = spec_lib.SynthesisSpec(
-    resolution=model['resolution'],
-    img_channels=model['img_channels'],
-    **model['synthesis'],
-  )
   return generator_lib.Generator(
-    spec,
+    make_spec(model),
     z_dim=model['z_dim'],
     w_dim=model['w_dim'],
     label_dim=model['label_dim'],
     mapping_layers=model['mapping_layers'],
     filtered_lrelu_implementation=model['filtered_lrelu_implementation'],
     **_precision(model['precision']),
+  )
+
+
+def make_spec(model: Mapping[str, Any]) -> generator_lib.Spec:
+  """Returns the design of the synthesis network; arguments as above.
+
+  Raises:
+    ValueError: If the design is impossible or the generator unknown.
+  """
+  designs = {
+    'stylegan3': (spec_lib.SynthesisSpec, 'synthesis'),
+    'stylegan2': (stylegan2.StyleGAN2Spec, 'stylegan2'),
+  }
+  name = model['generator']
+  if name not in designs:
+    raise ValueError(
+      f'model.generator must be one of {", ".join(designs)}, is {name!r}'
+    )
+  design, fields = designs[name]
+  return design(
+    resolution=model['resolution'],
+    img_channels=model['img_channels'],
+    **model[fields],
   )
 
 

@@ -20,12 +20,15 @@ class FourierInput(nn.Module):
     size: Samples a side, margins included.
     sampling_rate: Samples a side of the canvas.
     bandwidth: Largest frequency drawn, cycles a canvas side.
+    learned_transform: Whether the style turns and shifts the features; without
+      it they are fixed (config B of the ladder).
   """
 
   channels: int
   size: int
   sampling_rate: float
   bandwidth: float
+  learned_transform: bool = True
 
   @nn.compact
   def __call__(
@@ -45,11 +48,12 @@ class FourierInput(nn.Module):
     weight = self.param(
       'weight', nn.initializers.normal(1.0), (self.channels, self.channels)
     )
-    t = layers.Dense(
-      4, bias_init=(1.0, 0.0, 0.0, 0.0), weight_init_scale=0.0, name='affine'
-    )(w)
-
-    matrix = _learned_transform(t)
+    matrix = jnp.broadcast_to(jnp.eye(3), (w.shape[0], 3, 3))
+    if self.learned_transform:
+      t = layers.Dense(
+        4, bias_init=(1.0, 0.0, 0.0, 0.0), weight_init_scale=0.0, name='affine'
+      )(w)
+      matrix = _learned_transform(t)
     if transform is not None:
       matrix = _matmul(matrix, jnp.asarray(transform, jnp.float32))
     phases = phases + _matmul(matrix[:, :2, 2], freqs.T)

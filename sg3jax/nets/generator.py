@@ -9,8 +9,13 @@ from jaxtyping import Float, Int
 
 from sg3jax.nets import mapping as mapping_lib
 from sg3jax.nets import spec as spec_lib
+from sg3jax.nets import stylegan2
 from sg3jax.nets import synthesis as synthesis_lib
 from sg3jax.types import AnyArray, Array
+
+# Designs of synthesis networks. What all have: `resolution`, `img_channels`,
+# `num_layers`, `num_ws`, and `takes_transforms`.
+Spec = spec_lib.SynthesisSpec | stylegan2.StyleGAN2Spec
 
 # Weight of the past in w_avg, a batch.
 _W_AVG_BETA = 0.998
@@ -20,21 +25,22 @@ class Generator(nn.Module):
   """Latents and labels to images (paper section 3; math.md 2.2, 2.4).
 
   Collections: 'params'; 'moving_averages' (w_avg and the input magnitudes);
-  'buffers' (the Fourier frequencies and phases, drawn once).
+  'buffers' (the Fourier frequencies and phases, drawn once); 'noise'
+  (StyleGAN2's constant noise, drawn once).
 
   Attributes:
-    spec: Design of the synthesis network.
+    spec: Design of the synthesis network: alias-free or StyleGAN2's.
     z_dim: Features of z.
     w_dim: Features of w.
     label_dim: Features of a label, 0 for an unconditional generator.
     mapping_layers: Layers of the mapping network.
     low_precision_dtype: See `synthesis.Synthesis`.
     conv_clamp: See `synthesis.Synthesis`.
-    magnitude_half_life: See `synthesis.SynthesisLayer`.
-    filtered_lrelu_implementation: See `synthesis.SynthesisLayer`.
+    magnitude_half_life: See `synthesis.SynthesisLayer`; of alias-free ones.
+    filtered_lrelu_implementation: See `synthesis.SynthesisLayer`; the same.
   """
 
-  spec: spec_lib.SynthesisSpec
+  spec: Spec
   z_dim: int = 512
   w_dim: int = 512
   label_dim: int = 0
@@ -52,14 +58,22 @@ class Generator(nn.Module):
       num_layers=self.mapping_layers,
       name='mapping',
     )
-    self.synthesis_network = synthesis_lib.Synthesis(
-      self.spec,
-      low_precision_dtype=self.low_precision_dtype,
-      conv_clamp=self.conv_clamp,
-      magnitude_half_life=self.magnitude_half_life,
-      filtered_lrelu_implementation=self.filtered_lrelu_implementation,
-      name='synthesis',
-    )
+    precision = {
+      'low_precision_dtype': self.low_precision_dtype,
+      'conv_clamp': self.conv_clamp,
+    }
+    if isinstance(self.spec, stylegan2.StyleGAN2Spec):
+      self.synthesis_network = stylegan2.Synthesis(
+        self.spec, **precision, name='synthesis'
+      )
+    else:
+      self.synthesis_network = synthesis_lib.Synthesis(
+        self.spec,
+        **precision,
+        magnitude_half_life=self.magnitude_half_life,
+        filtered_lrelu_implementation=self.filtered_lrelu_implementation,
+        name='synthesis',
+      )
     self.w_avg = self.variable(
       'moving_averages', 'w_avg', jnp.zeros, (self.w_dim,)
     )
@@ -72,6 +86,7 @@ class Generator(nn.Module):
     truncation_psi: float | Float[AnyArray, ''] = 1.0,
     truncation_cutoff: int | Int[AnyArray, ''] | None = None,
     transform: Float[AnyArray, '*n 3 3'] | None = None,
+    noise_mode: str = 'const',
     update_averages: bool = False,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, img_channels], float32, nominally [-1, 1].
@@ -82,6 +97,7 @@ class Generator(nn.Module):
       truncation_psi: See `mapping`.
       truncation_cutoff: See `mapping`.
       transform: See `synthesis`.
+      noise_mode: See `synthesis`.
       update_averages: Whether to update w_avg and the input magnitudes.
     """
     ws = self.mapping(
@@ -92,7 +108,10 @@ class Generator(nn.Module):
       update_averages=update_averages,
     )
     return self.synthesis(
-      ws, transform=transform, update_averages=update_averages
+      ws,
+      transform=transform,
+      noise_mode=noise_mode,
+      update_averages=update_averages,
     )
 
   def mapping(
@@ -133,6 +152,7 @@ class Generator(nn.Module):
     ws: Float[AnyArray, 'n l d'],
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     *,
+    noise_mode: str = 'const',
     update_averages: bool = False,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, img_channels], float32, nominally [-1, 1].
@@ -140,9 +160,12 @@ class Generator(nn.Module):
     Args:
       ws: Styles [n, num_ws, w_dim].
       transform: Inverse of the transform that the images shall undergo, in
-        units of the image's width: [3, 3] or [n, 3, 3].
+        units of the image's width: [3, 3] or [n, 3, 3]. A network that starts
+        from a learned constant takes none.
+      noise_mode: Of StyleGAN2's noise: 'const' for the stored one, 'random' for
+        new one (from the rng 'noise'), 'none' for none.
       update_averages: Whether to update the input magnitudes.
     """
     return self.synthesis_network(
-      ws, transform, update_averages=update_averages
+      ws, transform, noise_mode=noise_mode, update_averages=update_averages
     )

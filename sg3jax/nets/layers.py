@@ -5,10 +5,14 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from sg3jax.ops import bias_act
+from sg3jax.ops import bias_act, resample_conv
 from sg3jax.types import AnyArray, Array
+
+# The binomial filter of all of StyleGAN2's resampling, per axis.
+LOWPASS = np.array([1, 3, 3, 1]) / 8
 
 
 class Dense(nn.Module):
@@ -55,6 +59,55 @@ class Dense(nn.Module):
     )
     return bias_act.bias_act(
       y, bias * self.lr_multiplier, activation=self.activation
+    )
+
+
+class Conv(nn.Module):
+  """A convolution with equalised learning rate, bias and activation.
+
+  Attributes:
+    features: Output channels.
+    kernel_size: Side of the kernel, odd.
+    up: Upsampling factor, behind which the binomial filter follows.
+    down: Downsampling factor, before which it comes; one of the two is 1.
+    activation: 'linear' or 'lrelu'.
+    gain: Factor on the result, beside the activation's own sqrt(2) for lrelu.
+    clamp: Limit of the result's magnitude, before `gain`; or None.
+    use_bias: Whether there is a bias.
+  """
+
+  features: int
+  kernel_size: int
+  up: int = 1
+  down: int = 1
+  activation: str = 'lrelu'
+  gain: float = 1.0
+  clamp: float | int | None = None
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(
+    self, x: Float[AnyArray, 'n h w i']
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Returns the activations at the new rate, in the dtype of `x`."""
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    weight = self.param('weight', nn.initializers.normal(1.0), shape)
+    bias = None
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x = resample_conv.resample_conv(
+      x,
+      weight / np.sqrt(np.prod(shape[:3])),
+      LOWPASS,
+      up=self.up,
+      down=self.down,
+    )
+    return bias_act.bias_act(
+      x,
+      bias,
+      activation=self.activation,
+      gain=self.gain * bias_act.DEFAULT_GAINS[self.activation],
+      clamp=None if self.clamp is None else self.clamp * self.gain,
     )
 
 

@@ -220,6 +220,11 @@ class SynthesisSpec:
     """Styles the network takes: Fourier input, layers, ToRGB."""
     return self.num_layers + 2
 
+  @property
+  def takes_transforms(self) -> bool:
+    """Whether images can be moved by a transform of the input: always."""
+    return True
+
   @functools.cached_property
   def cutoffs(self) -> np.ndarray:
     """f_c of layers 0..N, float64 [N + 1] (Eq. 35)."""

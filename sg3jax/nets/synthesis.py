@@ -174,6 +174,7 @@ class Synthesis(nn.Module):
     ws: Float[AnyArray, 'n l d'],
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     *,
+    noise_mode: str = 'const',
     update_averages: bool = False,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, resolution, resolution, img_channels], float32.
@@ -182,11 +183,13 @@ class Synthesis(nn.Module):
       ws: Styles, one each for the input, the layers and ToRGB.
       transform: Inverse of the transform the images shall undergo, canvas
         units (the image is 1 wide): [3, 3] or [n, 3, 3].
+      noise_mode: Ignored: layers add no noise.
       update_averages: Whether to update the input magnitudes.
 
     Raises:
       ValueError: If `ws` or `transform` has the wrong shape.
     """
+    del noise_mode
     ws = jnp.asarray(ws, jnp.float32)
     if ws.ndim != 3 or ws.shape[1] != self.spec.num_ws:
       raise ValueError(

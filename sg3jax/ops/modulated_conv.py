@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from sg3jax.ops import conv
+from sg3jax.ops import conv, resample_conv
 from sg3jax.types import AnyArray, Array
 
 
@@ -76,6 +76,8 @@ def modulated_conv(
   demodulate: bool = True,
   padding: int = 0,
   input_gain: Float[AnyArray, ''] | float | None = None,
+  up: int = 1,
+  up_filter: Float[AnyArray, ' t'] | None = None,
 ) -> Float[Array, 'n h2 w2 o']:
   """Convolves `x` with kernels modulated by per-sample styles.
 
@@ -96,22 +98,34 @@ def modulated_conv(
       the size of an odd kernel's input.
     input_gain: A scalar that scales the input, invisible to the demodulation:
       the reciprocal RMS of `x` as tracked by a moving average.
+    up: Upsampling factor, as StyleGAN2's layers have it: see `resample_conv`,
+      which pads by itself.
+    up_filter: Its low-pass filter, needed if `up` is above 1.
 
   Returns:
-    [n, h + 2 padding - k + 1, w + 2 padding - k + 1, o] in the dtype of `x`.
-    Scales are computed in float32 (or wider, if an operand is wider).
+    [n, h + 2 padding - k + 1, w + 2 padding - k + 1, o], or [n, h up, w up, o]
+    if `up` is above 1, in the dtype of `x`. Scales are computed in float32 (or
+    wider, if an operand is wider).
 
   Raises:
-    ValueError: If padding is negative.
+    ValueError: If padding is negative, or given beside `up`, or `up` without
+      its filter.
   """
+  if up > 1 and (padding or up_filter is None):
+    raise ValueError(
+      f'to upsample by {up} takes an up_filter and no padding: got '
+      f'{"none" if up_filter is None else "one"} and padding {padding}.'
+    )
   x = jnp.asarray(x)
-  modulation = modulate(w, styles, demodulate=demodulate, input_gain=input_gain)
-  y = conv.conv2d(
-    scale_channels(x, modulation.input_scale),
-    modulation.kernel,
-    padding=padding,
+  kernel, input_scale, output_scale = modulate(
+    w, styles, demodulate=demodulate, input_gain=input_gain
   )
-  return scale_channels(y, modulation.output_scale)
+  x = scale_channels(x, input_scale)
+  if up_filter is not None and up > 1:
+    y = resample_conv.resample_conv(x, kernel, up_filter, up=up)
+  else:
+    y = conv.conv2d(x, kernel, padding=padding)
+  return scale_channels(y, output_scale)
 
 
 def scale_channels(

@@ -21,7 +21,7 @@ FOLDER = 'checkpoints'
 # Parts of a checkpoint: a reader of pictures needs only the first and the
 # options, and never meets the optimizers.
 _NETWORKS = ('generator_ema', 'generator', 'discriminator')
-_PROGRESS = ('step', 'nimg', 'generator_opt', 'discriminator_opt')
+_PROGRESS = ('step', 'nimg', 'generator_opt', 'discriminator_opt', 'pl_mean')
 
 
 class Checkpoints:

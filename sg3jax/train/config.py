@@ -8,10 +8,12 @@ import ml_collections
 from ml_collections import config_dict
 
 from sg3jax.nets import spec as spec_lib
+from sg3jax.nets import stylegan2
 from sg3jax.types import Config
 
 # Published R1 weights at batch 32, by resolution.
 _PUBLISHED_GAMMA = {128: 0.5, 256: 2.0, 512: 8.0, 1024: 32.0}
+_STYLEGAN2_GAMMA = 0.0002  # Times pixels over batch.
 
 
 def default_config() -> Config:
@@ -34,6 +36,7 @@ def default_config() -> Config:
 
   config.model = ml_collections.ConfigDict()
   model = config.model
+  model.generator = 'stylegan3'  # Or stylegan2.
   model.resolution = 256
   model.img_channels = config_dict.placeholder(int)  # From the data.
   model.label_dim = config_dict.placeholder(int)  # From the data.
@@ -43,13 +46,9 @@ def default_config() -> Config:
   # fp32, or the type of the four highest octaves: bf16 or fp16.
   model.precision = 'fp32'
   model.filtered_lrelu_implementation = config_dict.placeholder(str)
-  model.synthesis = ml_collections.ConfigDict(
-    {
-      field.name: field.default
-      for field in dataclasses.fields(spec_lib.SynthesisSpec)
-      if field.name not in ('resolution', 'img_channels')
-    }
-  )
+  # The designs of the two generators; that of the other one is not used.
+  model.synthesis = _defaults(spec_lib.SynthesisSpec)
+  model.stylegan2 = _defaults(stylegan2.StyleGAN2Spec)
   model.discriminator = ml_collections.ConfigDict(
     {'channel_base': 32768, 'channel_max': 512, 'mbstd_group': 4}
   )
@@ -66,6 +65,11 @@ def default_config() -> Config:
   train.ema_rampup = 0.05  # Half-life as a part of the images shown; 0: none.
   train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
   train.blur_fade_kimg = config_dict.placeholder(float)  # batch * 200/32.
+  train.style_mixing_prob = 0.0  # StyleGAN2 mixes the styles of 0.9 of batches.
+  train.pl_weight = 0.0  # Of path lengths; StyleGAN2 has 2.
+  train.pl_interval = 4  # Steps from one path length phase to the next.
+  train.pl_batch_shrink = 2  # How many times smaller its batch is.
+  train.pl_decay = 0.01  # Weight of a batch in the mean path length.
 
   config.log = ml_collections.ConfigDict()
   log = config.log
@@ -76,6 +80,17 @@ def default_config() -> Config:
   log.metrics = ()  # At every snapshot: swd, eqt, eqt_frac, eqr.
   log.metric_samples = 2000  # Images a metric draws.
   return config.lock()
+
+
+def _defaults(design: type) -> Config:
+  """Returns the fields of a design that the data do not settle."""
+  return ml_collections.ConfigDict(
+    {
+      field.name: field.default
+      for field in dataclasses.fields(design)
+      if field.name not in ('resolution', 'img_channels')
+    }
+  )
 
 
 def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
@@ -131,7 +146,9 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
   batch = _get(config, 'train.batch')
   settle('model', 'img_channels', img_channels, 'the channels of the data')
   settle('model', 'label_dim', label_dim, 'the labels of the data')
-  gamma, reason = published_gamma(_get(config, 'model.resolution'), batch)
+  gamma, reason = published_gamma(
+    _get(config, 'model.resolution'), batch, _get(config, 'model.generator')
+  )
   settle('train', 'r1_gamma', gamma, reason)
   settle('train', 'ema_kimg', batch * 10 / 32, 'batch * 10/32')
   if _get(config, 'train.blur_init_sigma'):
@@ -146,12 +163,18 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
   return reasons
 
 
-def published_gamma(resolution: int, batch: int) -> tuple[float, str]:
+def published_gamma(
+  resolution: int, batch: int, generator: str = 'stylegan3'
+) -> tuple[float, str]:
   """Returns the R1 weight for a resolution and batch, and why.
 
   The published table holds for a batch of 32; the weight is proportional to
-  the pixels and to 1 / batch. Try twice and half as much.
+  the pixels and to 1 / batch. StyleGAN2 has a rule of its own, which gives less
+  (math.md 5.3). Try twice and half as much.
   """
+  if generator == 'stylegan2':
+    gamma = _STYLEGAN2_GAMMA * resolution**2 / batch
+    return gamma, f'published {_STYLEGAN2_GAMMA:g} * {resolution}^2 / {batch}'
   if resolution in _PUBLISHED_GAMMA:
     gamma = _PUBLISHED_GAMMA[resolution]
     reason = f'published {gamma:g} at {resolution} pixels and batch 32'
@@ -171,6 +194,8 @@ def _check(config: Config) -> None:
   at_least = {
     'train.batch': 1,
     'train.r1_interval': 1,
+    'train.pl_interval': 1,
+    'train.pl_batch_shrink': 1,
     'data.workers': 0,
     'log.ticks_per_snapshot': 1,
     'log.keep_checkpoints': 1,
@@ -182,7 +207,8 @@ def _check(config: Config) -> None:
   ]  # fmt: skip
   not_negative = [
     'train.r1_gamma', 'train.ema_kimg', 'train.ema_rampup',
-    'train.blur_init_sigma', 'train.blur_fade_kimg',
+    'train.blur_init_sigma', 'train.blur_fade_kimg', 'train.style_mixing_prob',
+    'train.pl_weight', 'train.pl_decay',
   ]  # fmt: skip
   ranges = [
     *((name, least, False) for name, least in at_least.items()),
@@ -196,6 +222,11 @@ def _check(config: Config) -> None:
     if not math.isfinite(value) or value < bound or (strict and value == bound):
       relation = 'above' if strict else 'at least'
       raise ValueError(f'config.{name} must be {relation} {bound}, is {value}')
+  for name in ('train.style_mixing_prob', 'train.pl_decay'):
+    if _get(config, name) > 1:
+      raise ValueError(
+        f'config.{name} must be at most 1, is {_get(config, name)}'
+      )
 
 
 def _get(config: Config, dotted: str) -> Any:

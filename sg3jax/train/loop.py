@@ -54,7 +54,8 @@ def train(
   reasons = config_lib.resolve(
     config, img_channels=source.channels, label_dim=source.label_dim
   )
-  sharding.check_batch(config.train.batch, mesh)
+  shrink = config.train.pl_batch_shrink if config.train.pl_weight else 1
+  sharding.check_batch(config.train.batch, mesh, pl_batch_shrink=shrink)
   trainer = make_trainer(config)
   with writer_lib.RunWriter(workdir) as writer, jax.set_mesh(mesh):
     _open_options(config, writer)
@@ -88,6 +89,11 @@ def make_trainer(config: Config) -> steps.Trainer:
       ema_rampup=options.ema_rampup,
       blur_init_sigma=options.blur_init_sigma,
       blur_fade_kimg=options.blur_fade_kimg or 0.0,
+      style_mixing_prob=options.style_mixing_prob,
+      pl_weight=options.pl_weight,
+      pl_interval=options.pl_interval,
+      pl_batch_shrink=options.pl_batch_shrink,
+      pl_decay=options.pl_decay,
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
@@ -182,9 +188,9 @@ def _log_start(
     + (', mirrored' if config.data.mirror else ''),
     f'Devices:        {mesh.size} x {device.device_kind} ({device.platform}), '
     f'{jax.process_count()} process(es)',
-    f'filtered_lrelu: {_nonlinearity(config)}',
-    f'Generator:      {count(state.generator)} parameters, '
-    f'{trainer.generator.spec.num_layers} layers',
+    f'Generator:      {config.model.generator}, {count(state.generator)} '
+    f'parameters, {trainer.generator.spec.num_layers} layers',
+    *_nonlinearity(config),
     f'Discriminator:  {count(state.discriminator)} parameters',
     f'Batch:          {config.train.batch}, until '
     f'{config.train.total_kimg:g} kimg',
@@ -198,9 +204,13 @@ def _log_start(
   writer.log('\n'.join(lines))
 
 
-def _nonlinearity(config: Config) -> str:
+def _nonlinearity(config: Config) -> list[str]:
+  """Says which form of the nonlinearity runs, if any."""
+  if config.model.generator != 'stylegan3':
+    return []
   chosen = config.model.filtered_lrelu_implementation
-  return chosen or default_implementation(jax.default_backend())
+  chosen = chosen or default_implementation(jax.default_backend())
+  return [f'filtered_lrelu: {chosen}']
 
 
 class _Run:

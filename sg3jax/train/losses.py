@@ -1,5 +1,7 @@
 """Losses of the two players, and what the discriminator is shown."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -38,6 +40,52 @@ def r1_penalty(
 
   gradients, logits = jax.grad(total, has_aux=True)(images)
   return jnp.sum(jnp.square(gradients), axis=(1, 2, 3)), logits
+
+
+def path_lengths(
+  synthesize: Callable[[Array], Array],
+  ws: Float[AnyArray, 'n l d'],
+  directions: Float[AnyArray, 'n h w c'],
+) -> Float[Array, ' n']:
+  """Returns how far images move along directions when styles move by one.
+
+  |J^T y| for the Jacobian J of an image by its styles and a random direction y
+  (math.md 2.3): the norm over w, its root mean square over the layers.
+  Differentiable; its gradients are of second order.
+
+  Args:
+    synthesize: Styles to images.
+    ws: Styles.
+    directions: See `path_directions`.
+  """
+  _, pull_back = jax.vjp(synthesize, jnp.asarray(ws))
+  (gradients,) = pull_back(jnp.asarray(directions))
+  squares = jnp.sum(jnp.square(gradients), axis=2)
+  return jnp.sqrt(jnp.mean(squares, axis=1))
+
+
+def path_directions(
+  key: jax.Array, shape: tuple[int, ...]
+) -> Float[Array, 'n h w c']:
+  """Draws directions N(0, 1) / sqrt(h w): independent of the resolution."""
+  _, height, width, _ = shape
+  return jax.random.normal(key, shape) / (height * width) ** 0.5
+
+
+def path_length_penalty(
+  lengths: Float[AnyArray, ' n'], mean: Float[AnyArray, ''], decay: float
+) -> tuple[Float[Array, ' n'], Float[Array, '']]:
+  """Returns squared deviations from the moving average, and that average.
+
+  The average takes these lengths in first, and is a constant to the gradient.
+
+  Args:
+    lengths: Path lengths of a batch.
+    mean: Their moving average before.
+    decay: Weight of this batch in it.
+  """
+  mean = jax.lax.stop_gradient(mean + decay * (jnp.mean(lengths) - mean))
+  return jnp.square(jnp.asarray(lengths) - mean), jnp.asarray(mean)
 
 
 def blur(

@@ -50,11 +50,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(DATA_AXIS))
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
+def check_batch(batch: int, mesh: Mesh, *, pl_batch_shrink: int = 1) -> None:
   """Checks that a batch can be spread over a mesh.
 
+  Args:
+    batch: Images a step.
+    mesh: The devices.
+    pl_batch_shrink: How many times smaller the batch of path lengths is.
+
   Raises:
-    ValueError: If the batch is not a multiple of the device count.
+    ValueError: If the batch is not a multiple of the device count, or that of
+      path lengths is none.
   """
   if batch % mesh.size:
     below = max(batch // mesh.size, 1) * mesh.size
@@ -62,6 +68,13 @@ def check_batch(batch: int, mesh: Mesh) -> None:
       f'a batch of {batch} cannot be spread over {mesh.size} devices: use '
       f'--config.train.batch={below} or another multiple of {mesh.size}, or '
       f'fewer --devices'
+    )
+  shrunk = batch // pl_batch_shrink
+  if not shrunk or shrunk % mesh.size:
+    raise ValueError(
+      f'the batch of path lengths, {batch} // {pl_batch_shrink}, cannot be '
+      f'spread over {mesh.size} devices: use '
+      '--config.train.pl_batch_shrink=1 or a larger batch'
     )
 
 

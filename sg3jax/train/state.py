@@ -13,8 +13,9 @@ from sg3jax.types import Array, Tree
 
 BETA1, BETA2, EPSILON = 0.0, 0.99, 1e-8
 
-_LOGIT_BIAS = 'logit_bias'
-_LOGIT_BIAS_PATH = tuple(jax.tree_util.DictKey(k) for k in ('out', 'bias'))
+# Parameters that only shift a network's output: the last bias of D, and those
+# of G's ToRGBs. Gradients with respect to the input do not know them.
+_OFFSETS = 'offsets'
 
 
 class TrainState(struct.PyTreeNode):
@@ -23,11 +24,12 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: Steps done, int32 [].
     nimg: Real images shown, int32 [].
-    generator: Variables of G: params, moving_averages, buffers.
+    generator: Variables of G: params, moving_averages, buffers, noise.
     discriminator: Variables of D: params.
     generator_ema: Variables of the averaged generator.
     generator_opt: Adam's state for G.
     discriminator_opt: Adam's state for D.
+    pl_mean: Moving average of the path lengths, float32 []; 0 without them.
   """
 
   step: Any
@@ -37,49 +39,68 @@ class TrainState(struct.PyTreeNode):
   generator_ema: Tree
   generator_opt: Any
   discriminator_opt: Any
+  pl_mean: Any
 
 
 def make_generator_optimizer(
-  learning_rate: float,
+  learning_rate: float, pl_interval: int | None = None
 ) -> optax.GradientTransformation:
-  """Returns G's Adam (math.md 2.2); no term of G's loss is lazy."""
-  return optax.adam(learning_rate, b1=BETA1, b2=BETA2, eps=EPSILON)
+  """Returns G's Adam (math.md 2.2).
+
+  Args:
+    learning_rate: Step size.
+    pl_interval: Steps from one regularisation of path lengths to the next, for
+      which it is corrected like D's; None without that lazy term.
+  """
+  if pl_interval is None:
+    return optax.adam(learning_rate, b1=BETA1, b2=BETA2, eps=EPSILON)
+  return _make_lazy_adam(learning_rate, pl_interval, ('torgb', 'bias'))
 
 
 def make_discriminator_optimizer(
   learning_rate: float, r1_interval: int
 ) -> optax.GradientTransformation:
-  """Returns D's Adam, corrected for a loss term taken every so many steps.
+  """Returns D's Adam, corrected for R1, which is taken every so many steps."""
+  return _make_lazy_adam(learning_rate, r1_interval, ('out', 'bias'))
+
+
+def _make_lazy_adam(
+  learning_rate: float, interval: int, offsets: tuple[str, str]
+) -> optax.GradientTransformation:
+  """Returns Adam, corrected for a loss term taken every so many steps.
 
   A lazily regularised network makes k + 1 updates where it made k; the rate
-  and the betas are adjusted to keep their meaning (math.md 2.2). The last
-  bias has an Adam of its own, see `skip_logit_bias`.
+  and the betas are adjusted to keep their meaning (math.md 2.2). The offsets
+  have an Adam of their own, see `skip_offsets`.
 
   Args:
     learning_rate: Step size.
-    r1_interval: k.
+    interval: k.
+    offsets: End of the paths of the parameters in which the term has no part.
   """
-  ratio = r1_interval / (r1_interval + 1)
+  ratio = interval / (interval + 1)
   adam = optax.adam(
     learning_rate * ratio, b1=BETA1**ratio, b2=BETA2**ratio, eps=EPSILON
   )
+  end = tuple(jax.tree_util.DictKey(name) for name in offsets)
 
   def label(path: tuple[Any, ...], _: Array) -> str:
-    return _LOGIT_BIAS if path[-2:] == _LOGIT_BIAS_PATH else 'others'
+    return _OFFSETS if path[-2:] == end else 'others'
 
   return optax.partition(
-    {'others': adam, _LOGIT_BIAS: adam},
+    {'others': adam, _OFFSETS: adam},
     lambda params: jax.tree.map_with_path(label, params),
   )
 
 
-def skip_logit_bias(new: Any, old: Any) -> Any:
-  """Returns D's new optimizer state, with the old one for the last bias.
+def skip_offsets(new: Any, old: Any) -> Any:
+  """Returns the new state of a lazy optimizer, with the offsets' old one.
 
-  R1 takes gradients with respect to images, in which the last bias has no part.
-  Its Adam must not count that phase as a step with a gradient of zero.
+  R1 takes gradients with respect to images, path lengths with respect to
+  styles, in which parameters that shift the output have no part. Their Adam
+  must not count that phase as a step with a gradient of zero.
   """
-  kept = {_LOGIT_BIAS: old.inner_states[_LOGIT_BIAS]}
+  kept = {_OFFSETS: old.inner_states[_OFFSETS]}
   return new._replace(inner_states=new.inner_states | kept)
 
 
@@ -110,4 +131,5 @@ def init_state(
     generator_ema=jax.tree.map(jnp.copy, g),
     generator_opt=generator_tx.init(g['params']),
     discriminator_opt=discriminator_tx.init(d['params']),
+    pl_mean=jnp.zeros((), jnp.float32),
   )

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
+from sg3jax.train import fakes as fakes_lib
 from sg3jax.train import losses, metrics, sharding
 from sg3jax.train import state as state_lib
 from sg3jax.train.state import TrainState
@@ -32,6 +33,11 @@ class Recipe:
     ema_rampup: Bound of the half-life as a part of the images shown; 0: none.
     blur_init_sigma: Blur of what D sees at first, pixels; 0 for none.
     blur_fade_kimg: Thousands of images until the blur is gone.
+    style_mixing_prob: Probability that a batch mixes styles.
+    pl_weight: Weight of the path length penalty; 0 for none.
+    pl_interval: Steps from one path length phase to the next.
+    pl_batch_shrink: How many times smaller its batch is.
+    pl_decay: Weight of a batch in the moving average of path lengths.
   """
 
   r1_gamma: float
@@ -40,6 +46,11 @@ class Recipe:
   ema_rampup: float = 0.05
   blur_init_sigma: float = 0.0
   blur_fade_kimg: float = 200.0
+  style_mixing_prob: float = 0.0
+  pl_weight: float = 0.0
+  pl_interval: int = 4
+  pl_batch_shrink: int = 2
+  pl_decay: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +74,8 @@ class Trainer:
   @property
   def generator_tx(self) -> optax.GradientTransformation:
     """G's optimizer."""
-    return state_lib.make_generator_optimizer(self.g_lr)
+    interval = self.recipe.pl_interval if self.recipe.pl_weight > 0 else None
+    return state_lib.make_generator_optimizer(self.g_lr, interval)
 
   @property
   def discriminator_tx(self) -> optax.GradientTransformation:
@@ -71,6 +83,11 @@ class Trainer:
     return state_lib.make_discriminator_optimizer(
       self.d_lr, self.recipe.r1_interval
     )
+
+  @property
+  def fakes(self) -> fakes_lib.Fakes:
+    """What draws the generated images of all phases."""
+    return fakes_lib.Fakes(self.generator, self.recipe.style_mixing_prob)
 
   def init(self, key: jax.Array) -> TrainState:
     """Returns a fresh state."""
@@ -87,6 +104,7 @@ class Trainer:
     state: TrainState,
     batch: Batch,
     latents: Float[AnyArray, 'phase n z'],
+    key: jax.Array | None = None,
   ) -> tuple[TrainState, Moments]:
     """Does one step with given latents.
 
@@ -96,9 +114,14 @@ class Trainer:
         `label`, their labels [n, label_dim]; `g_label` and `d_label`, labels
         for the images generated in the G and in the D phase.
       latents: z of the G and the D phase, [2, n, z_dim].
+      key: Of style mixing, noise inputs and path lengths; None for neither
+        mixing nor new noise.
 
     Returns:
       The state after, and the moments of losses and scores by name.
+
+    Raises:
+      ValueError: If the recipe has path lengths, and there is no key.
     """
     images = _as_float(batch['image'])
     conditional = self.generator.label_dim > 0
@@ -106,10 +129,25 @@ class Trainer:
       batch[name] if conditional else None
       for name in ('label', 'g_label', 'd_label')
     )
-    grads, g_moments = self.generator_gradients(state, latents[0], g_labels)
+    g_key, pl_key, d_key = (
+      (None, None, None) if key is None else jax.random.split(key, 3)
+    )
+    grads, g_moments = self.generator_gradients(
+      state, latents[0], g_labels, g_key
+    )
     state, g_count = self.apply_generator_gradients(state, grads)
+    pl_moments = {}
+    if self.recipe.pl_weight > 0:
+      state, pl_moments = jax.lax.cond(
+        state.step % self.recipe.pl_interval == 0,
+        lambda state: self._path_length_phase(
+          state, images.shape[0], g_labels, pl_key
+        ),
+        lambda state: (state, {name: jnp.zeros(3) for name in _PL_NAMES}),
+        state,
+      )
     grads, d_moments, averages = self.discriminator_gradients(
-      state, images, labels, latents[1], d_labels
+      state, images, labels, latents[1], d_labels, d_key
     )
     state, d_count = self.apply_discriminator_gradients(state, grads)
     state = state.replace(generator=state.generator | averages)
@@ -123,7 +161,7 @@ class Trainer:
       'Gradients/nonfinite/G': metrics.moments(g_count),
       'Gradients/nonfinite/D': metrics.moments(d_count),
     }
-    moments = _merge(g_moments, d_moments, counts, r1_moments)
+    moments = _merge(g_moments, pl_moments, d_moments, counts, r1_moments)
     state = state.replace(
       step=state.step + 1,
       nimg=state.nimg + images.shape[0],
@@ -138,23 +176,62 @@ class Trainer:
     shape = (2, batch['image'].shape[0], self.generator.z_dim)
     latents = jax.random.normal(jax.random.fold_in(key, state.step), shape)
     latents = jnp.stack([sharding.constrain_batch(z) for z in latents])
-    return self.update(state, batch, latents)
+    # Another stream: no step has this number.
+    key = jax.random.fold_in(jax.random.fold_in(key, 2**32 - 1), state.step)
+    return self.update(state, batch, latents, key)
 
   def generator_gradients(
-    self, state: TrainState, z: AnyArray, c: AnyArray | None = None
+    self,
+    state: TrainState,
+    z: AnyArray,
+    c: AnyArray | None = None,
+    key: jax.Array | None = None,
   ) -> tuple[Tree, Moments]:
     """Returns the gradients of G's loss, and moments of loss and scores."""
 
     def loss_fn(params):
-      variables = state.generator | {'params': params}
-      fakes = self.generator.apply(variables, z, c)
+      images, _ = self.fakes.draw(
+        state.generator | {'params': params}, z, c, key
+      )
       discriminate = self._discriminate(state, state.discriminator['params'])
-      logits = discriminate(fakes, c)
+      logits = discriminate(images, c)
       loss = losses.generator_loss(logits)
       return jnp.mean(loss), {
         'Loss/G/loss': metrics.moments(loss),
         **_scores('fake', logits),
       }
+
+    return jax.grad(loss_fn, has_aux=True)(state.generator['params'])
+
+  def path_length_gradients(
+    self, state: TrainState, z: AnyArray, c: AnyArray | None, key: jax.Array
+  ) -> tuple[Tree, tuple[Moments, Array]]:
+    """Returns gradients, and moments and the moving average of path lengths.
+
+    The gradients are those of the penalty, `pl_interval` times as strong.
+    """
+    recipe, spec = self.recipe, self.generator.spec
+    style_key, noise_key, direction_key = jax.random.split(key, 3)
+    shape = (len(z), spec.resolution, spec.resolution, spec.img_channels)
+    directions = losses.path_directions(direction_key, shape)
+
+    def loss_fn(params):
+      variables = state.generator | {'params': params}
+      ws, _ = self.fakes.draw_styles(variables, z, c, style_key)
+      lengths = losses.path_lengths(
+        lambda ws: self.fakes.synthesize(variables, ws, noise_key)[0],
+        ws,
+        sharding.constrain_batch(directions),
+      )
+      penalty, mean = losses.path_length_penalty(
+        lengths, state.pl_mean, recipe.pl_decay
+      )
+      loss = penalty * recipe.pl_weight
+      moments = {
+        'Loss/pl_penalty': metrics.moments(penalty),
+        'Loss/G/reg': metrics.moments(loss),
+      }
+      return jnp.mean(loss) * recipe.pl_interval, (moments, mean)
 
     return jax.grad(loss_fn, has_aux=True)(state.generator['params'])
 
@@ -165,19 +242,20 @@ class Trainer:
     labels: AnyArray | None,
     z: AnyArray,
     c: AnyArray | None = None,
+    key: jax.Array | None = None,
   ) -> tuple[Tree, Moments, dict[str, Tree]]:
     """Returns the gradients of D's loss, moments, and G's new averages.
 
     G draws the fakes here, and this is the only place where its moving averages
     learn.
     """
-    fakes, averages = self.generator.apply(
-      state.generator, z, c, update_averages=True, mutable='moving_averages'
+    generated, averages = self.fakes.draw(
+      state.generator, z, c, key, update_averages=True
     )
 
     def loss_fn(params):
       discriminate = self._discriminate(state, params)
-      fake_logits = discriminate(fakes, c)
+      fake_logits = discriminate(generated, c)
       real_logits = discriminate(images, labels)
       loss = losses.discriminator_loss(real_logits, fake_logits)
       return jnp.mean(loss), {
@@ -189,7 +267,7 @@ class Trainer:
     grads, moments = jax.grad(loss_fn, has_aux=True)(
       state.discriminator['params']
     )
-    return grads, moments, dict(averages)
+    return grads, moments, averages
 
   def r1_gradients(
     self, state: TrainState, images: AnyArray, labels: AnyArray | None = None
@@ -232,6 +310,26 @@ class Trainer:
     state = state.replace(discriminator=discriminator, discriminator_opt=opt)
     return state, count
 
+  def _path_length_phase(
+    self,
+    state: TrainState,
+    batch: int,
+    labels: AnyArray | None,
+    key: jax.Array | None,
+  ) -> tuple[TrainState, Moments]:
+    if key is None:
+      raise ValueError('path lengths are measured at random: pass a key')
+    z_key, pl_key = jax.random.split(key)
+    n = batch // self.recipe.pl_batch_shrink
+    z = jax.random.normal(z_key, (n, self.generator.z_dim))
+    z, c = sharding.constrain_batch((z, None if labels is None else labels[:n]))
+    grads, (moments, mean) = self.path_length_gradients(state, z, c, pl_key)
+    before = state.generator_opt
+    state, count = self.apply_generator_gradients(state, grads)
+    opt = state_lib.skip_offsets(state.generator_opt, before)
+    state = state.replace(generator_opt=opt, pl_mean=mean)
+    return state, moments | {'Gradients/nonfinite/G': metrics.moments(count)}
+
   def _r1_phase(
     self, state: TrainState, images: AnyArray, labels: AnyArray | None
   ) -> tuple[TrainState, Moments]:
@@ -239,9 +337,7 @@ class Trainer:
     before = state.discriminator_opt
     state, count = self.apply_discriminator_gradients(state, grads)
     state = state.replace(
-      discriminator_opt=state_lib.skip_logit_bias(
-        state.discriminator_opt, before
-      )
+      discriminator_opt=state_lib.skip_offsets(state.discriminator_opt, before)
     )
     return state, moments | {'Gradients/nonfinite/D': metrics.moments(count)}
 
@@ -274,6 +370,7 @@ class Trainer:
     return state.generator | {'params': params}
 
 
+_PL_NAMES = ('Loss/pl_penalty', 'Loss/G/reg', 'Gradients/nonfinite/G')
 _R1_NAMES = ('Loss/r1_penalty', 'Loss/D/reg', 'Gradients/nonfinite/D')
 
 

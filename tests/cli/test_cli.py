@@ -165,6 +165,20 @@ class TestTrain:
     assert 'unknown metrics eqq: use swd, eqt, eqt_frac, eqr' in error
     assert not (tmp_path / 'run').exists()
 
+  def test_metrics_that_a_generator_cannot_have_end_before_it_too(
+    self, cli, data, tmp_path
+  ):
+    error = _fails(
+      cli,
+      'train',
+      '--config=stylegan2:16',
+      f'--config.data.source={data}',
+      f'--workdir={tmp_path / "run"}',
+      '--config.log.metrics=swd,eqt',
+    )
+    assert 'that of this one is a learned constant: use swd' in error
+    assert not (tmp_path / 'run').exists()
+
 
 @pytest.mark.slow
 class TestGenerate:
@@ -276,7 +290,8 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstrat'),
-      "no configuration 'quickstrat': use quickstart, stylegan3_r, stylegan3_t",
+      "no configuration 'quickstrat': use quickstart, stylegan2, stylegan3_r, "
+      'stylegan3_t',
     ),
     (
       (*_TRAIN, '--config', 'mine.py'),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from sg3jax.nets import factory
+from sg3jax.nets import factory, stylegan2
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
 from sg3jax.train import config as config_lib
@@ -113,6 +113,11 @@ def test_gamma_that_is_given_stays():
     ('train.r1_interval', 0),
     ('train.ema_kimg', -1.0),
     ('train.blur_init_sigma', float('inf')),
+    ('train.style_mixing_prob', 1.5),
+    ('train.pl_weight', -2.0),
+    ('train.pl_interval', 0),
+    ('train.pl_batch_shrink', 0),
+    ('train.pl_decay', 2.0),
     ('data.workers', -1),
     ('log.kimg_per_tick', 0.0),
     ('log.ticks_per_snapshot', 0),
@@ -148,6 +153,7 @@ def test_a_misspelt_field_is_an_error_that_suggests_the_right_one():
   [
     ('stylegan3_t', ['64,batch=8'], spec_lib.stylegan3_t(64)),
     ('stylegan3_r', ['64'], spec_lib.stylegan3_r(64)),
+    ('stylegan2', ['64'], stylegan2.StyleGAN2Spec(resolution=64)),
     (
       'quickstart',
       [],
@@ -163,7 +169,10 @@ def test_configs_describe_the_published_designs(name, arg, spec):
   state = jax.eval_shape(trainer.init, jax.random.key(0))
   # The same arrays as the design has with all else at its default.
   plain = generator_lib.Generator(
-    spec, z_dim=config.model.z_dim, w_dim=config.model.w_dim
+    spec,
+    z_dim=config.model.z_dim,
+    w_dim=config.model.w_dim,
+    mapping_layers=8 if name == 'stylegan2' else 2,
   )
   expected = jax.eval_shape(
     plain.lazy_init,
@@ -177,7 +186,34 @@ def test_configs_describe_the_published_designs(name, arg, spec):
 
 def test_every_config_is_covered():
   names = {path.stem for path in _CONFIGS.glob('*.py')}
-  assert names == {'quickstart', 'stylegan3_t', 'stylegan3_r'}
+  assert names == {'quickstart', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
+
+
+def test_stylegan2_has_its_own_regularisation():
+  config = _get_config('stylegan2', '256,batch=16')
+  reasons = config_lib.resolve(config, img_channels=3, label_dim=0)
+  recipe = loop.make_trainer(config).recipe
+  assert (recipe.style_mixing_prob, recipe.pl_weight) == (0.9, 2.0)
+  assert (recipe.pl_interval, recipe.pl_batch_shrink) == (4, 2)
+  assert recipe.pl_decay == 0.01
+  assert (config.train.g_lr, config.train.d_lr) == (0.002, 0.002)
+  # 0.0002 * 256^2 / 16.
+  assert recipe.r1_gamma == pytest.approx(0.8192)
+  assert any('published 0.0002 * 256^2 / 16' in reason for reason in reasons)
+
+
+def test_stylegan3_has_neither_mixing_nor_path_lengths():
+  for name in ('stylegan3_t', 'stylegan3_r', 'quickstart'):
+    train = _get_config(name).train
+    assert (train.style_mixing_prob, train.pl_weight) == (0, 0)
+
+
+def test_an_unknown_generator_is_refused():
+  config = tiny.tiny_config()
+  config.model.generator = 'stylegan'
+  config_lib.resolve(config, img_channels=3, label_dim=0)
+  with pytest.raises(ValueError, match="stylegan3, stylegan2, is 'stylegan'"):
+    loop.make_trainer(config)
 
 
 def test_r_blurs_and_t_does_not():

@@ -81,7 +81,7 @@ def test_discriminator_optimizer_is_lazy_adam():
     if phase == 'r1':
       grads['b4']['out']['bias'] = np.zeros(1)
     updates, new = tx.update(jax.tree.map(jnp.float32, grads), opt, params)
-    opt = state_lib.skip_logit_bias(new, opt) if phase == 'r1' else new
+    opt = state_lib.skip_offsets(new, opt) if phase == 'r1' else new
     params = jax.tree.map(lambda p, u: p + u, params, updates)
 
     skips = jax.tree.map(lambda x: False, params)

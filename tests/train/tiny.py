@@ -1,4 +1,4 @@
-"""The smallest configurations that still are StyleGAN3-T and -R."""
+"""The smallest configurations that still are StyleGAN3-T and -R, or 2."""
 
 from sg3jax.train import config as config_lib
 
@@ -14,6 +14,12 @@ def tiny_config(design: str = 't', **train):
   if design == 'r':
     synthesis.conv_kernel, synthesis.radial_filters = 1, True
     config.train.blur_init_sigma = 2.0
+  if design == '2':
+    config.model.generator = 'stylegan2'
+    config.model.stylegan2.channel_base = 64
+    config.model.stylegan2.channel_max = 8
+    config.train.style_mixing_prob = 0.9
+    config.train.pl_weight, config.train.pl_interval = 2.0, 2
   config.model.discriminator.channel_base = 64
   config.model.discriminator.channel_max = 8
   config.train.batch = 8

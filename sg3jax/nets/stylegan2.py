@@ -1,0 +1,358 @@
+"""The synthesis network of StyleGAN2, configs A to C (math.md 2.3)."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from sg3jax.nets import fourier, layers
+from sg3jax.nets.discriminator import block_resolutions
+from sg3jax.ops.bias_act import DEFAULT_GAINS, bias_act
+from sg3jax.ops.modulated_conv import modulated_conv
+from sg3jax.ops.upfirdn import upfirdn
+from sg3jax.types import AnyArray, Array
+
+ARCHITECTURES = ('skip', 'resnet', 'orig')
+INPUTS = ('constant', 'fourier')
+NOISE_MODES = ('const', 'random', 'none')
+
+# Cycles a canvas side, the bandwidth of config B's Fourier features.
+_FOURIER_BANDWIDTH = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleGAN2Spec:
+  """A design of StyleGAN2's synthesis network (config A by default).
+
+  Blocks of 3x3 convolutions double the resolution: one in the first block, two
+  in the others, the first of which upsamples.
+
+  Attributes:
+    resolution: Image size a side, b * 2^k with 4 <= b <= 7 and k >= 1; b is the
+      size of the first block.
+    img_channels: Image channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+    channel_base: The block of a resolution has channel_base // resolution
+      channels, ...
+    channel_max: ... at most this many.
+    architecture: 'skip' sums the images of a ToRGB in every block; 'resnet'
+      has residual blocks, and 'orig' plain ones, with one ToRGB at the end.
+    input: 'constant', learned; or 'fourier', fixed Fourier features (config B).
+    noise: Whether every layer adds noise (not in config C).
+
+  Raises:
+    ValueError: If the design is impossible; the message names the field.
+  """
+
+  resolution: int
+  img_channels: int = 3
+  channel_base: int = 32768
+  channel_max: int = 512
+  architecture: str = 'skip'
+  input: str = 'constant'
+  noise: bool = True
+
+  def __post_init__(self):
+    block_resolutions(self.resolution)  # Raises.
+    if self.img_channels not in (1, 3, 4):
+      raise ValueError(
+        f'img_channels must be 1 (grey), 3 (RGB) or 4 (RGBA), is '
+        f'{self.img_channels}'
+      )
+    if self.channel_max < 1 or self.channel_base < self.resolution:
+      raise ValueError(
+        f'channel_base {self.channel_base} and channel_max {self.channel_max} '
+        f'leave blocks without channels: channel_base must be at least '
+        f'{self.resolution}, channel_max 1'
+      )
+    for name, known in (('architecture', ARCHITECTURES), ('input', INPUTS)):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name} must be one of {", ".join(known)}, is '
+          f'{getattr(self, name)!r}'
+        )
+
+  @property
+  def resolutions(self) -> list[int]:
+    """Resolutions of the blocks, from the first to the image's."""
+    return block_resolutions(self.resolution)[::-1]
+
+  @property
+  def num_layers(self) -> int:
+    """Convolutions before the last ToRGB, 1x1 ones apart."""
+    return 2 * len(self.resolutions) - 1
+
+  @property
+  def num_ws(self) -> int:
+    """Styles the network takes.
+
+    One each for the layers and the last ToRGB; the other ToRGBs share that of
+    the layer behind them.
+    """
+    return self.num_layers + 1
+
+  @property
+  def takes_transforms(self) -> bool:
+    """Whether images can be moved by a transform of the input."""
+    return self.input == 'fourier'
+
+  def channels(self, resolution: int) -> int:
+    """Channels of the block of a resolution."""
+    return min(self.channel_base // resolution, self.channel_max)
+
+
+class StyledConv(nn.Module):
+  """A layer: modulated 3x3 convolution, noise, bias and leaky ReLU.
+
+  Attributes:
+    features: Output channels.
+    up: Upsampling factor, 1 or 2.
+    gain: Factor on the result, beside the activation's own sqrt(2).
+    clamp: Limit of the result's magnitude, before `gain`; or None.
+    noise: Whether noise is added, N(0, 1) a pixel times a learned strength.
+  """
+
+  features: int
+  up: int = 1
+  gain: float = 1.0
+  clamp: float | None = None
+  noise: bool = True
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'n h w i'],
+    w: Float[Array, 'n d'],
+    *,
+    noise_mode: str = 'const',
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Returns features [n, h up, w up, features] in the dtype of `x`."""
+    in_channels = x.shape[-1]
+    shape = (3, 3, in_channels, self.features)
+    weight = self.param('weight', nn.initializers.normal(1.0), shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    styles = layers.Dense(in_channels, bias_init=1.0, name='affine')(w)
+    x = modulated_conv(
+      x,
+      weight,
+      styles,
+      padding=1 if self.up == 1 else 0,
+      up=self.up,
+      up_filter=layers.LOWPASS,
+    )
+    if self.noise:
+      x = x + self._noise(x.shape, noise_mode).astype(x.dtype)
+    return bias_act(
+      x,
+      bias,
+      activation='lrelu',
+      gain=DEFAULT_GAINS['lrelu'] * self.gain,
+      clamp=None if self.clamp is None else self.clamp * self.gain,
+    )
+
+  def _noise(
+    self, shape: tuple[int, ...], mode: str
+  ) -> Float[Array, '#n #h #w 1']:
+    """Returns scaled noise, equal in all channels."""
+    n, height, width, _ = shape
+    strength = self.param('noise_strength', nn.initializers.zeros, ())
+    const = self.variable(
+      'noise',
+      'noise_const',
+      lambda: jax.random.normal(self.make_rng('params'), (height, width)),
+    )
+    if mode == 'random':
+      noise = jax.random.normal(self.make_rng('noise'), (n, height, width, 1))
+    elif mode == 'const':
+      noise = jnp.asarray(const.value)[None, :, :, None]
+    else:
+      noise = jnp.zeros((1, 1, 1, 1))
+    return noise * strength
+
+
+class ToRGB(nn.Module):
+  """An image from features: a modulated 1x1 convolution, not demodulated.
+
+  Attributes:
+    features: Image channels.
+    clamp: Limit of the image's magnitude, or None.
+  """
+
+  features: int
+  clamp: float | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'n h w i'], w: Float[Array, 'n d']
+  ) -> Float[Array, 'n h w c']:
+    """Returns images [n, h, w, features], float32."""
+    in_channels = x.shape[-1]
+    shape = (1, 1, in_channels, self.features)
+    weight = self.param('weight', nn.initializers.normal(1.0), shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    styles = layers.Dense(in_channels, bias_init=1.0, name='affine')(w)
+    # Not demodulated, so it needs the learning-rate gain.
+    styles = styles / in_channels**0.5
+    x = modulated_conv(x, weight, styles, demodulate=False)
+    return bias_act(x, bias, clamp=self.clamp).astype(jnp.float32)
+
+
+class Block(nn.Module):
+  """The layers of one resolution.
+
+  Attributes:
+    spec: The design.
+    resolution: Pixels a side of its outputs.
+    dtype: Dtype of its feature maps; parameters are always float32.
+    clamp: Limit of the convolutions' magnitudes, or None.
+  """
+
+  spec: StyleGAN2Spec
+  resolution: int
+  dtype: Any
+  clamp: float | None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'n h w i'] | None,
+    image: Float[Array, 'n h w c'] | None,
+    ws: Float[Array, 'n l d'],
+    *,
+    noise_mode: str,
+  ) -> tuple[Float[Array, 'n h2 w2 o'], Float[Array, 'n h2 w2 c'] | None]:
+    """Returns the features and the image at its resolution.
+
+    Args:
+      x: Features of the block before, or those that the first block shall work
+        on; None for its own learned constant.
+      image: The image so far, float32.
+      ws: Styles of its layers and of its ToRGB.
+      noise_mode: See `Synthesis`.
+    """
+    size, channels = self.resolution, self.spec.channels(self.resolution)
+    is_first = size == self.spec.resolutions[0]
+    is_last = size == self.spec.resolution
+    is_residual = self.spec.architecture == 'resnet' and not is_first
+    layer = functools.partial(
+      StyledConv, channels, clamp=self.clamp, noise=self.spec.noise
+    )
+    if x is None:
+      shape = (size, size, channels)
+      const = self.param('const', nn.initializers.normal(1.0), shape)
+      x = jnp.broadcast_to(const, (ws.shape[0], *shape))
+    x = shortcut = x.astype(self.dtype)
+    if not is_first:
+      x = layer(up=2, name='conv0')(x, ws[:, 0], noise_mode=noise_mode)
+      ws = ws[:, 1:]
+    gain = 0.5**0.5 if is_residual else 1.0
+    x = layer(gain=gain, name='conv1')(x, ws[:, 0], noise_mode=noise_mode)
+    if is_residual:
+      x += layers.Conv(
+        channels,
+        1,
+        up=2,
+        activation='linear',
+        gain=gain,
+        clamp=self.clamp,
+        use_bias=False,
+        name='skip',
+      )(shortcut)
+    if self.spec.architecture == 'skip' or is_last:
+      to_rgb = ToRGB(self.spec.img_channels, clamp=self.clamp, name='torgb')
+      rgb = to_rgb(x, ws[:, 1])
+      image = rgb if image is None else _double(image) + rgb
+    return x, image
+
+
+class Synthesis(nn.Module):
+  """Images from styles: blocks b4, b8, ... up to the image's resolution.
+
+  Attributes:
+    spec: The design.
+    low_precision_dtype: Dtype of the highest resolutions, or None for float32
+      throughout.
+    num_low_precision: How many resolutions use it; the first never does.
+    conv_clamp: Limit of the convolutions' magnitudes, or None.
+  """
+
+  spec: StyleGAN2Spec
+  low_precision_dtype: Any = None
+  num_low_precision: int = 4
+  conv_clamp: float | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    ws: Float[AnyArray, 'n l d'],
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+    *,
+    noise_mode: str = 'const',
+    update_averages: bool = False,
+  ) -> Float[Array, 'n h w c']:
+    """Returns images [n, resolution, resolution, img_channels], float32.
+
+    Args:
+      ws: Styles, one each for the layers and the last ToRGB.
+      transform: As in the alias-free network, for Fourier features alone.
+      noise_mode: 'const' for stored noise, 'random' for new noise (from the rng
+        'noise'), 'none' for none.
+      update_averages: Ignored: layers keep no averages.
+
+    Raises:
+      ValueError: If `ws` has the wrong shape, the noise mode is unknown, or a
+        transform is given to a constant input.
+    """
+    del update_averages
+    spec = self.spec
+    ws = jnp.asarray(ws, jnp.float32)
+    if ws.ndim != 3 or ws.shape[1] != spec.num_ws:
+      raise ValueError(
+        f'ws must have the shape [n, {spec.num_ws}, w_dim], has '
+        f'{list(ws.shape)}'
+      )
+    if noise_mode not in NOISE_MODES:
+      raise ValueError(
+        f'noise_mode must be one of {", ".join(NOISE_MODES)}, is {noise_mode!r}'
+      )
+    if transform is not None and not spec.takes_transforms:
+      raise ValueError(
+        "this generator's input is a learned constant, which no transform can "
+        'move: leave the transform out, or train one with '
+        '--config.model.stylegan2.input=fourier'
+      )
+    x = image = None
+    if spec.input == 'fourier':
+      size = spec.resolutions[0]
+      x = fourier.FourierInput(
+        channels=spec.channels(size),
+        size=size,
+        sampling_rate=float(size),
+        bandwidth=_FOURIER_BANDWIDTH,
+        learned_transform=False,
+        name='input',
+      )(ws[:, 0], transform)
+    first = 0
+    for res in spec.resolutions:
+      block = Block(
+        spec, res, self._dtype(res), clamp=self.conv_clamp, name=f'b{res}'
+      )
+      x, image = block(x, image, ws[:, first:], noise_mode=noise_mode)
+      first += 1 if first == 0 else 2
+    assert image is not None
+    return image
+
+  def _dtype(self, resolution: int) -> Any:
+    threshold = self.spec.resolution / 2**self.num_low_precision
+    is_high = resolution > max(threshold, self.spec.resolutions[0])
+    return (is_high and self.low_precision_dtype) or jnp.float32
+
+
+def _double(image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
+  """Upsamples by two, with the binomial filter."""
+  # As in `resample_conv`: the zero behind the last sample counts as padding.
+  edges = ((2, 1), (2, 1))
+  return upfirdn(image, layers.LOWPASS, up=2, padding=edges, gain=4)
