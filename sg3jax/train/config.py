@@ -8,7 +8,10 @@ import ml_collections
 from ml_collections import config_dict
 
 from sg3jax.nets import spec as spec_lib
+from sg3jax.train import augment as augment_lib
 from sg3jax.types import Config
+
+AUGMENT_MODES = ('none', 'fixed', 'ada')
 
 # Published R1 weights at batch 32, by resolution.
 _PUBLISHED_GAMMA = {128: 0.5, 256: 2.0, 512: 8.0, 1024: 32.0}
@@ -66,6 +69,16 @@ def default_config() -> Config:
   train.ema_rampup = 0.05  # Half-life as a part of the images shown; 0: none.
   train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
   train.blur_fade_kimg = config_dict.placeholder(float)  # batch * 200/32.
+
+  # Augmentation of D's images, for data sets of less than some 100,000 images.
+  train.augment = ml_collections.ConfigDict()
+  augment = train.augment
+  augment.mode = 'ada'  # none, fixed, or ada: as much as the data call for.
+  augment.pipeline = 'bgc'  # bg for grey or RGB values that mean something.
+  augment.p = 0.2  # Probability of each augmentation, if it is fixed.
+  augment.target = 0.6  # Mean sign of D(real) that ada keeps.
+  augment.speed_kimg = 500.0  # Images in which ada could go from 0 to 1.
+  augment.interval = 4  # Steps from one adaptation to the next.
 
   config.log = ml_collections.ConfigDict()
   log = config.log
@@ -171,6 +184,7 @@ def _check(config: Config) -> None:
   at_least = {
     'train.batch': 1,
     'train.r1_interval': 1,
+    'train.augment.interval': 1,
     'data.workers': 0,
     'log.ticks_per_snapshot': 1,
     'log.keep_checkpoints': 1,
@@ -178,7 +192,8 @@ def _check(config: Config) -> None:
     'model.discriminator.mbstd_group': 1,
   }
   above_zero = [
-    'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick'
+    'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick',
+    'train.augment.speed_kimg',
   ]  # fmt: skip
   not_negative = [
     'train.r1_gamma', 'train.ema_kimg', 'train.ema_rampup',
@@ -196,6 +211,22 @@ def _check(config: Config) -> None:
     if not math.isfinite(value) or value < bound or (strict and value == bound):
       relation = 'above' if strict else 'at least'
       raise ValueError(f'config.{name} must be {relation} {bound}, is {value}')
+  _check_augment(_get(config, 'train.augment'))
+
+
+def _check_augment(options: Config) -> None:
+  if options.mode not in AUGMENT_MODES:
+    raise ValueError(
+      f'config.train.augment.mode must be one of {", ".join(AUGMENT_MODES)}, '
+      f'is {options.mode!r}'
+    )
+  augment_lib.get_ops(options.pipeline)
+  for name, low in (('p', 0), ('target', -1)):
+    if not low <= options[name] <= 1:
+      raise ValueError(
+        f'config.train.augment.{name} must be between {low} and 1, is '
+        f'{options[name]}'
+      )
 
 
 def _get(config: Config, dotted: str) -> Any:

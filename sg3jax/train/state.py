@@ -9,6 +9,7 @@ from flax import struct
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
+from sg3jax.train import ada
 from sg3jax.types import Array, Tree
 
 BETA1, BETA2, EPSILON = 0.0, 0.99, 1e-8
@@ -28,6 +29,7 @@ class TrainState(struct.PyTreeNode):
     generator_ema: Variables of the averaged generator.
     generator_opt: Adam's state for G.
     discriminator_opt: Adam's state for D.
+    augment: State of the augmentation's adaptation; None where nothing adapts.
   """
 
   step: Any
@@ -37,6 +39,7 @@ class TrainState(struct.PyTreeNode):
   generator_ema: Tree
   generator_opt: Any
   discriminator_opt: Any
+  augment: ada.AdaState | None = None
 
 
 def make_generator_optimizer(
@@ -89,6 +92,7 @@ def init_state(
   discriminator: discriminator_lib.Discriminator,
   generator_tx: optax.GradientTransformation,
   discriminator_tx: optax.GradientTransformation,
+  augment: ada.AdaState | None = None,
 ) -> TrainState:
   """Returns a fresh state; traceable, so that it can be born sharded."""
   g_key, d_key = jax.random.split(key)
@@ -110,4 +114,5 @@ def init_state(
     generator_ema=jax.tree.map(jnp.copy, g),
     generator_opt=generator_tx.init(g['params']),
     discriminator_opt=discriminator_tx.init(d['params']),
+    augment=augment,
   )

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
-from sg3jax.train import losses, metrics, sharding
+from sg3jax.train import ada, losses, metrics, sharding
+from sg3jax.train import augment as augment_lib
 from sg3jax.train import state as state_lib
 from sg3jax.train.state import TrainState
 from sg3jax.types import AnyArray, Array, Tree
@@ -23,7 +24,7 @@ Batch = Mapping[str, AnyArray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """What a step does, beside the networks (math.md 2.2, 2.7).
+  """What a step does, beside the networks (math.md 2.2, 2.7, 5.2).
 
   Attributes:
     r1_gamma: Weight of the R1 penalty.
@@ -32,6 +33,7 @@ class Recipe:
     ema_rampup: Bound of the half-life as a part of the images shown; 0: none.
     blur_init_sigma: Blur of what D sees at first, pixels; 0 for none.
     blur_fade_kimg: Thousands of images until the blur is gone.
+    augmentation: What D's images go through after the blur; None for nothing.
   """
 
   r1_gamma: float
@@ -40,6 +42,7 @@ class Recipe:
   ema_rampup: float = 0.05
   blur_init_sigma: float = 0.0
   blur_fade_kimg: float = 200.0
+  augmentation: ada.Augmentation | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,19 +77,27 @@ class Trainer:
 
   def init(self, key: jax.Array) -> TrainState:
     """Returns a fresh state."""
+    augmentation = self.recipe.augmentation
     return state_lib.init_state(
       key,
       self.generator,
       self.discriminator,
       self.generator_tx,
       self.discriminator_tx,
+      augmentation.init() if augmentation else None,
     )
+
+  def augment_probability(self, state: TrainState) -> float:
+    """Returns the probability of augmentations, 0 without any."""
+    augmentation = self.recipe.augmentation
+    return float(augmentation.probability(state.augment)) if augmentation else 0
 
   def update(
     self,
     state: TrainState,
     batch: Batch,
     latents: Float[AnyArray, 'phase n z'],
+    augment_key: jax.Array | None = None,
   ) -> tuple[TrainState, Moments]:
     """Does one step with given latents.
 
@@ -96,6 +107,7 @@ class Trainer:
         `label`, their labels [n, label_dim]; `g_label` and `d_label`, labels
         for the images generated in the G and in the D phase.
       latents: z of the G and the D phase, [2, n, z_dim].
+      augment_key: Random key of this step's augmentations, if there are any.
 
     Returns:
       The state after, and the moments of losses and scores by name.
@@ -106,16 +118,18 @@ class Trainer:
       batch[name] if conditional else None
       for name in ('label', 'g_label', 'd_label')
     )
-    grads, g_moments = self.generator_gradients(state, latents[0], g_labels)
+    grads, g_moments = self.generator_gradients(
+      state, latents[0], g_labels, augment_key=augment_key
+    )
     state, g_count = self.apply_generator_gradients(state, grads)
     grads, d_moments, averages = self.discriminator_gradients(
-      state, images, labels, latents[1], d_labels
+      state, images, labels, latents[1], d_labels, augment_key=augment_key
     )
     state, d_count = self.apply_discriminator_gradients(state, grads)
     state = state.replace(generator=state.generator | averages)
     state, r1_moments = jax.lax.cond(
       state.step % self.recipe.r1_interval == 0,
-      lambda state: self._r1_phase(state, images, labels),
+      lambda state: self._r1_phase(state, images, labels, augment_key),
       lambda state: (state, {name: jnp.zeros(3) for name in _R1_NAMES}),
       state,
     )
@@ -128,6 +142,7 @@ class Trainer:
       step=state.step + 1,
       nimg=state.nimg + images.shape[0],
       generator_ema=self._averaged(state, images.shape[0]),
+      augment=self._adapted(state, moments, images.shape[0]),
     )
     return state, moments
 
@@ -138,18 +153,29 @@ class Trainer:
     shape = (2, batch['image'].shape[0], self.generator.z_dim)
     latents = jax.random.normal(jax.random.fold_in(key, state.step), shape)
     latents = jnp.stack([sharding.constrain_batch(z) for z in latents])
-    return self.update(state, batch, latents)
+    if self.recipe.augmentation is None:
+      return self.update(state, batch, latents)
+    augment_key = jax.random.fold_in(key, _NO_STEP)
+    augment_key = jax.random.fold_in(augment_key, state.step)
+    return self.update(state, batch, latents, augment_key)
 
   def generator_gradients(
-    self, state: TrainState, z: AnyArray, c: AnyArray | None = None
+    self,
+    state: TrainState,
+    z: AnyArray,
+    c: AnyArray | None = None,
+    *,
+    augment_key: jax.Array | None = None,
   ) -> tuple[Tree, Moments]:
     """Returns the gradients of G's loss, and moments of loss and scores."""
 
     def loss_fn(params):
       variables = state.generator | {'params': params}
       fakes = self.generator.apply(variables, z, c)
-      discriminate = self._discriminate(state, state.discriminator['params'])
-      logits = discriminate(fakes, c)
+      discriminate = self._discriminate(
+        state, state.discriminator['params'], augment_key
+      )
+      logits = discriminate(fakes, c, _G_FAKES)
       loss = losses.generator_loss(logits)
       return jnp.mean(loss), {
         'Loss/G/loss': metrics.moments(loss),
@@ -165,6 +191,8 @@ class Trainer:
     labels: AnyArray | None,
     z: AnyArray,
     c: AnyArray | None = None,
+    *,
+    augment_key: jax.Array | None = None,
   ) -> tuple[Tree, Moments, dict[str, Tree]]:
     """Returns the gradients of D's loss, moments, and G's new averages.
 
@@ -176,9 +204,9 @@ class Trainer:
     )
 
     def loss_fn(params):
-      discriminate = self._discriminate(state, params)
-      fake_logits = discriminate(fakes, c)
-      real_logits = discriminate(images, labels)
+      discriminate = self._discriminate(state, params, augment_key)
+      fake_logits = discriminate(fakes, c, _D_FAKES)
+      real_logits = discriminate(images, labels, _D_REALS)
       loss = losses.discriminator_loss(real_logits, fake_logits)
       return jnp.mean(loss), {
         'Loss/D/loss': metrics.moments(loss),
@@ -192,14 +220,21 @@ class Trainer:
     return grads, moments, dict(averages)
 
   def r1_gradients(
-    self, state: TrainState, images: AnyArray, labels: AnyArray | None = None
+    self,
+    state: TrainState,
+    images: AnyArray,
+    labels: AnyArray | None = None,
+    *,
+    augment_key: jax.Array | None = None,
   ) -> tuple[Tree, Moments]:
     """Returns the gradients of the R1 term, `r1_interval` times as strong."""
     recipe = self.recipe
 
     def loss_fn(params):
-      discriminate = self._discriminate(state, params)
-      penalty, _ = losses.r1_penalty(lambda x: discriminate(x, labels), images)
+      discriminate = self._discriminate(state, params, augment_key)
+      penalty, _ = losses.r1_penalty(
+        lambda x: discriminate(x, labels, _R1_REALS), images
+      )
       loss = penalty * (recipe.r1_gamma / 2)
       return jnp.mean(loss) * recipe.r1_interval, {
         'Loss/r1_penalty': metrics.moments(penalty),
@@ -233,9 +268,15 @@ class Trainer:
     return state, count
 
   def _r1_phase(
-    self, state: TrainState, images: AnyArray, labels: AnyArray | None
+    self,
+    state: TrainState,
+    images: AnyArray,
+    labels: AnyArray | None,
+    augment_key: jax.Array | None,
   ) -> tuple[TrainState, Moments]:
-    grads, moments = self.r1_gradients(state, images, labels)
+    grads, moments = self.r1_gradients(
+      state, images, labels, augment_key=augment_key
+    )
     before = state.discriminator_opt
     state, count = self.apply_discriminator_gradients(state, grads)
     state = state.replace(
@@ -245,18 +286,45 @@ class Trainer:
     )
     return state, moments | {'Gradients/nonfinite/D': metrics.moments(count)}
 
-  def _discriminate(self, state: TrainState, params: Tree) -> Callable:
-    """Returns (images, labels) -> logits, blurring the images as R does."""
+  def _discriminate(
+    self, state: TrainState, params: Tree, augment_key: jax.Array | None
+  ) -> Callable:
+    """Returns (images, labels, phase) -> logits.
+
+    The images are blurred first, as in R, and then augmented: each phase draws
+    its own augmentations.
+    """
     recipe = self.recipe
 
-    def discriminate(images: AnyArray, labels: AnyArray | None) -> Any:
+    def discriminate(
+      images: AnyArray, labels: AnyArray | None, phase: int
+    ) -> Any:
       if recipe.blur_init_sigma > 0 and recipe.blur_fade_kimg > 0:
         faded = state.nimg / (recipe.blur_fade_kimg * 1000)
         sigma = recipe.blur_init_sigma * jnp.maximum(1 - faded, 0)
         images = losses.blur(images, sigma, max_sigma=recipe.blur_init_sigma)
+      if recipe.augmentation is not None:
+        if augment_key is None:
+          raise ValueError('this recipe augments images: pass augment_key')
+        images = augment_lib.augment(
+          images,
+          jax.random.fold_in(augment_key, phase),
+          recipe.augmentation.probability(state.augment),
+          recipe.augmentation.ops,
+        )
       return self.discriminator.apply({'params': params}, images, labels)
 
     return discriminate
+
+  def _adapted(
+    self, state: TrainState, moments: Moments, batch: int
+  ) -> ada.AdaState | None:
+    """Returns the adaptation's state after the step that these are of."""
+    augmentation = self.recipe.augmentation
+    if augmentation is None:
+      return None
+    signs = moments['Loss/signs/real']
+    return augmentation.adapt(state.augment, signs, state.step + 1, batch)
 
   def _averaged(self, state: TrainState, batch: int) -> Tree:
     """Returns the averaged G: parameters averaged, the rest copied."""
@@ -273,6 +341,10 @@ class Trainer:
     )
     return state.generator | {'params': params}
 
+
+# Of the random numbers: a step that there is none of, and what is augmented.
+_NO_STEP = 2**32 - 1
+_G_FAKES, _D_FAKES, _D_REALS, _R1_REALS = range(4)
 
 _R1_NAMES = ('Loss/r1_penalty', 'Loss/D/reg', 'Gradients/nonfinite/D')
 

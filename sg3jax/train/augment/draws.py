@@ -117,7 +117,7 @@ def get_ops(pipeline: str) -> tuple[str, ...]:
 def draw(
   key: jax.Array,
   p: Float[AnyArray, ''] | float,
-  shape: tuple[int, int, int, int],
+  shape: tuple[int, ...],
   ops: tuple[str, ...],
 ) -> Draws:
   """Draws the values of a batch.
