@@ -75,7 +75,7 @@ OPS = {
   'hue': Op(_uniform(jnp.pi)),
   'saturation': Op(_log_normal(1.0), 1.0),
   'imgfilter': Op(_log_normal(1.0), 1.0, features=4, gates=4),  # By band.
-  'noise': Op(lambda u: _normal(0.1)((1 + u) / 2)),  # |N(0, 0.1²)|, a sigma.
+  'noise': Op(lambda u: jnp.abs(_normal(0.1)(u))),  # A standard deviation.
   # The centre; that of images that are left alone is far outside.
   'cutout': Op(lambda u: u, -1.0, features=2),
 }

@@ -42,7 +42,7 @@ def apply(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
     draws: Values by operator, as `draws.draw` returns them; those that are
       missing do nothing.
   """
-  x = jnp.asarray(images)
+  x, draws = jax.tree.map(jnp.asarray, (images, draws))
   for stage in (geometry, colour, corruptions):
     if stage.NAMES & draws.keys():
       x = stage.transform(x, draws)
