@@ -70,14 +70,14 @@ def default_config() -> Config:
   train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
   train.blur_fade_kimg = config_dict.placeholder(float)  # batch * 200/32.
 
-  # Augmentation of D's images, for data sets of less than some 100,000 images.
+  # Augmentation of what D sees, for data sets of less than some 70,000 images.
   train.augment = ml_collections.ConfigDict()
   augment = train.augment
   augment.mode = 'ada'  # none, fixed, or ada: as much as the data call for.
-  augment.pipeline = 'bgc'  # bg for grey or RGB values that mean something.
-  augment.p = 0.2  # Probability of each augmentation, if it is fixed.
+  augment.pipeline = 'bgc'  # blit, geom, color and so on; bg keeps colours.
+  augment.p = 0.2  # Probability of each augmentation, where it is fixed.
   augment.target = 0.6  # Mean sign of D(real) that ada keeps.
-  augment.speed_kimg = 500.0  # Images in which ada could go from 0 to 1.
+  augment.speed_kimg = 500.0  # In which ada could take p from 0 to 1.
   augment.interval = 4  # Steps from one adaptation to the next.
 
   config.log = ml_collections.ConfigDict()
