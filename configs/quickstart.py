@@ -24,6 +24,7 @@ def get_config():
   config.train.total_kimg = 12.0
   config.train.r1_gamma = 0.1
   config.train.ema_kimg = 0.5
+  config.train.augment.mode = 'none'
   config.log.kimg_per_tick = 0.5
   config.log.ticks_per_snapshot = 6
   config.log.grid = (12, 8)

@@ -32,6 +32,24 @@ def block_resolutions(resolution: int) -> list[int]:
   return resolutions
 
 
+def images_in_group(n: int, group_size: int) -> int:
+  """Returns how many of n images `minibatch_std` really groups.
+
+  Raises:
+    ValueError: As there.
+  """
+  if group_size < 1:
+    raise ValueError(f'mbstd_group must be at least 1, but it is {group_size}.')
+  size = max(g for g in range(1, min(group_size, n) + 1) if n % g == 0)
+  if size == 1 < min(group_size, n):
+    raise ValueError(
+      f'a batch of {n} images cannot be divided into groups of 2 to '
+      f'{group_size} for the minibatch standard deviation: use a batch that is '
+      f'a multiple of {group_size}, or another mbstd_group.'
+    )
+  return size
+
+
 def minibatch_std(
   x: Float[AnyArray, 'n h w c'], group_size: int
 ) -> Float[Array, 'n h w c+1']:
@@ -54,16 +72,8 @@ def minibatch_std(
     ValueError: If the group size is not positive, or the batch can only be
       divided into groups of one, in which nothing deviates.
   """
-  if group_size < 1:
-    raise ValueError(f'mbstd_group must be at least 1, but it is {group_size}.')
   n = x.shape[0]
-  size = max(g for g in range(1, min(group_size, n) + 1) if n % g == 0)
-  if size == 1 < min(group_size, n):
-    raise ValueError(
-      f'a batch of {n} images cannot be divided into groups of 2 to '
-      f'{group_size} for the minibatch standard deviation: use a batch that is '
-      f'a multiple of {group_size}, or another mbstd_group.'
-    )
+  size = images_in_group(n, group_size)
   groups = jnp.reshape(x, (size, n // size, *x.shape[1:]))
   stddev = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
   statistic = jnp.tile(jnp.mean(stddev, axis=(1, 2, 3)), size)

@@ -21,7 +21,9 @@ FOLDER = 'checkpoints'
 # Parts of a checkpoint: a reader of pictures needs only the first and the
 # options, and never meets the optimizers.
 _NETWORKS = ('generator_ema', 'generator', 'discriminator')
-_PROGRESS = ('step', 'nimg', 'generator_opt', 'discriminator_opt', 'pl_mean')
+_PROGRESS = (
+  'step', 'nimg', 'generator_opt', 'discriminator_opt', 'pl_mean', 'augment'
+)  # fmt: skip
 
 
 class Checkpoints:
@@ -79,7 +81,7 @@ class Checkpoints:
     step = self.latest()
     if step is None:
       raise FileNotFoundError(f'no complete checkpoint in {self._folder}')
-    _check_shapes(self._folder / str(step), _part(like, _NETWORKS))
+    _check(self._folder / str(step), like)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -96,7 +98,8 @@ class Checkpoints:
 
 
 def _part(state: TrainState, fields: tuple[str, ...]) -> dict[str, Tree]:
-  return {name: getattr(state, name) for name in fields}
+  parts = {name: getattr(state, name) for name in fields}
+  return {name: part for name, part in parts.items() if part is not None}
 
 
 def load_networks(
@@ -162,16 +165,23 @@ def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
     return dict(reader.restore(folder, args=ocp.args.Composite(**args)))
 
 
-def _check_shapes(folder: pathlib.Path, like: dict[str, Tree]) -> None:
-  """Raises a ValueError if stored networks have other names or shapes."""
+def _check(folder: pathlib.Path, like: TrainState) -> None:
+  """Raises a ValueError if a state of other parts or networks is stored."""
   with _reader() as reader:
-    tree = reader.metadata(folder).item_metadata['networks'].tree
+    trees = reader.metadata(folder).item_metadata
+  parts = set(trees['progress'].tree) ^ set(_part(like, _PROGRESS))
+  if parts:
+    raise ValueError(
+      f'the checkpoint {folder} and the configuration do not both have the '
+      f'state of {", ".join(sorted(parts))}: use the options it was trained '
+      'with, or another --workdir'
+    )
   stored, wanted = (
     {
       jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape)
       for path, x in jax.tree.leaves_with_path(networks)
     }
-    for networks in (tree, like)
+    for networks in (trees['networks'].tree, _part(like, _NETWORKS))
   )
   differences = [
     f'{name} is {stored.get(name, "absent")}, not {wanted.get(name, "there")}'

@@ -9,7 +9,10 @@ from ml_collections import config_dict
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
+from sg3jax.train import augment as augment_lib
 from sg3jax.types import Config
+
+AUGMENT_MODES = ('none', 'fixed', 'ada')
 
 # Published R1 weights at batch 32, by resolution.
 _PUBLISHED_GAMMA = {128: 0.5, 256: 2.0, 512: 8.0, 1024: 32.0}
@@ -70,6 +73,16 @@ def default_config() -> Config:
   train.pl_interval = 4  # Steps from one path length phase to the next.
   train.pl_batch_shrink = 2  # How many times smaller its batch is.
   train.pl_decay = 0.01  # Weight of a batch in the mean path length.
+
+  # Augmentation of what D sees, for data sets of less than some 70,000 images.
+  train.augment = ml_collections.ConfigDict()
+  augment = train.augment
+  augment.mode = 'ada'  # none, fixed, or ada: as much as the data call for.
+  augment.pipeline = 'bgc'  # blit, geom, color and so on; bg keeps colours.
+  augment.p = 0.2  # Probability of each augmentation, where it is fixed.
+  augment.target = 0.6  # Mean sign of D(real) that ada keeps.
+  augment.speed_kimg = 500.0  # In which ada could take p from 0 to 1.
+  augment.interval = 4  # Steps from one adaptation to the next.
 
   config.log = ml_collections.ConfigDict()
   log = config.log
@@ -196,6 +209,7 @@ def _check(config: Config) -> None:
     'train.r1_interval': 1,
     'train.pl_interval': 1,
     'train.pl_batch_shrink': 1,
+    'train.augment.interval': 1,
     'data.workers': 0,
     'log.ticks_per_snapshot': 1,
     'log.keep_checkpoints': 1,
@@ -203,7 +217,8 @@ def _check(config: Config) -> None:
     'model.discriminator.mbstd_group': 1,
   }
   above_zero = [
-    'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick'
+    'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick',
+    'train.augment.speed_kimg',
   ]  # fmt: skip
   not_negative = [
     'train.r1_gamma', 'train.ema_kimg', 'train.ema_rampup',
@@ -226,6 +241,22 @@ def _check(config: Config) -> None:
     if _get(config, name) > 1:
       raise ValueError(
         f'config.{name} must be at most 1, is {_get(config, name)}'
+      )
+  _check_augment(_get(config, 'train.augment'))
+
+
+def _check_augment(options: Config) -> None:
+  if options.mode not in AUGMENT_MODES:
+    raise ValueError(
+      f'config.train.augment.mode must be one of {", ".join(AUGMENT_MODES)}, '
+      f'is {options.mode!r}'
+    )
+  augment_lib.get_ops(options.pipeline)
+  for name, low in (('p', 0), ('target', -1)):
+    if not low <= options[name] <= 1:
+      raise ValueError(
+        f'config.train.augment.{name} must be between {low} and 1, is '
+        f'{options[name]}'
       )
 
 

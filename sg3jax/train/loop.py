@@ -12,9 +12,17 @@ from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
 from sg3jax.nets import factory
 from sg3jax.ops.filtered_lrelu import default_implementation
+from sg3jax.train import (
+  ada,
+  augment,
+  metrics,
+  phases,
+  progress,
+  sharding,
+  steps,
+)
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import metrics, progress, sharding, steps
 from sg3jax.train import writer as writer_lib
 from sg3jax.train.state import TrainState
 from sg3jax.types import Array, Config, Snapshot, Variables
@@ -82,7 +90,7 @@ def make_trainer(config: Config) -> steps.Trainer:
   return steps.Trainer(
     generator=factory.make_generator(config.model.to_dict()),
     discriminator=factory.make_discriminator(config.model.to_dict()),
-    recipe=steps.Recipe(
+    recipe=phases.Recipe(
       r1_gamma=options.r1_gamma,
       r1_interval=options.r1_interval,
       ema_kimg=options.ema_kimg,
@@ -94,9 +102,22 @@ def make_trainer(config: Config) -> steps.Trainer:
       pl_interval=options.pl_interval,
       pl_batch_shrink=options.pl_batch_shrink,
       pl_decay=options.pl_decay,
+      augmentation=_make_augmentation(options.augment),
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
+  )
+
+
+def _make_augmentation(options: Config) -> ada.Augmentation | None:
+  if options.mode == 'none':
+    return None
+  return ada.Augmentation(
+    ops=augment.get_ops(options.pipeline),
+    fixed_p=options.p if options.mode == 'fixed' else None,
+    target=options.target,
+    speed_kimg=options.speed_kimg,
+    interval=options.interval,
   )
 
 
@@ -194,6 +215,7 @@ def _log_start(
     f'Discriminator:  {count(state.discriminator)} parameters',
     f'Batch:          {config.train.batch}, until '
     f'{config.train.total_kimg:g} kimg',
+    f'Augmentation:   {_augmentation(config)}',
     *(f'Settled:        {reason}' for reason in reasons),
   ]
   if int(state.step):
@@ -202,6 +224,15 @@ def _log_start(
       f'{int(state.nimg) / 1000:g} kimg'
     )
   writer.log('\n'.join(lines))
+
+
+def _augmentation(config: Config) -> str:
+  options = config.train.augment
+  return {
+    'none': 'none',
+    'fixed': f'{options.pipeline}, p = {options.p:g}',
+    'ada': f'{options.pipeline}, p adapts to r_t = {options.target:g}',
+  }[options.mode]
 
 
 def _nonlinearity(config: Config) -> list[str]:
@@ -231,6 +262,7 @@ class _Run:
     self._checkpoints = checkpoints
     self._evaluators = evaluators
     self._mesh = mesh
+    self._last_p = 0.0  # Probability of augmentations at the last tick.
     self._total_steps = _steps(config, config.train.total_kimg)
     self._steps_per_tick = _steps(config, config.log.kimg_per_tick)
     self._steps_per_snapshot = (
@@ -245,6 +277,7 @@ class _Run:
     key = jax.random.fold_in(jax.random.key(self._config.seed), 1)
     done = int(state.step)
     clock = self._start_clock(state)
+    self._last_p = self._trainer.augment_probability(state)
     if done == 0:
       self._snapshot(state, save=False)
     stats = metrics.Accumulator()
@@ -256,8 +289,11 @@ class _Run:
       is_last = done == self._total_steps
       if is_last or done % self._steps_per_tick == 0:
         values = stats.result()
-        self._writer.write_tick(clock.end_tick(int(state.nimg)), values)
+        p = self._trainer.augment_probability(state)
+        tick = clock.end_tick(int(state.nimg), augment=p)
+        self._writer.write_tick(tick, values)
         self._warn_nonfinite(values)
+        self._warn_augment(p)
         if is_last or done % self._steps_per_snapshot == 0:
           self._snapshot(state)
         clock.start_tick()
@@ -302,6 +338,18 @@ class _Run:
           f'Warning: {total:.0f} non-finite gradient values of {player} were '
           'replaced in this tick'
         )
+
+  def _warn_augment(self, p: float) -> None:
+    """Says, when it happens, that p has left the range that is healthy."""
+    if self._last_p <= ada.HEALTHY_P < p:
+      self._writer.log(
+        f'Warning: the augmentation probability has risen above '
+        f'{ada.HEALTHY_P:g}: there may be too few images for this network, and '
+        'augmentations may leak into what it generates. Look for turned or '
+        'recoloured fakes; more images, data.mirror or a higher '
+        'train.r1_gamma can help'
+      )
+    self._last_p = p
 
 
 def _steps(config: Config, kimg: float) -> int:

@@ -9,6 +9,7 @@ from flax import struct
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
+from sg3jax.train import ada
 from sg3jax.types import Array, Tree
 
 BETA1, BETA2, EPSILON = 0.0, 0.99, 1e-8
@@ -30,6 +31,7 @@ class TrainState(struct.PyTreeNode):
     generator_opt: Adam's state for G.
     discriminator_opt: Adam's state for D.
     pl_mean: Moving average of the path lengths, float32 []; 0 without them.
+    augment: State of the augmentation's adaptation; None where nothing adapts.
   """
 
   step: Any
@@ -40,6 +42,7 @@ class TrainState(struct.PyTreeNode):
   generator_opt: Any
   discriminator_opt: Any
   pl_mean: Any
+  augment: ada.AdaState | None = None
 
 
 def make_generator_optimizer(
@@ -110,6 +113,7 @@ def init_state(
   discriminator: discriminator_lib.Discriminator,
   generator_tx: optax.GradientTransformation,
   discriminator_tx: optax.GradientTransformation,
+  augment: ada.AdaState | None = None,
 ) -> TrainState:
   """Returns a fresh state; traceable, so that it can be born sharded."""
   g_key, d_key = jax.random.split(key)
@@ -132,4 +136,5 @@ def init_state(
     generator_opt=generator_tx.init(g['params']),
     discriminator_opt=discriminator_tx.init(d['params']),
     pl_mean=jnp.zeros((), jnp.float32),
+    augment=augment,
   )

@@ -1,8 +1,7 @@
-"""The training step: G, D and R1 phases as one jitted, sharded function."""
+"""The training step: all phases as one jitted, sharded function."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,45 +11,16 @@ from jaxtyping import Float
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
-from sg3jax.train import fakes as fakes_lib
-from sg3jax.train import losses, metrics, sharding
+from sg3jax.train import ada, metrics, phases, sharding
 from sg3jax.train import state as state_lib
+from sg3jax.train.phases import Moments, Recipe
 from sg3jax.train.state import TrainState
 from sg3jax.types import AnyArray, Array, Tree
 
-Moments = dict[str, Array]
 Batch = Mapping[str, AnyArray]
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-  """What a step does, beside the networks (math.md 2.2, 2.7).
-
-  Attributes:
-    r1_gamma: Weight of the R1 penalty.
-    r1_interval: Steps from one R1 phase to the next.
-    ema_kimg: Half-life of the generator's average, thousands of images.
-    ema_rampup: Bound of the half-life as a part of the images shown; 0: none.
-    blur_init_sigma: Blur of what D sees at first, pixels; 0 for none.
-    blur_fade_kimg: Thousands of images until the blur is gone.
-    style_mixing_prob: Probability that a batch mixes styles.
-    pl_weight: Weight of the path length penalty; 0 for none.
-    pl_interval: Steps from one path length phase to the next.
-    pl_batch_shrink: How many times smaller its batch is.
-    pl_decay: Weight of a batch in the moving average of path lengths.
-  """
-
-  r1_gamma: float
-  r1_interval: int = 16
-  ema_kimg: float = 10.0
-  ema_rampup: float = 0.05
-  blur_init_sigma: float = 0.0
-  blur_fade_kimg: float = 200.0
-  style_mixing_prob: float = 0.0
-  pl_weight: float = 0.0
-  pl_interval: int = 4
-  pl_batch_shrink: int = 2
-  pl_decay: float = 0.01
+# In the place of a step's number, which is less: random numbers beside latents.
+_NO_STEP = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +42,11 @@ class Trainer:
   d_lr: float = 0.002
 
   @property
+  def phases(self) -> phases.Phases:
+    """The gradients of each loss."""
+    return phases.Phases(self.generator, self.discriminator, self.recipe)
+
+  @property
   def generator_tx(self) -> optax.GradientTransformation:
     """G's optimizer."""
     interval = self.recipe.pl_interval if self.recipe.pl_weight > 0 else None
@@ -84,20 +59,22 @@ class Trainer:
       self.d_lr, self.recipe.r1_interval
     )
 
-  @property
-  def fakes(self) -> fakes_lib.Fakes:
-    """What draws the generated images of all phases."""
-    return fakes_lib.Fakes(self.generator, self.recipe.style_mixing_prob)
-
   def init(self, key: jax.Array) -> TrainState:
     """Returns a fresh state."""
+    augmentation = self.recipe.augmentation
     return state_lib.init_state(
       key,
       self.generator,
       self.discriminator,
       self.generator_tx,
       self.discriminator_tx,
+      augmentation.init() if augmentation else None,
     )
+
+  def augment_probability(self, state: TrainState) -> float:
+    """Returns the probability of augmentations, 0 without any."""
+    augmentation = self.recipe.augmentation
+    return float(augmentation.probability(state.augment)) if augmentation else 0
 
   def update(
     self,
@@ -114,14 +91,15 @@ class Trainer:
         `label`, their labels [n, label_dim]; `g_label` and `d_label`, labels
         for the images generated in the G and in the D phase.
       latents: z of the G and the D phase, [2, n, z_dim].
-      key: Of style mixing, noise inputs and path lengths; None for neither
-        mixing nor new noise.
+      key: Of augmentations, style mixing, noise inputs and path lengths; None
+        for neither mixing nor new noise, if there are none of the others.
 
     Returns:
       The state after, and the moments of losses and scores by name.
 
     Raises:
-      ValueError: If the recipe has path lengths, and there is no key.
+      ValueError: If the recipe needs a key and there is none, or the batch
+        cannot be shared by the micro-batches.
     """
     images = _as_float(batch['image'])
     conditional = self.generator.label_dim > 0
@@ -129,33 +107,29 @@ class Trainer:
       batch[name] if conditional else None
       for name in ('label', 'g_label', 'd_label')
     )
-    g_key, pl_key, d_key = (
-      (None, None, None) if key is None else jax.random.split(key, 3)
+    g_key, pl_key, d_key, r1_key = (
+      (None,) * 4 if key is None else jax.random.split(key, 4)
     )
-    grads, g_moments = self.generator_gradients(
+    grads, g_moments = self.phases.generator_gradients(
       state, latents[0], g_labels, g_key
     )
     state, g_count = self.apply_generator_gradients(state, grads)
-    pl_moments = {}
-    if self.recipe.pl_weight > 0:
-      state, pl_moments = jax.lax.cond(
-        state.step % self.recipe.pl_interval == 0,
-        lambda state: self._path_length_phase(
-          state, images.shape[0], g_labels, pl_key
-        ),
-        lambda state: (state, {name: jnp.zeros(3) for name in _PL_NAMES}),
-        state,
-      )
-    grads, d_moments, averages = self.discriminator_gradients(
+    state, pl_moments = self._lazily(
+      state,
+      self.recipe.pl_interval if self.recipe.pl_weight > 0 else None,
+      lambda state: self._path_length_phase(
+        state, len(images), g_labels, pl_key
+      ),
+    )
+    grads, d_moments, averages = self.phases.discriminator_gradients(
       state, images, labels, latents[1], d_labels, d_key
     )
     state, d_count = self.apply_discriminator_gradients(state, grads)
     state = state.replace(generator=state.generator | averages)
-    state, r1_moments = jax.lax.cond(
-      state.step % self.recipe.r1_interval == 0,
-      lambda state: self._r1_phase(state, images, labels),
-      lambda state: (state, {name: jnp.zeros(3) for name in _R1_NAMES}),
+    state, r1_moments = self._lazily(
       state,
+      self.recipe.r1_interval,
+      lambda state: self._r1_phase(state, images, labels, r1_key),
     )
     counts = {
       'Gradients/nonfinite/G': metrics.moments(g_count),
@@ -164,127 +138,21 @@ class Trainer:
     moments = _merge(g_moments, pl_moments, d_moments, counts, r1_moments)
     state = state.replace(
       step=state.step + 1,
-      nimg=state.nimg + images.shape[0],
-      generator_ema=self._averaged(state, images.shape[0]),
+      nimg=state.nimg + len(images),
+      generator_ema=self._averaged(state, len(images)),
+      augment=self._adapted(state, moments, len(images)),
     )
     return state, moments
 
   def step(
     self, state: TrainState, batch: Batch, key: jax.Array
   ) -> tuple[TrainState, Moments]:
-    """Does one step with latents drawn from (key, step)."""
-    shape = (2, batch['image'].shape[0], self.generator.z_dim)
+    """Does one step with latents and all else drawn from (key, step)."""
+    shape = (2, len(batch['image']), self.generator.z_dim)
     latents = jax.random.normal(jax.random.fold_in(key, state.step), shape)
     latents = jnp.stack([sharding.constrain_batch(z) for z in latents])
-    # Another stream: no step has this number.
-    key = jax.random.fold_in(jax.random.fold_in(key, 2**32 - 1), state.step)
+    key = jax.random.fold_in(jax.random.fold_in(key, _NO_STEP), state.step)
     return self.update(state, batch, latents, key)
-
-  def generator_gradients(
-    self,
-    state: TrainState,
-    z: AnyArray,
-    c: AnyArray | None = None,
-    key: jax.Array | None = None,
-  ) -> tuple[Tree, Moments]:
-    """Returns the gradients of G's loss, and moments of loss and scores."""
-
-    def loss_fn(params):
-      images, _ = self.fakes.draw(
-        state.generator | {'params': params}, z, c, key
-      )
-      discriminate = self._discriminate(state, state.discriminator['params'])
-      logits = discriminate(images, c)
-      loss = losses.generator_loss(logits)
-      return jnp.mean(loss), {
-        'Loss/G/loss': metrics.moments(loss),
-        **_scores('fake', logits),
-      }
-
-    return jax.grad(loss_fn, has_aux=True)(state.generator['params'])
-
-  def path_length_gradients(
-    self, state: TrainState, z: AnyArray, c: AnyArray | None, key: jax.Array
-  ) -> tuple[Tree, tuple[Moments, Array]]:
-    """Returns gradients, and moments and the moving average of path lengths.
-
-    The gradients are those of the penalty, `pl_interval` times as strong.
-    """
-    recipe, spec = self.recipe, self.generator.spec
-    style_key, noise_key, direction_key = jax.random.split(key, 3)
-    shape = (len(z), spec.resolution, spec.resolution, spec.img_channels)
-    directions = losses.path_directions(direction_key, shape)
-
-    def loss_fn(params):
-      variables = state.generator | {'params': params}
-      ws, _ = self.fakes.draw_styles(variables, z, c, style_key)
-      lengths = losses.path_lengths(
-        lambda ws: self.fakes.synthesize(variables, ws, noise_key)[0],
-        ws,
-        sharding.constrain_batch(directions),
-      )
-      penalty, mean = losses.path_length_penalty(
-        lengths, state.pl_mean, recipe.pl_decay
-      )
-      loss = penalty * recipe.pl_weight
-      moments = {
-        'Loss/pl_penalty': metrics.moments(penalty),
-        'Loss/G/reg': metrics.moments(loss),
-      }
-      return jnp.mean(loss) * recipe.pl_interval, (moments, mean)
-
-    return jax.grad(loss_fn, has_aux=True)(state.generator['params'])
-
-  def discriminator_gradients(
-    self,
-    state: TrainState,
-    images: AnyArray,
-    labels: AnyArray | None,
-    z: AnyArray,
-    c: AnyArray | None = None,
-    key: jax.Array | None = None,
-  ) -> tuple[Tree, Moments, dict[str, Tree]]:
-    """Returns the gradients of D's loss, moments, and G's new averages.
-
-    G draws the fakes here, and this is the only place where its moving averages
-    learn.
-    """
-    generated, averages = self.fakes.draw(
-      state.generator, z, c, key, update_averages=True
-    )
-
-    def loss_fn(params):
-      discriminate = self._discriminate(state, params)
-      fake_logits = discriminate(generated, c)
-      real_logits = discriminate(images, labels)
-      loss = losses.discriminator_loss(real_logits, fake_logits)
-      return jnp.mean(loss), {
-        'Loss/D/loss': metrics.moments(loss),
-        **_scores('fake', fake_logits),
-        **_scores('real', real_logits),
-      }
-
-    grads, moments = jax.grad(loss_fn, has_aux=True)(
-      state.discriminator['params']
-    )
-    return grads, moments, averages
-
-  def r1_gradients(
-    self, state: TrainState, images: AnyArray, labels: AnyArray | None = None
-  ) -> tuple[Tree, Moments]:
-    """Returns the gradients of the R1 term, `r1_interval` times as strong."""
-    recipe = self.recipe
-
-    def loss_fn(params):
-      discriminate = self._discriminate(state, params)
-      penalty, _ = losses.r1_penalty(lambda x: discriminate(x, labels), images)
-      loss = penalty * (recipe.r1_gamma / 2)
-      return jnp.mean(loss) * recipe.r1_interval, {
-        'Loss/r1_penalty': metrics.moments(penalty),
-        'Loss/D/reg': metrics.moments(loss),
-      }
-
-    return jax.grad(loss_fn, has_aux=True)(state.discriminator['params'])
 
   def apply_generator_gradients(
     self, state: TrainState, grads: Tree
@@ -310,6 +178,23 @@ class Trainer:
     state = state.replace(discriminator=discriminator, discriminator_opt=opt)
     return state, count
 
+  def _lazily(
+    self,
+    state: TrainState,
+    interval: int | None,
+    phase: Callable[[TrainState], tuple[TrainState, Moments]],
+  ) -> tuple[TrainState, Moments]:
+    """Runs a phase if its step has come; never if the interval is None."""
+    if interval is None:
+      return state, {}
+    moments = jax.eval_shape(phase, state)[1]
+    return jax.lax.cond(
+      state.step % interval == 0,
+      phase,
+      lambda state: (state, jax.tree.map(jnp.zeros_like, moments)),
+      state,
+    )
+
   def _path_length_phase(
     self,
     state: TrainState,
@@ -323,7 +208,9 @@ class Trainer:
     n = batch // self.recipe.pl_batch_shrink
     z = jax.random.normal(z_key, (n, self.generator.z_dim))
     z, c = sharding.constrain_batch((z, None if labels is None else labels[:n]))
-    grads, (moments, mean) = self.path_length_gradients(state, z, c, pl_key)
+    grads, moments, mean = self.phases.path_length_gradients(
+      state, z, c, pl_key
+    )
     before = state.generator_opt
     state, count = self.apply_generator_gradients(state, grads)
     opt = state_lib.skip_offsets(state.generator_opt, before)
@@ -331,28 +218,28 @@ class Trainer:
     return state, moments | {'Gradients/nonfinite/G': metrics.moments(count)}
 
   def _r1_phase(
-    self, state: TrainState, images: AnyArray, labels: AnyArray | None
+    self,
+    state: TrainState,
+    images: AnyArray,
+    labels: AnyArray | None,
+    key: jax.Array | None,
   ) -> tuple[TrainState, Moments]:
-    grads, moments = self.r1_gradients(state, images, labels)
+    grads, moments = self.phases.r1_gradients(state, images, labels, key)
     before = state.discriminator_opt
     state, count = self.apply_discriminator_gradients(state, grads)
-    state = state.replace(
-      discriminator_opt=state_lib.skip_offsets(state.discriminator_opt, before)
-    )
+    opt = state_lib.skip_offsets(state.discriminator_opt, before)
+    state = state.replace(discriminator_opt=opt)
     return state, moments | {'Gradients/nonfinite/D': metrics.moments(count)}
 
-  def _discriminate(self, state: TrainState, params: Tree) -> Callable:
-    """Returns (images, labels) -> logits, blurring the images as R does."""
-    recipe = self.recipe
-
-    def discriminate(images: AnyArray, labels: AnyArray | None) -> Any:
-      if recipe.blur_init_sigma > 0 and recipe.blur_fade_kimg > 0:
-        faded = state.nimg / (recipe.blur_fade_kimg * 1000)
-        sigma = recipe.blur_init_sigma * jnp.maximum(1 - faded, 0)
-        images = losses.blur(images, sigma, max_sigma=recipe.blur_init_sigma)
-      return self.discriminator.apply({'params': params}, images, labels)
-
-    return discriminate
+  def _adapted(
+    self, state: TrainState, moments: Moments, batch: int
+  ) -> ada.AdaState | None:
+    """Returns the adaptation's state after the step that these are of."""
+    augmentation = self.recipe.augmentation
+    if augmentation is None:
+      return None
+    signs = moments['Loss/signs/real']
+    return augmentation.adapt(state.augment, signs, state.step + 1, batch)
 
   def _averaged(self, state: TrainState, batch: int) -> Tree:
     """Returns the averaged G: parameters averaged, the rest copied."""
@@ -368,10 +255,6 @@ class Trainer:
       state.generator_ema['params'],
     )
     return state.generator | {'params': params}
-
-
-_PL_NAMES = ('Loss/pl_penalty', 'Loss/G/reg', 'Gradients/nonfinite/G')
-_R1_NAMES = ('Loss/r1_penalty', 'Loss/D/reg', 'Gradients/nonfinite/D')
 
 
 def jit_step(
@@ -398,13 +281,6 @@ def _as_float(images: AnyArray) -> Array:
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 127.5 - 1
   return images
-
-
-def _scores(name: str, logits: Array) -> Moments:
-  return {
-    f'Loss/scores/{name}': metrics.moments(logits),
-    f'Loss/signs/{name}': metrics.moments(jnp.sign(logits)),
-  }
 
 
 def _merge(*parts: Moments) -> Moments:

@@ -14,6 +14,7 @@ def get_config(precision: str = 'fp32'):
   config.model.discriminator.channel_base = 64
   config.model.discriminator.channel_max = 8
   config.train.batch = 8
+  config.train.augment.mode = 'none'
   config.train.total_kimg = 0.016
   config.log.grid = (4, 2)
   config.log.kimg_per_tick = 0.016

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
-from sg3jax.train import loop, losses, sharding
+from sg3jax.train import checkpoint, loop, losses, sharding
 from sg3jax.types import Snapshot
 
 pytestmark = pytest.mark.slow
@@ -96,11 +96,21 @@ def _config(**train):
   return config
 
 
+def _ada_config(**train):
+  """One adaptation a tick, of up to 0.4."""
+  config = _config(**train)
+  config.train.augment.update(
+    mode='ada', interval=2, speed_kimg=0.04, target=-0.9
+  )
+  return config
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """Six steps: ticks at 16, 32 and 48 images, snapshots at 0, 32 and 48."""
   workdir = tmp_path_factory.mktemp('run')
-  state = _train(_config(), _Noise(), workdir, metrics=('swd', 'eqt', 'eqr'))
+  metrics = ('swd', 'eqt', 'eqr')
+  state = _train(_ada_config(), _Noise(), workdir, metrics=metrics)
   return workdir, state
 
 
@@ -151,12 +161,26 @@ def test_statistics_have_the_official_names(run):
     assert tick['Gradients/nonfinite/G']['mean'] == 0
 
 
+def test_augmentation_follows_the_signs_of_a_tick(run):
+  workdir, state = run
+  p = 0.0
+  for tick in _read_stats(workdir):
+    p += 0.4 * np.sign(tick['Loss/signs/real']['mean'] + 0.9)
+    p = min(max(p, 0.0), 1.0)
+    assert tick['Progress/augment']['mean'] == pytest.approx(p, abs=1e-6)
+  assert p > 0
+  saved = checkpoint.load_arrays(workdir)['progress']['augment']
+  assert saved['p'] == state.augment.p == pytest.approx(p, abs=1e-6)
+  assert f' augment {p:.3f}' in (workdir / 'log.txt').read_text()
+
+
 def test_the_log_tells_what_ran(run):
   workdir, _ = run
   text = (workdir / 'log.txt').read_text()
   for expected in (
     'noise, 20 images of 16x16x3',
     'filtered_lrelu: ',
+    'Augmentation:   bgc, p adapts to r_t = -0.9',
     'tick 0     kimg 0.0 ',
     'sec/kimg',
     'left ',
@@ -179,7 +203,7 @@ def test_options_are_the_resolved_configuration(run):
 
 def test_another_configuration_is_refused(run):
   workdir, _ = run
-  config = _config(g_lr=0.01)
+  config = _ada_config(g_lr=0.01)
   config.model.z_dim = 4
   before = _read_stats(workdir)
   with pytest.raises(ValueError, match='another configuration') as error:
@@ -228,10 +252,10 @@ def test_other_hosts_compute_but_write_nothing(run, tmp_path, monkeypatch):
 def test_a_larger_total_goes_on(run):
   """Runs last: it changes the run folder that the tests above look at."""
   workdir, state = run
-  same = _train(_config(), _Noise(), workdir)
+  same = _train(_ada_config(), _Noise(), workdir)
   for ours, theirs in zip(_flat(same), _flat(state), strict=True):
     np.testing.assert_array_equal(ours, theirs)
-  longer = _train(_config(total_kimg=0.064), _Noise(), workdir)
+  longer = _train(_ada_config(total_kimg=0.064), _Noise(), workdir)
   assert (int(longer.step), int(longer.nimg)) == (8, 64)
   stats = _read_stats(workdir)
   assert [tick['Progress/tick']['mean'] for tick in stats] == [0, 1, 2, 3]
@@ -278,6 +302,7 @@ def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
 def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
   config = _config(batch=batch, total_kimg=4 * batch / 1000)
   config.model.precision = precision
+  config.train.augment.update(mode='fixed', p=0.5)
   config.data.cond = label_dim > 0
   config.log.kimg_per_tick = 2 * batch / 1000
   source = _Noise(count, channels, label_dim)

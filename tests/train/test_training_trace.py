@@ -10,7 +10,7 @@ import pytest
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
-from sg3jax.train import steps
+from sg3jax.train import phases, steps
 
 
 def _trainer(arrays) -> steps.Trainer:
@@ -25,7 +25,7 @@ def _trainer(arrays) -> steps.Trainer:
       channel_base=last_conv * 32,
       channel_max=arrays['init/D/b4.conv.weight'].shape[0],
     ),
-    recipe=steps.Recipe(
+    recipe=phases.Recipe(
       r1_gamma=recipe['r1_gamma'],
       r1_interval=recipe['d_reg_interval'],
       ema_kimg=recipe['ema_kimg'],
@@ -76,12 +76,12 @@ def _assert_gradients_equal(trainer, state, images, z, arrays):
 
   @jax.jit
   def gradients(state):
-    g, _ = trainer.generator_gradients(state, z[0])
+    g, _ = trainer.phases.generator_gradients(state, z[0])
     state, _ = trainer.apply_generator_gradients(state, g)
     x = steps._as_float(images)
-    d, _, _ = trainer.discriminator_gradients(state, x, None, z[1])
+    d, _, _ = trainer.phases.discriminator_gradients(state, x, None, z[1])
     state, _ = trainer.apply_discriminator_gradients(state, d)
-    r1, _ = trainer.r1_gradients(state, x)
+    r1, _ = trainer.phases.r1_gradients(state, x)
     return g, d, r1
 
   g, d, r1 = gradients(state)

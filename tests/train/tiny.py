@@ -23,6 +23,7 @@ def tiny_config(design: str = 't', **train):
   config.model.discriminator.channel_base = 64
   config.model.discriminator.channel_max = 8
   config.train.batch = 8
+  config.train.augment.mode = 'none'
   config.train.r1_gamma = 1.0
   config.train.r1_interval = 2
   config.log.grid = (4, 2)

@@ -1,0 +1,80 @@
+"""Gradients of a batch, computed in micro-batches one after the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sg3jax.train import sharding
+from sg3jax.types import Array, Tree
+
+# (params, rows, key) -> (mean loss over the rows, anything else).
+LossFn = Callable[[Tree, Any, jax.Array | None], tuple[Array, Any]]
+
+
+def gradients(
+  loss_fn: LossFn,
+  params: Tree,
+  rows: Any,
+  key: jax.Array | None = None,
+  *,
+  micro_batches: int = 1,
+  group: int = 1,
+) -> tuple[Tree, Any]:
+  """Returns the gradients of the mean loss over a batch, and what else it says.
+
+  Only one micro-batch's intermediate results are in memory at a time. The
+  gradients are the batch's own, up to rounding, if the loss of a row depends on
+  no other rows than those of its group.
+
+  Args:
+    loss_fn: The mean loss over rows and a tree of arrays beside it.
+    params: What to differentiate with respect to.
+    rows: A tree of arrays whose first axis is the batch.
+    key: A random key for `loss_fn`, or None; each micro-batch gets its own.
+    micro_batches: How many, a divisor of the batch.
+    group: Rows that must stay together: of n rows those n / group apart, as the
+      discriminator's minibatch statistics take them.
+
+  Returns:
+    The gradients, and the trees of all micro-batches, stacked.
+
+  Raises:
+    ValueError: The micro-batches cannot be made of whole groups.
+  """
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+  if micro_batches == 1:
+    grads, extra = grad_fn(params, rows, key)
+    return grads, jax.tree.map(lambda x: x[None], extra)
+  rows = jax.tree.map(lambda x: split(x, micro_batches, group), rows)
+
+  def add(total: Tree, part: tuple[Array, Any]) -> tuple[Tree, Any]:
+    index, rows = part
+    micro_key = None if key is None else jax.random.fold_in(key, index)
+    rows = jax.tree.map(sharding.constrain_batch, rows)
+    grads, extra = grad_fn(params, rows, micro_key)
+    return jax.tree.map(jnp.add, total, grads), extra
+
+  total, extra = jax.lax.scan(
+    add,
+    jax.tree.map(jnp.zeros_like, params),
+    (jnp.arange(micro_batches), rows),
+  )
+  return jax.tree.map(lambda g: g / micro_batches, total), extra
+
+
+def split(x: Array, micro_batches: int, group: int) -> Array:
+  """Returns [n, ...] as [micro_batches, n / micro_batches, ...].
+
+  Rows that are n / group apart stay together, in their order.
+  """
+  n = x.shape[0]
+  if n % (micro_batches * group):
+    raise ValueError(
+      f'{n} images cannot be shared by {micro_batches} micro-batches in groups '
+      f'of {group}, as the minibatch statistics of the discriminator take '
+      'them: use fewer micro-batches, or a smaller mbstd_group'
+    )
+  x = x.reshape(group, micro_batches, -1, *x.shape[1:])
+  return jnp.moveaxis(x, 1, 0).reshape(micro_batches, -1, *x.shape[3:])
