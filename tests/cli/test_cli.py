@@ -174,6 +174,7 @@ class TestTrain:
       '--config=stylegan2:16',
       f'--config.data.source={data}',
       f'--workdir={tmp_path / "run"}',
+      '--config.data.cond=1',
       '--config.log.metrics=swd,eqt',
     )
     assert 'that of this one is a learned constant: use swd' in error

@@ -35,6 +35,7 @@ def _make_state(step: int, width: int = 512) -> TrainState:
     discriminator_opt=optax.partition(
       {'all': optax.adam(1e-3)}, lambda p: jax.tree.map(lambda _: 'all', p)
     ).init(d['params']),
+    pl_mean=np.float32(step),
   )
   return jax.tree.map(jnp.asarray, state)
 

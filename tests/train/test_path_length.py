@@ -115,10 +115,10 @@ def test_generator_optimizer_is_lazy_adam_only_with_path_lengths():
       )
 
 
-def _trainer(design='2', resolution=8):
+def _trainer(design='2', resolution=8, label_dim=0):
   config = tiny.tiny_config(design)
   config.model.resolution = resolution  # Half as many layers to compile.
-  config_lib.resolve(config, img_channels=3, label_dim=0)
+  config_lib.resolve(config, img_channels=3, label_dim=label_dim)
   return loop.make_trainer(config)
 
 
@@ -139,6 +139,28 @@ def test_off_by_default():
   )
   assert 'Loss/pl_penalty' not in moments
   assert not hasattr(state.generator_opt, 'inner_states')
+
+
+def test_labels_reach_the_phase():
+  trainer = _trainer(label_dim=3)
+  state = jax.eval_shape(trainer.init, jax.random.key(0))
+  z, c = np.zeros((4, 8), np.float32), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+  with pytest.raises(ValueError, match='pass labels'):
+    jax.eval_shape(
+      trainer.path_length_gradients, state, z, None, jax.random.key(0)
+    )
+  grads, _ = jax.eval_shape(
+    trainer.path_length_gradients, state, z, c, jax.random.key(0)
+  )
+  assert jax.tree.map(jnp.shape, grads) == jax.tree.map(
+    jnp.shape, state.generator['params']
+  )
+  labels = jax.ShapeDtypeStruct((8, 3), jnp.float32)
+  batch = dict.fromkeys(('label', 'g_label', 'd_label'), labels)
+  _, moments = jax.eval_shape(
+    trainer.step, state, _shapes(8) | batch, jax.random.key(0)
+  )
+  assert 'Loss/pl_penalty' in moments
 
 
 def test_a_step_without_random_numbers_is_refused():
