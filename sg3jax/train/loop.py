@@ -103,6 +103,7 @@ def make_trainer(config: Config) -> steps.Trainer:
       pl_batch_shrink=options.pl_batch_shrink,
       pl_decay=options.pl_decay,
       augmentation=_make_augmentation(options.augment),
+      micro_batches=options.micro_batches,
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,

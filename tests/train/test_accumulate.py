@@ -1,0 +1,85 @@
+"""Micro-batches must not show in the numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from sg3jax.train import accumulate, loop
+from sg3jax.train import config as config_lib
+
+BATCH = 8
+
+
+def _step(micro_batches, mbstd_group, *, labels=False, is_compiled=True):
+  """Returns the state and the moments after a step of a tiny T."""
+  config = tiny.tiny_config('t', batch=BATCH)
+  config.train.micro_batches = micro_batches
+  config.train.augment.update(mode='fixed', p=0.5, pipeline='blit')
+  config.model.discriminator.mbstd_group = mbstd_group
+  config_lib.resolve(config, img_channels=3, label_dim=3 if labels else 0)
+  trainer = loop.make_trainer(config)
+  rng = np.random.RandomState(0)
+  batch = {'image': rng.randint(0, 256, (BATCH, 16, 16, 3)).astype(np.uint8)}
+  if labels:
+    for name in ('label', 'g_label', 'd_label'):
+      batch[name] = np.eye(3, dtype=np.float32)[rng.randint(3, size=BATCH)]
+  z = rng.randn(2, BATCH, 8).astype(np.float32)
+  state = jax.jit(trainer.init)(jax.random.key(0))
+  call = jax.jit if is_compiled else jax.eval_shape
+  if not is_compiled:
+    return call(trainer.update, state, batch, z, jax.random.key(1))
+  return call(trainer.update)(state, batch, z, jax.random.key(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('group', 'count'), [(4, 2), (1, 8)])
+def test_a_step_in_micro_batches_equals_the_whole(group, count):
+  labels = group == 4
+  state, moments = _step(1, group, labels=labels)
+  other, other_moments = _step(count, group, labels=labels)
+  for name, value in moments.items():
+    np.testing.assert_allclose(
+      other_moments[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+    )
+  others = dict(jax.tree.leaves_with_path(other))
+  for path, value in jax.tree.leaves_with_path(state):
+    if jnp.issubdtype(value.dtype, jnp.floating):
+      np.testing.assert_allclose(
+        others[path], value, rtol=1e-5, atol=1e-5,
+        err_msg=jax.tree_util.keystr(path),
+      )  # fmt: skip
+
+
+def test_groups_that_cannot_stay_whole_are_refused():
+  with pytest.raises(ValueError, match='8 images .* 4 micro-batches in groups'):
+    _step(4, 4, is_compiled=False)
+
+
+def test_rows_of_a_group_stay_together():
+  parts = accumulate.split(jnp.arange(24), 3, 4)
+  # Of 24 rows in groups of 4, those that are 6 apart.
+  whole = {tuple(sorted(g)) for g in np.arange(24).reshape(4, 6).T.tolist()}
+  for part in np.asarray(parts):
+    for group in part.reshape(4, 2).T:
+      assert tuple(sorted(group.tolist())) in whole
+
+
+def test_sums_are_those_of_the_batch():
+  rows = jnp.asarray(np.random.RandomState(0).randn(12, 3))
+  weights = jnp.ones(3)
+
+  def loss(w, rows, key):
+    assert key is None
+    values = jnp.tanh(rows @ w)
+    return jnp.mean(values), jnp.sum(values)
+
+  expected, total = accumulate.gradients(loss, weights, rows)
+  for count in (2, 3, 4, 6, 12):
+    grads, parts = accumulate.gradients(
+      loss, weights, rows, micro_batches=count
+    )
+    np.testing.assert_allclose(grads, expected, rtol=1e-5)
+    np.testing.assert_allclose(parts.sum(), total.sum(), rtol=1e-5)
+    assert parts.shape == (count,)
