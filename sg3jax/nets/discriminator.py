@@ -179,6 +179,8 @@ class Discriminator(nn.Module):
     low_precision_dtype: Dtype of the highest resolutions, such as
       jnp.bfloat16, or None for float32 throughout.
     num_low_precision: How many resolutions use it; the last one never does.
+    remat: Whether gradients compute the blocks again instead of keeping what
+      is inside of them.
   """
 
   resolution: int
@@ -191,6 +193,7 @@ class Discriminator(nn.Module):
   conv_clamp: float | int | None = None
   low_precision_dtype: Any = None
   num_low_precision: int = 4
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -218,9 +221,10 @@ class Discriminator(nn.Module):
     channels = [
       min(self.channel_base // res, self.channel_max) for res in resolutions
     ]
+    block_class: Any = nn.remat(Block) if self.remat else Block
     for i, res in enumerate(resolutions[:-1]):
       low = self.low_precision_dtype and i < self.num_low_precision
-      x = Block(
+      x = block_class(
         in_features=channels[i],
         features=channels[i + 1],
         dtype=self.low_precision_dtype if low else jnp.float32,

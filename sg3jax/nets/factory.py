@@ -35,6 +35,7 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
     label_dim=model['label_dim'],
     mapping_layers=model['mapping_layers'],
     filtered_lrelu_implementation=model['filtered_lrelu_implementation'],
+    remat=model['remat'],
     **_precision(model['precision']),
   )
 
@@ -70,6 +71,7 @@ def make_discriminator(
     resolution=model['resolution'],
     img_channels=model['img_channels'],
     label_dim=model['label_dim'],
+    remat=model['remat'],
     **model['discriminator'],
     **_precision(model['precision']),
   )

@@ -38,6 +38,7 @@ class Generator(nn.Module):
     conv_clamp: See `synthesis.Synthesis`.
     magnitude_half_life: See `synthesis.SynthesisLayer`; of alias-free ones.
     filtered_lrelu_implementation: See `synthesis.SynthesisLayer`; the same.
+    remat: See `synthesis.Synthesis`.
   """
 
   spec: Spec
@@ -49,6 +50,7 @@ class Generator(nn.Module):
   conv_clamp: float | None = None
   magnitude_half_life: float = 20_000.0
   filtered_lrelu_implementation: str | None = None
+  remat: bool = False
 
   def setup(self):  # noqa: D102
     self.mapping_network = mapping_lib.Mapping(
@@ -58,18 +60,19 @@ class Generator(nn.Module):
       num_layers=self.mapping_layers,
       name='mapping',
     )
-    precision = {
+    options = {
       'low_precision_dtype': self.low_precision_dtype,
       'conv_clamp': self.conv_clamp,
+      'remat': self.remat,
     }
     if isinstance(self.spec, stylegan2.StyleGAN2Spec):
       self.synthesis_network = stylegan2.Synthesis(
-        self.spec, **precision, name='synthesis'
+        self.spec, **options, name='synthesis'
       )
     else:
       self.synthesis_network = synthesis_lib.Synthesis(
         self.spec,
-        **precision,
+        **options,
         magnitude_half_life=self.magnitude_half_life,
         filtered_lrelu_implementation=self.filtered_lrelu_implementation,
         name='synthesis',

@@ -208,12 +208,14 @@ class Block(nn.Module):
     resolution: Pixels a side of its outputs.
     dtype: Dtype of its feature maps; parameters are always float32.
     clamp: Limit of the convolutions' magnitudes, or None.
+    noise_mode: See `Synthesis`.
   """
 
   spec: StyleGAN2Spec
   resolution: int
   dtype: Any
   clamp: float | None
+  noise_mode: str
 
   @nn.compact
   def __call__(
@@ -221,8 +223,6 @@ class Block(nn.Module):
     x: Float[Array, 'n h w i'] | None,
     image: Float[Array, 'n h w c'] | None,
     ws: Float[Array, 'n l d'],
-    *,
-    noise_mode: str,
   ) -> tuple[Float[Array, 'n h2 w2 o'], Float[Array, 'n h2 w2 c'] | None]:
     """Returns the features and the image at its resolution.
 
@@ -231,7 +231,6 @@ class Block(nn.Module):
         on; None for its own learned constant.
       image: The image so far, float32.
       ws: Styles of its layers and of its ToRGB.
-      noise_mode: See `Synthesis`.
     """
     size, channels = self.resolution, self.spec.channels(self.resolution)
     is_first = size == self.spec.resolutions[0]
@@ -246,10 +245,10 @@ class Block(nn.Module):
       x = jnp.broadcast_to(const, (ws.shape[0], *shape))
     x = shortcut = x.astype(self.dtype)
     if not is_first:
-      x = layer(up=2, name='conv0')(x, ws[:, 0], noise_mode=noise_mode)
+      x = layer(up=2, name='conv0')(x, ws[:, 0], noise_mode=self.noise_mode)
       ws = ws[:, 1:]
     gain = 0.5**0.5 if is_residual else 1.0
-    x = layer(gain=gain, name='conv1')(x, ws[:, 0], noise_mode=noise_mode)
+    x = layer(gain=gain, name='conv1')(x, ws[:, 0], noise_mode=self.noise_mode)
     if is_residual:
       x += layers.Conv(
         channels,
@@ -277,12 +276,15 @@ class Synthesis(nn.Module):
       throughout.
     num_low_precision: How many resolutions use it; the first never does.
     conv_clamp: Limit of the convolutions' magnitudes, or None.
+    remat: Whether gradients compute the blocks again instead of keeping what
+      is inside of them.
   """
 
   spec: StyleGAN2Spec
   low_precision_dtype: Any = None
   num_low_precision: int = 4
   conv_clamp: float | None = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -335,12 +337,18 @@ class Synthesis(nn.Module):
         learned_transform=False,
         name='input',
       )(ws[:, 0], transform)
+    block_class: Any = nn.remat(Block) if self.remat else Block
     first = 0
     for res in spec.resolutions:
-      block = Block(
-        spec, res, self._dtype(res), clamp=self.conv_clamp, name=f'b{res}'
+      block = block_class(
+        spec,
+        res,
+        self._dtype(res),
+        clamp=self.conv_clamp,
+        noise_mode=noise_mode,
+        name=f'b{res}',
       )
-      x, image = block(x, image, ws[:, first:], noise_mode=noise_mode)
+      x, image = block(x, image, ws[:, first:])
       first += 1 if first == 0 else 2
     assert image is not None
     return image

@@ -133,6 +133,8 @@ class Synthesis(nn.Module):
     conv_clamp: Largest magnitude of a layer's outputs, or None.
     magnitude_half_life: See `SynthesisLayer`.
     filtered_lrelu_implementation: See `SynthesisLayer`.
+    remat: Whether gradients compute the layers again instead of keeping what
+      is inside of them.
   """
 
   spec: spec_lib.SynthesisSpec
@@ -142,9 +144,13 @@ class Synthesis(nn.Module):
   conv_clamp: float | None = None
   magnitude_half_life: float = 20_000.0
   filtered_lrelu_implementation: str | None = None
+  remat: bool = False
 
   def setup(self):  # noqa: D102
     spec = self.spec
+    layer_class = SynthesisLayer
+    if self.remat:
+      layer_class = nn.remat(SynthesisLayer, methods=['convolve'])
     self.input = fourier.FourierInput(
       channels=int(spec.channels[0]),
       size=spec.input_size,
@@ -152,7 +158,7 @@ class Synthesis(nn.Module):
       bandwidth=spec.first_cutoff,
     )
     self.layers = [
-      SynthesisLayer(
+      layer_class(
         layer,
         dtype=self._dtype(layer),
         conv_clamp=self.conv_clamp,

@@ -49,6 +49,7 @@ def default_config() -> Config:
   # fp32, or the type of the four highest octaves: bf16 or fp16.
   model.precision = 'fp32'
   model.filtered_lrelu_implementation = config_dict.placeholder(str)
+  model.remat = False  # Gradients compute layers again: slower, less memory.
   # The designs of the two generators; that of the other one is not used.
   model.synthesis = _defaults(spec_lib.SynthesisSpec)
   model.stylegan2 = _defaults(stylegan2.StyleGAN2Spec)

@@ -6,12 +6,14 @@ that are issued together: the sum over the kernel's loops of bundles times trips
 is what a grid step takes at best, in clock cycles.
 """
 
+import atexit
 import dataclasses
 import functools
 import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -119,8 +121,7 @@ def compile_facts(
     raise NotImplementedError(reason)
   tiling = pallas_tpu.tiling(chain, operands[0], generation)
   assert tiling is not None
-  for path in _dump_folder().iterdir():
-    path.unlink()
+  remove_dumps()
   start = time.perf_counter()
   mesh = Mesh(np.array([device]), ('one',))
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -131,6 +132,7 @@ def compile_facts(
   seconds = time.perf_counter() - start
   trips = pallas_tpu.loop_trips(tiling)
   bundles = _matrix_loops()
+  remove_dumps()
   if len(bundles) != len(trips):
     raise RuntimeError(
       f'{len(trips)} loops were expected in the schedule, found {bundles}'
@@ -150,10 +152,17 @@ def compile_facts(
   )
 
 
+def remove_dumps() -> None:
+  """Removes what the compiler has written: gigabytes, for a network."""
+  for path in _dump_folder().iterdir():
+    path.unlink()
+
+
 @functools.cache
 def _dump_folder() -> pathlib.Path:
   """Returns where the compiler writes; it reads its flags when it is loaded."""
-  folder = tempfile.mkdtemp()
+  folder = tempfile.mkdtemp(prefix='sg3jax-tpu-')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
   flags = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
   given = os.environ.get('LIBTPU_INIT_ARGS', '')
   os.environ['LIBTPU_INIT_ARGS'] = f'{given} {flags}'.strip()
