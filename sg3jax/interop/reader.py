@@ -95,9 +95,10 @@ def _check_nesting(value: Any) -> None:
   """Refuses values so deep that whoever walks them might not come back."""
   level, seen = [(value,)], set()
   for _ in range(MAX_NESTING):
-    children = [child for item in level for child in _children(item)]
-    level = [child for child in children if id(child) not in seen]
-    seen.update(map(id, level))
+    # By identity: a part that others share is looked at once.
+    children = {id(c): c for item in level for c in _children(item)}
+    level = [children[key] for key in children.keys() - seen]
+    seen |= children.keys()
     if not level:
       return
   raise UnsafeCheckpointError(
