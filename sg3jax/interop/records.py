@@ -20,6 +20,7 @@ MAX_NESTING = 200
 MAX_DIMENSIONS = 8
 # Tensors may be views of one storage, but converting copies each.
 MAX_TENSOR_BYTES_PER_FILE_BYTE = 4
+_MAX_PARTS = 1000
 
 
 class CheckpointError(ValueError):
@@ -32,7 +33,9 @@ class UnsafeCheckpointError(CheckpointError):
 
 def quoted(name: object) -> str:
   """Returns a name from a file for an error message: short, ASCII."""
-  text = ascii(name) if isinstance(name, str) else f'a {type(name).__name__}'
+  if not isinstance(name, str):
+    return f'a {type(name).__name__}'
+  text = ascii(name[:80])
   return text if len(text) <= 80 else text[:77] + '...'
 
 
@@ -210,14 +213,31 @@ class Module:
     """Returns `_parameters`, `_buffers` or `_modules`.
 
     Raises:
-      CheckpointError: If it is no dictionary with names as keys.
+      CheckpointError: If it is no dictionary with names as keys, or of more
+        parts than any network has.
     """
     value = self.state.get(name)
-    if not isinstance(value, dict) or not all(
-      isinstance(key, str) for key in value
+    if (
+      not isinstance(value, dict)
+      or len(value) > _MAX_PARTS
+      or not all(isinstance(key, str) for key in value)
     ):
       raise CheckpointError(
         f'the module {quoted(self.class_name)} of the checkpoint has no '
         f'dictionary {name}'
+      )
+    return value
+
+  def submodule(self, name: str) -> 'Module':
+    """Returns a part by name.
+
+    Raises:
+      CheckpointError: If there is none.
+    """
+    value = self.part('_modules').get(name)
+    if not isinstance(value, Module):
+      raise CheckpointError(
+        f'the module {quoted(self.class_name)} of the checkpoint has no part '
+        f'{quoted(name)}'
       )
     return value
