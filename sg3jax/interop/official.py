@@ -139,7 +139,7 @@ def export(
   else:
     arrays = names.to_official(names.DISCRIMINATOR, variables)
   arrays |= _recomputed(network, model, arrays)
-  return {name: np.ascontiguousarray(x) for name, x in sorted(arrays.items())}
+  return {name: np.asarray(x, order='C') for name, x in sorted(arrays.items())}
 
 
 def _merge(model: dict[str, Any], found: dict[str, Any], official: str) -> None:
