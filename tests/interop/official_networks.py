@@ -1,10 +1,14 @@
 """Networks of any hyper-parameters in the official pickle's structure."""
 
+import functools
 import math
 
+import jax
 import numpy as np
 import official_writer as writer
 
+from sg3jax.interop import official
+from sg3jax.nets import factory
 from sg3jax.nets import spec as spec_lib
 
 _BUFFERS = frozenset(
@@ -174,3 +178,89 @@ def discriminator(model: dict, arrays: dict, changes: dict | None = None):
   tree = nested(arrays)
   tree[f'b{last}']['mbstd'] = {}
   return _build(tree, attributes)
+
+
+UNUSUAL = {
+  'resolution': 16,
+  'img_channels': 1,
+  'label_dim': 5,
+  'z_dim': 12,
+  'w_dim': 16,
+  'mapping_layers': 3,
+  'precision': 'fp32',
+  'filtered_lrelu_implementation': None,
+  'conv_clamp': 0.5,
+  'output_scale': 0.75,
+  'synthesis': {
+    'channel_base': 64,
+    'channel_max': 8,
+    'num_layers': 10,
+    'num_critical': 1,
+    'first_cutoff': 1.5,
+    'first_stopband': 5.0,
+    'last_stopband_rel': 1.5,
+    'margin': 8,
+    'filter_size': 4,
+    'lrelu_upsampling': 4,
+    'conv_kernel': 3,
+    'radial_filters': True,
+  },
+  'discriminator': {
+    'channel_base': 64,
+    'channel_max': 8,
+    'mbstd_group': 2,
+    'conv_clamp': 0.5,
+    'mapping_layers': 3,
+  },
+}  # fmt: skip
+
+SMALL = UNUSUAL | {
+  'label_dim': 0,
+  'synthesis': UNUSUAL['synthesis']
+  | {'num_layers': 3, 'filter_size': 2, 'lrelu_upsampling': 2, 'margin': 2},
+}
+
+
+def _init(module, seed, *inputs):
+  """Returns variables of which none has its initial value."""
+  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  rng = np.random.RandomState(seed)
+  return jax.tree.map(
+    lambda x: np.abs(rng.randn(*x.shape)).astype(np.float32), variables
+  )
+
+
+@functools.cache
+def networks(which):
+  """Returns a generator and a discriminator with their variables."""
+  model = {'unusual': UNUSUAL, 'small': SMALL}[which]
+  labels = [np.eye(5, dtype=np.float32)[:2]] if model['label_dim'] else []
+  z = np.zeros((2, model['z_dim']), np.float32)
+  side = model['resolution']
+  images = np.zeros((2, side, side, 1), np.float32)
+  G = factory.make_generator(model)
+  D = factory.make_discriminator(model)
+  return model, {
+    'generator_ema': (G, _init(G, 0, z, *labels)),
+    'discriminator': (D, _init(D, 1, images, *labels)),
+  }
+
+
+def official_arrays(which, network):
+  model, nets = networks(which)
+  return official.export(network, model, nets[network][1])
+
+
+def checkpoint(
+  which='small', arrays=None, changes=None, D=True, D_changes=None
+) -> bytes:
+  """Returns a checkpoint; `arrays` and `changes` replace what G_ema has."""
+  model, _ = networks(which)
+  arrays = official_arrays(which, 'generator_ema') | (arrays or {})
+  arrays = {name: x for name, x in arrays.items() if x is not None}
+  value = {'G_ema': generator(model, arrays, changes)}
+  if D:
+    value['D'] = discriminator(
+      model, official_arrays(which, 'discriminator'), D_changes
+    )
+  return writer.dumps(value)

@@ -114,100 +114,20 @@ def test_export_undoes_conversion(name, official_name):
 
 # Checkpoints of other hyper-parameters, written here.
 
-_UNUSUAL = {
-  'resolution': 16,
-  'img_channels': 1,
-  'label_dim': 5,
-  'z_dim': 12,
-  'w_dim': 16,
-  'mapping_layers': 3,
-  'precision': 'fp32',
-  'filtered_lrelu_implementation': None,
-  'conv_clamp': 0.5,
-  'output_scale': 0.75,
-  'synthesis': {
-    'channel_base': 64,
-    'channel_max': 8,
-    'num_layers': 10,
-    'num_critical': 1,
-    'first_cutoff': 1.5,
-    'first_stopband': 5.0,
-    'last_stopband_rel': 1.5,
-    'margin': 8,
-    'filter_size': 4,
-    'lrelu_upsampling': 4,
-    'conv_kernel': 3,
-    'radial_filters': True,
-  },
-  'discriminator': {
-    'channel_base': 64,
-    'channel_max': 8,
-    'mbstd_group': 2,
-    'conv_clamp': 0.5,
-    'mapping_layers': 3,
-  },
-}  # fmt: skip
-
-_SMALL = _UNUSUAL | {
-  'label_dim': 0,
-  'synthesis': _UNUSUAL['synthesis']
-  | {'num_layers': 3, 'filter_size': 2, 'lrelu_upsampling': 2, 'margin': 2},
-}
-
-
-def _init(module, seed, *inputs):
-  """Returns variables of which none has its initial value."""
-  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-  rng = np.random.RandomState(seed)
-  return jax.tree.map(
-    lambda x: np.abs(rng.randn(*x.shape)).astype(np.float32), variables
-  )
-
-
-@functools.cache
-def _networks(which):
-  """Returns a generator and a discriminator with their variables."""
-  model = {'unusual': _UNUSUAL, 'small': _SMALL}[which]
-  labels = [np.eye(5, dtype=np.float32)[:2]] if model['label_dim'] else []
-  z = np.zeros((2, model['z_dim']), np.float32)
-  side = model['resolution']
-  images = np.zeros((2, side, side, 1), np.float32)
-  G = factory.make_generator(model)
-  D = factory.make_discriminator(model)
-  return model, {
-    'generator_ema': (G, _init(G, 0, z, *labels)),
-    'discriminator': (D, _init(D, 1, images, *labels)),
-  }
-
-
-def _official_arrays(which, network):
-  model, networks = _networks(which)
-  return official.export(network, model, networks[network][1])
-
-
-def _write(which='small', arrays=None, changes=None, D=True, D_changes=None):
-  """Returns a checkpoint; `arrays` and `changes` replace what G_ema has."""
-  model, _ = _networks(which)
-  arrays = _official_arrays(which, 'generator_ema') | (arrays or {})
-  arrays = {name: x for name, x in arrays.items() if x is not None}
-  value = {'G_ema': official_networks.generator(model, arrays, changes)}
-  if D:
-    value['D'] = official_networks.discriminator(
-      model, _official_arrays(which, 'discriminator'), D_changes
-    )
-  return writer.dumps(value)
-
 
 def test_other_hyper_parameters_survive():
   """Every field of the design away from its default; and a clamp that bites."""
-  model, networks = _networks('unusual')
-  converted = official.convert(reader.read_bytes(_write('unusual')))
+  model, nets = official_networks.networks('unusual')
+  converted = official.convert(
+    reader.read_bytes(official_networks.checkpoint('unusual'))
+  )
   assert converted.model == model
-  for network, (_, variables) in networks.items():
+  for network, (_, variables) in nets.items():
     jax.tree.map(
       np.testing.assert_array_equal, converted.networks[network], variables
     )
-  found = sg3jax.model.Model({'model': converted.model}, converted.networks)
+  options = converted.model | {'filtered_lrelu_implementation': 'reference'}
+  found = sg3jax.model.Model({'model': options}, converted.networks)
   z = np.random.RandomState(0).randn(2, 12).astype(np.float32)
   c = np.eye(5, dtype=np.float32)[:2]
   images = found(z, c)
@@ -219,11 +139,13 @@ def test_other_hyper_parameters_survive():
 
 
 def test_half_and_double_arrays_become_float32():
-  arrays = _official_arrays('small', 'generator_ema')
+  arrays = official_networks.official_arrays('small', 'generator_ema')
   name = 'mapping.fc0.weight'
   for dtype in (np.float16, np.float64):
     lossy = {name: arrays[name].astype(dtype)}
-    converted = official.convert(reader.read_bytes(_write(arrays=lossy)))
+    converted = official.convert(
+      reader.read_bytes(official_networks.checkpoint(arrays=lossy))
+    )
     params = converted.networks['generator_ema']['params']
     weight = params['mapping']['fc0']['weight']
     assert weight.dtype == np.float32
@@ -232,12 +154,14 @@ def test_half_and_double_arrays_become_float32():
 
 def _refused(match, **changes):
   with pytest.raises(records.CheckpointError, match=match) as caught:
-    official.convert(reader.read_bytes(_write(**changes)))
+    official.convert(reader.read_bytes(official_networks.checkpoint(**changes)))
   assert len(str(caught.value)) < 400
 
 
 def test_arrays_must_match_both_ways():
-  weight = _official_arrays('small', 'generator_ema')['mapping.fc0.weight']
+  weight = official_networks.official_arrays('small', 'generator_ema')[
+    'mapping.fc0.weight'
+  ]
   _refused(
     "'mapping.fc9.weight'|fc9/weight is", arrays={'mapping.fc9.weight': weight}
   )
@@ -252,7 +176,7 @@ def test_arrays_must_match_both_ways():
 
 
 def test_recomputed_arrays_must_be_ours():
-  arrays = _official_arrays('small', 'generator_ema')
+  arrays = official_networks.official_arrays('small', 'generator_ema')
   name = next(name for name in arrays if name.endswith('up_filter'))
   _refused(f'{name} .* other pictures', arrays={name: arrays[name] + 1e-5})
   turned = np.float32([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])
@@ -287,7 +211,7 @@ def test_recomputed_arrays_must_be_ours():
 def test_designs_that_do_not_add_up(path, change, match):
   layers = [
     name.split('.')[1]
-    for name in _official_arrays('small', 'generator_ema')
+    for name in official_networks.official_arrays('small', 'generator_ema')
     if name.startswith('synthesis.L1_')
   ]
   _refused(match, changes={path.format(L1=layers[0]): change}, D=False)
@@ -319,13 +243,13 @@ def test_checkpoints_without_networks():
     with pytest.raises(records.CheckpointError, match=match):
       official.convert(reader.read_bytes(writer.dumps(value)))
   assert official.convert(
-    reader.read_bytes(_write(D=False))
+    reader.read_bytes(official_networks.checkpoint(D=False))
   ).networks.keys() == {'generator_ema'}
 
 
 def test_shared_modules_are_not_walked_again_and_again():
   """A module of two parts that are one module of two parts ...: refused."""
-  value = reader.read_bytes(_write(D=False))
+  value = reader.read_bytes(official_networks.checkpoint(D=False))
   part = value['G_ema'].submodule('mapping').submodule('fc0')
   for _ in range(60):
     state = {'_parameters': {}, '_buffers': {}}
@@ -343,7 +267,7 @@ def test_damaged_attributes_are_one_clear_error():
     (1, 2), [[]], set(), b'', records.NumpyArray(np.zeros(99)),
     records.NumpyArray(), records.Module('Net', {}),
   ]  # fmt: skip
-  whole = _write()
+  whole = official_networks.checkpoint()
   rng = np.random.RandomState(0)
   refused = 0
   for _ in range(60):
