@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -206,7 +207,7 @@ def layer_names(spec: spec_lib.SynthesisSpec) -> dict[str, str]:
   }
 
 
-def flatten(variables: Tree) -> dict[str, np.ndarray]:
+def flatten(variables: Tree) -> dict[str, Any]:
   """Returns the arrays of a tree by path: `params/mapping/fc0/weight`, say."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): array

@@ -10,6 +10,7 @@ Three layouts, told apart by their first bytes:
   zip      what it writes now: `NAME/data.pkl` and `NAME/data/KEY`
 """
 
+import functools
 import io
 import pathlib
 import re
@@ -77,17 +78,18 @@ def read_bytes(data: bytes) -> Any:
   if not data:
     raise CheckpointError('the checkpoint is empty')
   budget = Budget.of_file(len(data))
-
-  def load_from_bytes(blob: memoryview) -> Storage:
-    find = symbols.find_in(symbols.STORAGE_TYPES)
-    value = _read_torch(blob, find, budget)
-    if not isinstance(value, Storage):
-      raise CheckpointError('a part of the checkpoint holds no storage')
-    return value
-
-  find = symbols.find_in(symbols.allowed_symbols(budget, load_from_bytes))
+  load_storage = functools.partial(_load_storage, budget)
+  find = symbols.find_in(symbols.allowed_symbols(budget, load_storage))
   value = _read_torch(memoryview(data), find, budget, plain=True)
   _check_nesting(value)
+  return value
+
+
+def _load_storage(budget: Budget, data: memoryview) -> Storage:
+  """Reads a file within the file, which holds one storage."""
+  value = _read_torch(data, symbols.find_in(symbols.STORAGE_TYPES), budget)
+  if not isinstance(value, Storage):
+    raise CheckpointError('a part of the checkpoint holds no storage')
   return value
 
 
@@ -125,10 +127,7 @@ def _read_torch(
       'this is no checkpoint of PyTorch: it starts with the bytes '
       f'{bytes(data[:4]).hex(" ")}'
     )
-  machine = unpickle.Machine(
-    data, 0, find_global=find, persistent_load=None, budget=budget
-  )
-  value, end = machine.run()
+  value, end = unpickle.run(data, 0, find, None, budget)
   if isinstance(value, int) and value == _MAGIC:
     return _read_stream(data, end, find, budget)
   if not plain:
@@ -180,23 +179,14 @@ def _read_stream(
   """Reads a stream behind its magic number."""
   storages = _Storages()
 
-  def read(persistent_load: Callable | None = None) -> Any:
-    nonlocal position
-    value, position = unpickle.Machine(
-      data,
-      position,
-      find_global=find,
-      persistent_load=persistent_load,
-      budget=budget,
-    ).run()
-    return value
-
-  protocol, system = read(), read()
+  protocol, position = unpickle.run(data, position, find, None, budget)
+  system, position = unpickle.run(data, position, find, None, budget)
   if type(protocol) is not int or protocol != _STREAM_PROTOCOL:
     raise CheckpointError('a stream of the checkpoint is of another version')
   if type(system) is not dict or system.get('little_endian') is not True:
     raise CheckpointError('the checkpoint was written by a big-endian machine')
-  value, keys = read(storages.load), read()
+  value, position = unpickle.run(data, position, find, storages.load, budget)
+  keys, position = unpickle.run(data, position, find, None, budget)
   if type(keys) is not list or not all(type(key) is str for key in keys):
     raise CheckpointError('a stream of the checkpoint does not name its parts')
   unread = dict(storages.by_key)
@@ -257,10 +247,7 @@ def _read_archive(
     raise CheckpointError('the checkpoint was written by a big-endian machine')
   storages = _Storages()
   pickled = memoryview(archive.read(root + 'data.pkl'))
-  machine = unpickle.Machine(
-    pickled, 0, find_global=find, persistent_load=storages.load, budget=budget
-  )
-  value, end = machine.run()
+  value, end = unpickle.run(pickled, 0, find, storages.load, budget)
   _check_end(pickled, end)
   for key, storage in storages.by_key.items():
     name = f'{root}data/{key}'

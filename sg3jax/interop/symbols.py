@@ -5,6 +5,7 @@ checks its arguments and returns an inert record. All others are refused.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -154,18 +155,18 @@ def allowed_symbols(
 
 def find_in(symbols: dict[Name, Any]) -> Callable[[str, str], Any]:
   """Returns the function that looks a name up, or refuses it."""
+  return functools.partial(_find, symbols)
 
-  def find(module: str, name: str) -> Any:
-    symbol = symbols.get((module, name))
-    if symbol is None:
-      raise UnsafeCheckpointError(
-        f'the checkpoint asks for {quoted(f"{module}.{name}")}, which is not '
-        'among the names that checkpoints need: nothing of it was run. If you '
-        'trust the file, convert it where it was made'
-      )
-    return symbol
 
-  return find
+def _find(symbols: dict[Name, Any], module: str, name: str) -> Any:
+  symbol = symbols.get((module, name))
+  if symbol is None:
+    raise UnsafeCheckpointError(
+      f'the checkpoint asks for {quoted(f"{module}.{name}")}, which is not '
+      'among the names that checkpoints need: nothing of it was run. If you '
+      'trust the file, convert it where it was made'
+    )
+  return symbol
 
 
 class _Calls:

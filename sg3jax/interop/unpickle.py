@@ -47,23 +47,42 @@ class Buildable(Protocol):
     ...
 
 
-class Machine:
+def run(
+  data: memoryview,
+  start: int,
+  find_global: Callable[[str, str], Any],
+  persistent_load: Callable[[Any], Any] | None,
+  budget: Budget,
+) -> tuple[Any, int]:
   """Reads one pickle.
 
   Args:
     data: The bytes; the pickle may end before they do.
     start: Where the pickle starts.
-    find_global: Returns the `Symbol` of a module and a name, or raises.
+    find_global: Returns what a module and a name stand for, or raises: a
+      `Symbol`, if the pickle may call it.
     persistent_load: Returns the value of a persistent id, or raises; None for
       pickles that have none.
     budget: Counts opcodes.
+
+  Returns:
+    The pickled value, and where the pickle ends.
+
+  Raises:
+    CheckpointError: If the pickle is damaged.
+    UnsafeCheckpointError: If it uses an opcode or asks for a name that
+      checkpoints have no need of, or too many opcodes.
   """
+  return _Machine(data, start, find_global, persistent_load, budget).run()
+
+
+class _Machine:
+  """The state of reading one pickle; arguments as of `run`."""
 
   def __init__(
     self,
     data: memoryview,
     start: int,
-    *,
     find_global: Callable[[str, str], Any],
     persistent_load: Callable[[Any], Any] | None,
     budget: Budget,
@@ -78,13 +97,7 @@ class Machine:
     self._memo: dict[int, Any] = {}
 
   def run(self) -> tuple[Any, int]:
-    """Returns the pickled value, and where the pickle ends.
-
-    Raises:
-      CheckpointError: If the pickle is damaged.
-      UnsafeCheckpointError: If it uses an opcode or asks for a name that
-        checkpoints have no need of, or too many opcodes.
-    """
+    """Returns the pickled value, and where the pickle ends."""
     while True:
       self._budget.spend_opcodes()
       opcode = self._take(1)[0]
@@ -277,17 +290,17 @@ def _check_keys(keys: list[Any]) -> None:
 _STOP = ord('.')
 _MAX_KEY = 1 << 16
 
-_HANDLERS: dict[int, Callable[[Machine], None]] = {
-  0x80: Machine._protocol,
+_HANDLERS: dict[int, Callable[[_Machine], None]] = {
+  0x80: _Machine._protocol,
   0x95: lambda m: (m._take(8), None)[1],  # FRAME: a hint to readers of streams.
-  ord('('): Machine._mark,
+  ord('('): _Machine._mark,
   ord('N'): lambda m: m._push(None),
   0x88: lambda m: m._push(True),
   0x89: lambda m: m._push(False),
   ord('J'): lambda m: m._push(struct.unpack('<i', m._take(4))[0]),
   ord('K'): lambda m: m._push(m._unsigned(1)),
   ord('M'): lambda m: m._push(m._unsigned(2)),
-  0x8A: Machine._long,
+  0x8A: _Machine._long,
   ord('G'): lambda m: m._push(struct.unpack('>d', m._take(8))[0]),
   0x8C: lambda m: m._text(1),
   ord('X'): lambda m: m._text(4),
@@ -308,13 +321,13 @@ _HANDLERS: dict[int, Callable[[Machine], None]] = {
   ord('e'): lambda m: m._append(m._pop_to_mark()),
   ord('s'): lambda m: m._set_items([m._pop(), m._pop()][::-1]),
   ord('u'): lambda m: m._set_items(m._pop_to_mark()),
-  0x90: Machine._add_items,
+  0x90: _Machine._add_items,
   ord('c'): lambda m: m._global(m._line(), m._line()),
-  0x93: Machine._stack_global,
-  ord('R'): Machine._reduce,
-  0x81: Machine._reduce,  # NEWOBJ
-  ord('b'): Machine._build,
-  ord('Q'): Machine._persistent,
+  0x93: _Machine._stack_global,
+  ord('R'): _Machine._reduce,
+  0x81: _Machine._reduce,  # NEWOBJ
+  ord('b'): _Machine._build,
+  ord('Q'): _Machine._persistent,
   ord('h'): lambda m: m._get(1),
   ord('j'): lambda m: m._get(4),
   ord('q'): lambda m: m._put(m._unsigned(1)),
