@@ -17,10 +17,10 @@ import numpy as np
 MAX_FILE_BYTES = 4 << 30
 MAX_OPCODES = 500_000
 MAX_NESTING = 200
-MAX_DIMENSIONS = 8
 # Tensors may be views of one storage, but converting copies each.
 MAX_TENSOR_BYTES_PER_FILE_BYTE = 4
 _MAX_PARTS = 1000
+_MAX_DIMENSIONS = 8
 
 
 class CheckpointError(ValueError):
@@ -42,6 +42,11 @@ def quoted(name: object) -> str:
 def is_size(value: object) -> bool:
   """Returns whether a value can be a size, an offset or a stride."""
   return type(value) is int and 0 <= value < 1 << 48
+
+
+def are_sizes(values: tuple) -> bool:
+  """Returns whether values can be the shape or the strides of an array."""
+  return len(values) <= _MAX_DIMENSIONS and all(map(is_size, values))
 
 
 @dataclasses.dataclass
@@ -124,6 +129,9 @@ class Tensor:
     offset: The first element's index.
     shape: Sizes.
     strides: In elements.
+
+  Raises:
+    CheckpointError: If it leaves its storage or repeats elements.
   """
 
   storage: Storage
@@ -132,11 +140,7 @@ class Tensor:
   strides: tuple[int, ...]
 
   def __post_init__(self):
-    if (
-      len(self.shape) > MAX_DIMENSIONS
-      or len(self.shape) != len(self.strides)
-      or not all(map(is_size, (self.offset, *self.shape, *self.strides)))
-    ):
+    if len(self.shape) != len(self.strides):
       raise CheckpointError(
         'a tensor of the checkpoint has an impossible shape or strides'
       )

@@ -54,10 +54,16 @@ def check_shapes(
     variables: Our variables, collection first.
 
   Raises:
-    CheckpointError: If an array is missing, left over or of another shape; the
-      message names the first three.
+    CheckpointError: If an array is missing, left over or of another shape (the
+      message names the first three), or if the design is impossible.
   """
-  wanted = expected_shapes(network, model)
+  try:
+    wanted = expected_shapes(network, model)
+  except (ValueError, TypeError, ArithmeticError) as error:
+    reason = str(error).partition('\n')[0]
+    raise CheckpointError(
+      f'the {network} has an impossible design: {reason[:200]}'
+    ) from error
   found = {path: np.shape(array) for path, array in flatten(variables).items()}
   differences = [
     f'{path} is {found.get(path, "absent")}, not {wanted.get(path, "there")}'

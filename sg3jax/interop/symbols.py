@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 
 from sg3jax.interop.records import (
-  MAX_DIMENSIONS,
   Budget,
   CheckpointError,
   Module,
@@ -22,6 +21,7 @@ from sg3jax.interop.records import (
   Storage,
   Tensor,
   UnsafeCheckpointError,
+  are_sizes,
   is_size,
   quoted,
 )
@@ -214,6 +214,10 @@ class _Calls:
     storage, offset, shape, strides = _only(
       args, 4, Storage, int, tuple, tuple, at_least=True
     )
+    if not (is_size(offset) and are_sizes(shape) and are_sizes(strides)):
+      raise CheckpointError(
+        'a tensor of the checkpoint has an impossible shape or strides'
+      )
     tensor = Tensor(storage, offset, shape, strides)
     self._budget.spend_bytes(tensor.num_bytes)
     return tensor
@@ -263,10 +267,10 @@ class _Calls:
     self,
     data: memoryview | bytes,
     dtype: Dtype,
-    shape: tuple[int, ...],
+    shape: tuple,
     order: str = 'C',
   ) -> np.ndarray:
-    if len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
+    if not are_sizes(shape):
       raise CheckpointError('an array of the checkpoint has no possible shape')
     num_bytes = math.prod(shape) * dtype.numpy().itemsize
     if num_bytes != len(data):

@@ -1,5 +1,6 @@
 """Records what Python is made to do, by its own audit events."""
 
+import codecs
 import contextlib
 import sys
 
@@ -20,6 +21,7 @@ def _hook(event: str, args: tuple) -> None:
     _events.append(f'{event} {str(args)[:100]}')
 
 
+codecs.lookup('cp437')  # `zipfile` imports this codec when it is first used.
 sys.addaudithook(_hook)  # It cannot be taken away again, but it can sleep.
 
 

@@ -138,6 +138,7 @@ def cli(tmp_path_factory):
   return call
 
 
+@pytest.mark.slow
 def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
   """Import, pictures, figures and export, each by its command."""
   pkl, folder = tmp_path / 'net.pkl', tmp_path / 'model'

@@ -198,6 +198,7 @@ def test_recomputed_arrays_must_be_ours():
     ('mapping', {'num_layers': 2.5}, 'num_layers = 2.5'),
     ('mapping', {'num_layers': 10**9}, 'num_layers = 1000000000'),
     ('', {'z_dim': 'many'}, 'z_dim'),
+    ('', {'z_dim': 0}, 'impossible design| is .*, not'),
     ('', {'c_dim': -1}, 'c_dim = -1'),
     ('', {'img_resolution': float('nan')}, 'img_resolution = nan'),
     ('', {'img_channels': 2}, 'img_channels must be'),
@@ -226,6 +227,8 @@ def test_designs_that_do_not_add_up(path, change, match):
     ('b16.conv1', {'down': 1}, 'down = 1'),
     ('b16.skip', {'conv_clamp': 256}, 'conv_clamp'),
     ('b4.out', {'bias_gain': 2}, 'bias_gain'),
+    ('', {'_init_kwargs': {'channel_base': 0}}, 'impossible design'),
+    ('', {'_init_kwargs': {'channel_max': 1}}, r' is \(.*, not \('),
     ('', {'img_channels': 3}, 'img_channels|fromrgb'),
     ('', {'img_resolution': 17}, 'resolution 17'),
   ],
@@ -267,20 +270,21 @@ def test_damaged_attributes_are_one_clear_error():
     (1, 2), [[]], set(), b'', records.NumpyArray(np.zeros(99)),
     records.NumpyArray(), records.Module('Net', {}),
   ]  # fmt: skip
-  whole = official_networks.checkpoint()
+  value = reader.read_bytes(official_networks.checkpoint())
   rng = np.random.RandomState(0)
   refused = 0
   for _ in range(60):
-    value = reader.read_bytes(whole)
     node = value[rng.choice(['G_ema', 'D'])]
     while node.state['_modules'] and rng.rand() < 0.7:
       node = rng.choice(list(node.state['_modules'].values()))
     target = node.state
     if '_init_kwargs' in target and rng.rand() < 0.5:
       target = target['_init_kwargs']
-    target[rng.choice(list(target))] = junk[rng.randint(len(junk))]
+    key = rng.choice(list(target))
+    whole, target[key] = target[key], junk[rng.randint(len(junk))]
     try:
       official.convert(value)
     except records.CheckpointError:
       refused += 1
+    target[key] = whole
   assert refused > 20
