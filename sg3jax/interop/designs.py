@@ -16,6 +16,7 @@ from sg3jax.interop.records import (
   CheckpointError,
   Module,
   NumpyArray,
+  Tensor,
   quoted,
 )
 from sg3jax.nets import discriminator as discriminator_lib
@@ -250,13 +251,17 @@ def _check_dense(
   lr_multiplier: float = 1.0,
   activation: str = 'linear',
 ) -> None:
-  inputs = _attribute(module, 'in_features', _MAX_FEATURES * 64)
+  # A frozen layer keeps its weight among the buffers.
+  arrays = module.part('_buffers') | module.part('_parameters')
+  weight = arrays.get('weight')
+  if not isinstance(weight, Tensor) or len(weight.shape) != 2:
+    raise CheckpointError(f'{quoted(where)} of the checkpoint has no weight')
   _check(
     module,
     where,
     {
       'activation': activation,
-      'weight_gain': lr_multiplier / max(inputs, 1) ** 0.5,
+      'weight_gain': lr_multiplier / max(weight.shape[1], 1) ** 0.5,
       'bias_gain': lr_multiplier,
     },
   )

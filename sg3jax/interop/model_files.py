@@ -89,7 +89,9 @@ def save(
   try:
     safetensors_numpy.save_file(arrays, temporary / ARRAYS)
     (temporary / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
-    temporary.chmod(0o755)  # Of temporary folders it is 0o700.
+    # Both are made for their owner alone.
+    temporary.chmod(0o755)
+    (temporary / ARRAYS).chmod(0o644)
     os.replace(temporary, path)
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)
@@ -152,6 +154,7 @@ def save_arrays(
     np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
   else:
     safetensors_numpy.save_file(dict(arrays), temporary)
+  temporary.chmod(0o644)
   os.replace(temporary, path)
 
 

@@ -51,7 +51,6 @@ def _dense(path: str, tree: dict) -> dict:
   lr = 0.01 if path.startswith('mapping.fc') else 1
   is_activated = path.startswith('mapping.fc') or path.endswith('.fc')
   return {
-    'in_features': tree['weight'].shape[1],
     'activation': 'lrelu' if is_activated else 'linear',
     'weight_gain': lr / math.sqrt(tree['weight'].shape[1]),
     'bias_gain': lr,

@@ -5,6 +5,7 @@ Pickles name functions of modules that are not here; stand-ins are put in
 """
 
 import contextlib
+import io
 import pickle
 import struct
 import sys
@@ -101,8 +102,6 @@ def storage_stream(array: np.ndarray, **changes: Any) -> bytes:
     array: The elements.
     **changes: Other values of `numel` and `stored_numel`, to lie.
   """
-  import io
-
   file = io.BytesIO()
   storage_type = getattr(_MODULES['torch'], _STORAGES[array.dtype.str[1:]])
   numel = changes.get('numel', array.size)

@@ -33,6 +33,8 @@ def test_models_are_kept_bit_for_bit(folder, converted):
   assert sorted(p.name for p in folder.iterdir()) == [
     'config.json', 'model.safetensors'
   ]  # fmt: skip
+  modes = [path.stat().st_mode & 0o777 for path in folder.iterdir()]
+  assert all(mode & 0o444 == 0o444 for mode in modes)
   options, networks = model_files.load(folder)
   assert options == {'model': converted.model}
   assert networks.keys() == {'generator_ema', 'discriminator'}
