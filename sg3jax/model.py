@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from sg3jax.interop import model_files
 from sg3jax.nets import factory, stylegan2
 from sg3jax.train import checkpoint
 from sg3jax.types import AnyArray, Array, Variables
@@ -20,19 +21,20 @@ class Model:
   """A generator with its arrays; calls are jitted, a program for each shape.
 
   Attributes:
-    options: The configuration of the run that trained it.
-    step: The training step of the checkpoint.
+    options: The configuration of the run that trained it; of an imported
+      model, only its `model` part.
+    step: The training step of the checkpoint, 0 for an imported model.
     generator: The linen module.
     variables: Its arrays: those of the moving average of the training run.
     discriminator: The linen module.
-    discriminator_variables: Its arrays.
+    discriminator_variables: Its arrays; None if an imported model has none.
   """
 
   def __init__(
     self,
     options: dict[str, Any],
     networks: dict[str, Variables],
-    step: int,
+    step: int = 0,
   ):
     self.options = options
     self.step = step
@@ -42,12 +44,14 @@ class Model:
     self.discriminator = factory.make_discriminator(options['model'] | _EXACT)
     # On the device once, not with every call.
     self.variables, self.discriminator_variables = jax.device_put(
-      (networks['generator_ema'], networks['discriminator'])
+      (networks['generator_ema'], networks.get('discriminator'))
     )
 
   @property
   def kimg(self) -> float:
-    """Thousands of real images that training had shown."""
+    """Thousands of real images that training had shown, 0 if unknown."""
+    if not self.step:
+      return 0.0
     return self.step * self.options['train']['batch'] / 1000
 
   @property
@@ -64,6 +68,16 @@ class Model:
   def resolution(self) -> int:
     """Pixels a side."""
     return self.generator.spec.resolution
+
+  @property
+  def img_channels(self) -> int:
+    """Channels of the images: 1, 3 or 4."""
+    return self.generator.spec.img_channels
+
+  @property
+  def num_ws(self) -> int:
+    """Styles of an image."""
+    return self.generator.spec.num_ws
 
   def __call__(
     self,
@@ -142,7 +156,13 @@ class Model:
     images: Float[AnyArray, 'n h w c'],
     c: Float[AnyArray, 'n classes'] | None = None,
   ) -> Float[Array, 'n 1']:
-    """Returns the discriminator's logits; images in [-1, 1]."""
+    """Returns the discriminator's logits; images in [-1, 1].
+
+    Raises:
+      ValueError: If the model was imported without a discriminator.
+    """
+    if self.discriminator_variables is None:
+      raise ValueError('this model was imported without a discriminator')
     return self._discriminate(self.discriminator_variables, images, c)
 
   @functools.cached_property
@@ -178,14 +198,25 @@ class Model:
 
 
 def load_model(path: str | pathlib.Path) -> Model:
-  """Opens the networks of a run folder or of one of its checkpoints.
+  """Opens the networks of a run folder, of a checkpoint or of an import.
 
   Args:
-    path: A run folder (its newest checkpoint), or `RUN/checkpoints/STEP`.
+    path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`, or a
+      folder that `sg3jax import` wrote.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
+    ValueError: If an imported model is damaged, or `path` is an official
+      checkpoint, which is to be imported first.
   """
+  path = pathlib.Path(path)
+  if model_files.is_model_folder(path):
+    return Model(*model_files.load(path))
+  if path.is_file():
+    raise ValueError(
+      f'{path} is a file: convert an official checkpoint once, with '
+      f'`sg3jax import {path} --output=FOLDER`, and open the folder'
+    )
   return Model(*checkpoint.load_networks(path))
 
 

@@ -1,64 +1,42 @@
-"""Recorded state names and layouts to our parameter trees, for tests."""
+"""Recorded arrays to our parameter trees, for tests, by the package's table."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
+from sg3jax.interop import names
 from sg3jax.nets import spec as spec_lib
 
-# Names, within a layer, of what is not a parameter and where we keep it; None
-# for what we design anew instead of storing it.
-_NOT_PARAMS = {
-  'magnitude_ema': ('moving_averages', 'magnitude'),
-  'w_avg': ('moving_averages', 'w_avg'),
-  'freqs': ('buffers', 'freqs'),
-  'phases': ('buffers', 'phases'),
-  'noise_const': ('noise', 'noise_const'),
-  'transform': None,
-  'up_filter': None,
-  'down_filter': None,
-  'resample_filter': None,
-}
 
-
-def to_ours(array: np.ndarray) -> np.ndarray:
-  """Transposes: OIHW to HWIO, CHW to HWC, [out, in] to [in, out]."""
-  return array.transpose({4: (2, 3, 1, 0), 3: (1, 2, 0)}.get(array.ndim))
-
-
-def our_path(name: str) -> tuple[str, ...] | None:
-  """Returns the path, collection first, of a generator array; or None."""
-  *modules, leaf = name.split('.')
-  # Layers carry their size and channels in their recorded names.
-  modules = [module.split('_')[0] for module in modules]
-  if leaf in _NOT_PARAMS:
-    target = _NOT_PARAMS[leaf]
-    if target is None:
-      return None
-    collection, leaf = target
-    if leaf == 'w_avg':  # Kept by the generator, not by its mapping network.
-      modules = []
-    return (collection, *modules, leaf)
-  return ('params', *modules, leaf)
+def _under(
+  arrays: Mapping[str, np.ndarray], prefix: str
+) -> dict[str, np.ndarray]:
+  return {
+    key.removeprefix(prefix): array
+    for key, array in arrays.items()
+    if key.startswith(prefix)
+  }
 
 
 def generator_variables(
   arrays: Mapping[str, np.ndarray], prefix: str = 'state/'
 ) -> dict:
-  """Returns the variables of a generator from the arrays under `prefix`."""
-  variables = {}
-  for key, array in arrays.items():
-    path = (
-      our_path(key.removeprefix(prefix)) if key.startswith(prefix) else None
-    )
-    if path is None:
-      continue
-    node = variables
-    for part in path[:-1]:
-      node = node.setdefault(part, {})
-    is_stored = path[0] in ('buffers', 'noise')
-    node[path[-1]] = array if is_stored else to_ours(array)
-  return variables
+  """Returns the variables of a generator from the arrays under `prefix`.
+
+  Gradients (prefix 'grad/') have the names and layouts of the parameters.
+  """
+  found = _under(arrays, prefix)
+  table = names.STYLEGAN3_GENERATOR
+  if any(name.startswith('synthesis.b') for name in found):
+    table = names.STYLEGAN2_GENERATOR
+  return names.to_ours(table, found)[0]
+
+
+def discriminator_params(
+  arrays: Mapping[str, np.ndarray], prefix: str = 'state/'
+) -> dict:
+  """Returns the 'params' of a discriminator from the arrays under `prefix`."""
+  return names.to_ours(names.DISCRIMINATOR, _under(arrays, prefix))[0]['params']
 
 
 def generator_spec(
@@ -82,29 +60,3 @@ def generator_spec(
     conv_kernel=kernel,
     radial_filters=kernel == 1,
   )
-
-
-def discriminator_params(
-  arrays: Mapping[str, np.ndarray], prefix: str = 'state/'
-) -> dict:
-  """Returns the 'params' of a discriminator from the arrays under `prefix`.
-
-  Gradients (prefix 'grad/') have the names and layouts of the parameters.
-  """
-  params = {}
-  for key, array in arrays.items():
-    name = key.removeprefix(prefix)
-    if not key.startswith(prefix) or name.endswith('resample_filter'):
-      continue
-    *modules, leaf = name.split('.')
-    if modules[-1] == 'fc' and leaf == 'weight':
-      # Recorded over channels first, then rows and columns; ours, channels
-      # last. Its block is named after the side: b4.
-      side = int(modules[0].removeprefix('b'))
-      array = array.reshape(len(array), -1, side, side)
-      array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
-    node = params
-    for module in modules:
-      node = node.setdefault(module, {})
-    node[leaf] = to_ours(array)
-  return params

@@ -17,8 +17,10 @@ _ALLOWED = {
   'data': {'types', 'version'},
   'train': {'nets', 'ops', 'data', 'types', 'version'},
   'eval': {'nets', 'ops', 'data', 'types', 'version'},
+  'interop': {'nets', 'ops', 'types', 'version'},
   'cli': {
-    'nets', 'ops', 'data', 'train', 'eval', 'types', 'version', 'model',
+    'nets', 'ops', 'data', 'train', 'eval', 'interop', 'types', 'version',
+    'model',
   },
 }  # fmt: skip
 
@@ -27,7 +29,10 @@ _OWNERS = {
   'flax.linen': ('nets/',),
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),
   'orbax': ('train/checkpoint.py',),
+  'pickle': (),
+  'safetensors': ('interop/',),
   'tensorflow': (),
+  'torch': (),
 }
 
 

@@ -14,7 +14,9 @@ DEVICES = flags.DEFINE_integer(
 )
 flags.DEFINE_alias('gpus', 'devices')
 NETWORK = flags.DEFINE_string(
-  'network', None, 'A run folder (its newest checkpoint) or one checkpoint.'
+  'network',
+  None,
+  'A run folder (its newest checkpoint), one checkpoint or an imported model.',
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
@@ -24,12 +26,18 @@ _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 _USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
 
 
-def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
+def run(
+  main: Callable[..., None],
+  argv: list[str] | None = None,
+  *,
+  arguments: int = 0,
+) -> None:
   """Parses the flags and runs a command; wrong input ends with one message.
 
   Args:
     main: The command. `--help` shows its module's docstring and flags.
     argv: The program's name and its arguments; those of the process if None.
+    arguments: How many arguments without a name `main` takes.
   """
 
   def parse(args: list[str]) -> list[str]:
@@ -45,11 +53,15 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
       # Libraries report every step of theirs; ours are printed.
       logging.set_verbosity(logging.WARNING)
     try:
-      if len(args) > 1:
+      values = args[1:]
+      if len(values) > arguments:
         raise ValueError(
-          f'unexpected argument {args[1]!r}: write options as --name=value'
+          f'unexpected argument {values[arguments]!r}: write options as '
+          '--name=value'
         )
-      main()
+      if len(values) < arguments:
+        raise ValueError('a FILE is required: --help shows how')
+      main(*values)
     except _USER_ERRORS as error:
       if _DEBUG.value:
         raise

@@ -7,6 +7,8 @@ COMMANDS = {
   'train': 'trains a model',
   'generate': 'draws pictures with a trained model',
   'evaluate': 'measures a trained model',
+  'import': 'converts an official checkpoint, safely',
+  'export': 'writes a model under official names',
   'doctor': 'shows what this machine can do, and tests it',
 }
 
@@ -16,7 +18,8 @@ def main() -> None:
   name = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if name in COMMANDS:
     # Each command defines flags of its own: import the one that runs.
-    command = importlib.import_module(f'sg3jax.cli.{name}')
+    module = 'import_' if name == 'import' else name  # A word of Python.
+    command = importlib.import_module(f'sg3jax.cli.{module}')
     command.main([f'sg3jax {name}', *sys.argv[2:]])
     return
   usage = '\n'.join(

@@ -90,7 +90,7 @@ class Block(nn.Module):
     in_features: Channels of its input.
     features: Channels of its output.
     dtype: Dtype of all computation.
-    clamp: Limit of the convolutions' magnitudes, or None.
+    clamp: Limit of the convolutions' magnitudes, the skip's apart; or None.
     from_image: Whether the input is an image, to be lifted to `in_features`.
   """
 
@@ -114,7 +114,6 @@ class Block(nn.Module):
       down=2,
       activation='linear',
       gain=np.sqrt(0.5),
-      clamp=self.clamp,
       use_bias=False,
       name='skip',
     )(x)
@@ -174,7 +173,7 @@ class Discriminator(nn.Module):
     mbstd_group: Images in a group of the minibatch standard deviation; see
       `minibatch_std` for other batches.
     mapping_layers: Fully connected layers of the label's mapping.
-    conv_clamp: Limit of all convolutions' magnitudes, or None. 256 keeps
+    conv_clamp: Limit of the convolutions' magnitudes, or None. 256 keeps
       float16 from overflowing; pure float32 needs none.
     low_precision_dtype: Dtype of the highest resolutions, such as
       jnp.bfloat16, or None for float32 throughout.

@@ -22,7 +22,8 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
 
   Args:
     model: The fields of `train.config.default_config().model`, with
-      `img_channels` and `label_dim` set.
+      `img_channels` and `label_dim` set. A converted model also has
+      `output_scale`, and the bound `conv_clamp` of feature maps of any type.
 
   Raises:
     ValueError: If the design is impossible, or the generator or the precision
@@ -35,8 +36,9 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
     label_dim=model['label_dim'],
     mapping_layers=model['mapping_layers'],
     filtered_lrelu_implementation=model['filtered_lrelu_implementation'],
-    remat=model['remat'],
-    **_precision(model['precision']),
+    remat=model.get('remat', False),
+    output_scale=model.get('output_scale', 0.25),
+    **_precision(model['precision'], model.get('conv_clamp')),
   )
 
 
@@ -67,17 +69,19 @@ def make_discriminator(
   model: Mapping[str, Any],
 ) -> discriminator_lib.Discriminator:
   """Returns the discriminator; arguments and errors as `make_generator`."""
+  options = dict(model['discriminator'])
+  clamp = options.pop('conv_clamp', None)
   return discriminator_lib.Discriminator(
     resolution=model['resolution'],
     img_channels=model['img_channels'],
     label_dim=model['label_dim'],
-    remat=model['remat'],
-    **model['discriminator'],
-    **_precision(model['precision']),
+    remat=model.get('remat', False),
+    **options,
+    **_precision(model['precision'], clamp),
   )
 
 
-def _precision(name: str) -> dict[str, Any]:
+def _precision(name: str, clamp: float | None) -> dict[str, Any]:
   if name not in PRECISIONS:
     raise ValueError(
       f'precision must be one of {", ".join(PRECISIONS)}, is {name!r}'
@@ -85,5 +89,5 @@ def _precision(name: str) -> dict[str, Any]:
   dtype = PRECISIONS[name]
   return {
     'low_precision_dtype': dtype,
-    'conv_clamp': None if dtype is None else _CONV_CLAMP,
+    'conv_clamp': _CONV_CLAMP if clamp is None and dtype else clamp,
   }

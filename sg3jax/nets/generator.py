@@ -34,6 +34,7 @@ class Generator(nn.Module):
     w_dim: Features of w.
     label_dim: Features of a label, 0 for an unconditional generator.
     mapping_layers: Layers of the mapping network.
+    output_scale: See `synthesis.Synthesis`.
     low_precision_dtype: See `synthesis.Synthesis`.
     conv_clamp: See `synthesis.Synthesis`.
     magnitude_half_life: See `synthesis.SynthesisLayer`; of alias-free ones.
@@ -46,6 +47,7 @@ class Generator(nn.Module):
   w_dim: int = 512
   label_dim: int = 0
   mapping_layers: int = 2
+  output_scale: float = 0.25
   low_precision_dtype: Any = None
   conv_clamp: float | None = None
   magnitude_half_life: float = 20_000.0
@@ -72,6 +74,7 @@ class Generator(nn.Module):
     else:
       self.synthesis_network = synthesis_lib.Synthesis(
         self.spec,
+        output_scale=self.output_scale,
         **options,
         magnitude_half_life=self.magnitude_half_life,
         filtered_lrelu_implementation=self.filtered_lrelu_implementation,

@@ -207,7 +207,7 @@ class Block(nn.Module):
     spec: The design.
     resolution: Pixels a side of its outputs.
     dtype: Dtype of its feature maps; parameters are always float32.
-    clamp: Limit of the convolutions' magnitudes, or None.
+    clamp: Limit of the convolutions' magnitudes, the skip's apart; or None.
     noise_mode: See `Synthesis`.
   """
 
@@ -256,7 +256,6 @@ class Block(nn.Module):
         up=2,
         activation='linear',
         gain=gain,
-        clamp=self.clamp,
         use_bias=False,
         name='skip',
       )(shortcut)

@@ -241,7 +241,9 @@ def test_clamp_bounds_every_block():
   assert np.abs(block['fromrgb']['__call__'][0]).max() == 256
   limit = 256 * np.sqrt(0.5) * (1 + 1e-6)
   assert np.abs(block['conv1']['__call__'][0]).max() <= limit
-  assert np.abs(block['skip']['__call__'][0]).max() <= limit
+  # Official checkpoints record the bound of every convolution: the skip, which
+  # is linear in what is bounded already, has none.
+  assert np.abs(block['skip']['__call__'][0]).max() > limit
 
 
 def test_bad_inputs_are_named():

@@ -147,10 +147,10 @@ def test_labels_reach_the_phase():
   z, c = np.zeros((4, 8), np.float32), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
   with pytest.raises(ValueError, match='pass labels'):
     jax.eval_shape(
-      trainer.path_length_gradients, state, z, None, jax.random.key(0)
+      trainer.phases.path_length_gradients, state, z, None, jax.random.key(0)
     )
-  grads, _ = jax.eval_shape(
-    trainer.path_length_gradients, state, z, c, jax.random.key(0)
+  grads, *_ = jax.eval_shape(
+    trainer.phases.path_length_gradients, state, z, c, jax.random.key(0)
   )
   assert jax.tree.map(jnp.shape, grads) == jax.tree.map(
     jnp.shape, state.generator['params']

@@ -1,0 +1,62 @@
+"""Converts an official checkpoint to a folder of our own files, safely.
+
+    sg3jax import stylegan3-t-ffhq-1024x1024.pkl --output=models/ffhq
+
+Nothing of the file is executed. The folder opens like a run:
+
+    sg3jax generate --network=models/ffhq --seeds=0-7 --outdir=out
+
+Converted weights keep the licence of those they were made from.
+"""
+
+import hashlib
+import pathlib
+
+from absl import flags
+
+from sg3jax.cli import common
+from sg3jax.interop import model_files, names, official, reader
+
+_OUTPUT = flags.DEFINE_string('output', None, 'The folder to write, a new one.')
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Parses the flags and converts."""
+  common.run(_import, argv, arguments=1)
+
+
+def _import(file: str) -> None:
+  output = pathlib.Path(common.require(_OUTPUT))
+  model_files.check_is_new(output)
+  path = pathlib.Path(file)
+  converted = official.convert(reader.read_checkpoint(path))
+  _describe(converted)
+  with path.open('rb') as opened:
+    digest = hashlib.file_digest(opened, 'sha256').hexdigest()
+  source = {'file': path.name, 'sha256': digest}
+  model_files.save(output, converted.model, converted.networks, source)
+  print(f'written       {output}')
+  print('Converted weights keep the licence of those they were made from.')
+
+
+def _describe(converted: official.Converted) -> None:
+  """Prints what was found, converted and ignored."""
+  model = converted.model
+  kind = (
+    'StyleGAN3-R' if model['synthesis']['radial_filters'] else 'StyleGAN3-T'
+  )
+  print(
+    f'found         {kind}, {model["resolution"]} pixels, '
+    f'{model["img_channels"]} channels, {model["label_dim"]} labels'
+  )
+  for network, variables in converted.networks.items():
+    arrays = names.flatten(variables).values()
+    print(
+      f'converted     {network}: {len(arrays)} arrays, '
+      f'{sum(array.size for array in arrays):,} numbers'
+    )
+  print(
+    f'compared      {converted.compared} arrays that follow from the design'
+  )
+  if converted.ignored:
+    print(f'ignored       {", ".join(converted.ignored)}')

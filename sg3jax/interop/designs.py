@@ -1,0 +1,444 @@
+"""Designs of official networks, from their modules' attributes.
+
+The hyper-parameters are what a module was made with; where that was left to
+the default, the published one. They give our configuration, and from it follows
+the geometry of every layer again: what a layer of the file says of itself must
+agree, so that no hyper-parameter can be missed.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sg3jax.interop import names
+from sg3jax.interop.records import (
+  CheckpointError,
+  Module,
+  NumpyArray,
+  Tensor,
+  quoted,
+)
+from sg3jax.nets import discriminator as discriminator_lib
+from sg3jax.nets import factory, stylegan2
+from sg3jax.nets import spec as spec_lib
+
+# What `SynthesisNetwork` is made with: the official name, ours in
+# `SynthesisSpec`, the default and the largest value believed. A design beyond
+# could ask for filters that fill the memory.
+_SYNTHESIS = (
+  ('channel_base', 'channel_base', 32768, 1 << 24),
+  ('channel_max', 'channel_max', 512, 1 << 14),
+  ('num_layers', 'num_layers', 14, 100),
+  ('num_critical', 'num_critical', 2, 100),
+  ('first_cutoff', 'first_cutoff', 2.0, 1 << 12),
+  ('first_stopband', 'first_stopband', 2.0**2.1, 1 << 12),
+  ('last_stopband_rel', 'last_stopband_rel', 2.0**0.3, 16),
+  ('margin_size', 'margin', 10, 256),
+  ('filter_size', 'filter_size', 6, 64),
+  ('lrelu_upsampling', 'lrelu_upsampling', 2, 16),
+  ('conv_kernel', 'conv_kernel', 3, 15),
+)
+_MAX_RESOLUTION = 8192
+_MAX_FEATURES = 1 << 16
+_MAX_LAYERS = 64
+_MAX_TAPS = 1024
+
+# Arguments that are read elsewhere, or matter in training only.
+_OTHER_ARGUMENTS = frozenset(
+  [
+    'w_dim', 'img_resolution', 'img_channels', 'use_radial_filters',
+    'output_scale', 'conv_clamp', 'num_fp16_res', 'magnitude_ema_beta',
+  ]
+)  # fmt: skip
+
+_STYLEGAN2_ARGUMENTS = frozenset(
+  [
+    'w_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp',
+    'architecture', 'use_noise', 'fused_modconv_default',
+  ]
+)  # fmt: skip
+
+# Float64 numbers of the file and ours differ by the order of a few operations.
+_RELATIVE = 1e-9
+
+
+def generator_model(generator: Module) -> dict[str, Any]:
+  """Returns the `model` part of our configuration, without a discriminator.
+
+  Args:
+    generator: The official module.
+
+  Raises:
+    CheckpointError: If it is one that this package cannot draw with; the
+      message names the reason.
+  """
+  synthesis = generator.submodule('synthesis')
+  mapping = generator.submodule('mapping')
+  model = {
+    **_sizes(generator),
+    'z_dim': _attribute(generator, 'z_dim', _MAX_FEATURES),
+    'w_dim': _attribute(generator, 'w_dim', _MAX_FEATURES),
+    'mapping_layers': _attribute(mapping, 'num_layers', _MAX_LAYERS),
+    'filtered_lrelu_implementation': None,
+  }
+  _check_mapping(mapping, model['w_dim'])
+  if 'input' in synthesis.part('_modules'):
+    return _stylegan3_model(model, synthesis)
+  if 'b4' in synthesis.part('_modules'):
+    return _stylegan2_model(model, synthesis)
+  raise CheckpointError(
+    'the generator is none of StyleGAN3 and none of StyleGAN2: its synthesis '
+    f'network begins with {_first_part(synthesis)}'
+  )
+
+
+def _first_part(module: Module) -> str:
+  return quoted(next(iter(module.part('_modules')), 'nothing'))
+
+
+def _stylegan3_model(
+  model: dict[str, Any], synthesis: Module
+) -> dict[str, Any]:
+  arguments = _arguments(synthesis)
+  known = {name for name, *_ in _SYNTHESIS} | _OTHER_ARGUMENTS
+  unknown = [name for name in arguments if name not in known]
+  if unknown:
+    raise CheckpointError(
+      f'the generator was made with {quoted(unknown[0])}, which this package '
+      'does not know'
+    )
+  design: dict[str, Any] = {
+    ours: _number(name, arguments.get(name, default), most, type(default))
+    for name, ours, default, most in _SYNTHESIS
+  }
+  design['radial_filters'] = _flag(
+    'use_radial_filters', arguments.get('use_radial_filters', False)
+  )
+  scale = arguments.get('output_scale', 0.25)
+  model |= {
+    'generator': 'stylegan3',
+    'conv_clamp': _clamp(arguments.get('conv_clamp', 256)),
+    'output_scale': _number('output_scale', scale, 1e6, float),
+    'synthesis': design,
+  }
+  spec = synthesis_spec(model)
+  assert isinstance(spec, spec_lib.SynthesisSpec)
+  _check_stylegan3(spec, model, synthesis)
+  return model
+
+
+def _stylegan2_model(
+  model: dict[str, Any], synthesis: Module
+) -> dict[str, Any]:
+  arguments = _arguments(synthesis)
+  known = {name for name, *_ in _SYNTHESIS[:2]} | _STYLEGAN2_ARGUMENTS
+  unknown = [name for name in arguments if name not in known]
+  if unknown:
+    raise CheckpointError(
+      f'the generator was made with {quoted(unknown[0])}, which this package '
+      'does not know'
+    )
+  first = synthesis.submodule('b4').submodule('conv1')
+  design: dict[str, Any] = {
+    ours: _number(name, arguments.get(name, default), most, int)
+    for name, ours, default, most in _SYNTHESIS[:2]
+  }
+  design |= {
+    'architecture': arguments.get('architecture', 'skip'),
+    'noise': _flag('use_noise', first.state.get('use_noise')),
+  }
+  model |= {
+    'generator': 'stylegan2',
+    'conv_clamp': _clamp(first.state.get('conv_clamp')),
+    'stylegan2': design,
+  }
+  spec = synthesis_spec(model)
+  assert isinstance(spec, stylegan2.StyleGAN2Spec)
+  _check_stylegan2(spec, model, synthesis)
+  return model
+
+
+def synthesis_spec(
+  model: Mapping[str, Any],
+) -> spec_lib.SynthesisSpec | stylegan2.StyleGAN2Spec:
+  """Returns the design of a configuration's synthesis network.
+
+  Raises:
+    CheckpointError: If it is impossible.
+  """
+  try:
+    spec = factory.make_spec(model)
+    taps = 0
+    if isinstance(spec, spec_lib.SynthesisSpec):
+      taps = max(max(layer.up_taps, layer.down_taps) for layer in spec.layers)
+  except (ValueError, ArithmeticError) as error:
+    raise CheckpointError(
+      f'the generator of the checkpoint has an impossible design: {error}'
+    ) from error
+  if taps > _MAX_TAPS:
+    raise CheckpointError(
+      f'the generator of the checkpoint has a filter of {taps} taps'
+    )
+  return spec
+
+
+def _check_stylegan2(
+  spec: stylegan2.StyleGAN2Spec, model: Mapping[str, Any], synthesis: Module
+) -> None:
+  """Checks what the blocks of a synthesis network say of themselves."""
+  clamp, channels = model['conv_clamp'], 0
+  for side in spec.resolutions:
+    block, where = synthesis.submodule(f'b{side}'), f'synthesis.b{side}'
+    _check(
+      block,
+      where,
+      {
+        'resolution': side,
+        'architecture': spec.architecture,
+        'is_last': side == spec.resolution,
+        'in_channels': channels,
+      },
+    )
+    for name, module in block.part('_modules').items():
+      same: dict[str, Any] = {'conv_clamp': clamp}
+      if name == 'torgb':
+        same['out_channels'] = spec.img_channels
+      elif name == 'skip':  # Linear in what is clamped already.
+        same |= {'conv_clamp': None, 'activation': 'linear', 'up': 2}
+      else:
+        same |= {
+          'activation': 'lrelu',
+          'up': 2 if name == 'conv0' else 1,
+          'use_noise': spec.noise,
+          'resolution': side,
+        }
+      _check(module, f'{where}.{name}', same)
+      if name != 'skip':
+        _check_dense(module.submodule('affine'), f'{where}.{name}.affine')
+    channels = spec.channels(side)
+
+
+def _check_stylegan3(
+  spec: spec_lib.SynthesisSpec, model: Mapping[str, Any], synthesis: Module
+) -> None:
+  """Checks what the layers of a synthesis network say of themselves."""
+  first = spec.layers[0]
+  _check(
+    synthesis.submodule('input'),
+    'synthesis.input',
+    {
+      'channels': first.in_channels,
+      'size': [spec.input_size] * 2,
+      'sampling_rate': first.in_sampling_rate,
+      'bandwidth': spec.first_cutoff,
+    },
+  )
+  _check_dense(synthesis.submodule('input').submodule('affine'), 'affine')
+  for layer, name in zip(
+    spec.layers, names.layer_names(spec).values(), strict=True
+  ):
+    module = synthesis.submodule(name)
+    _check(module, name, _geometry(layer) | {'conv_clamp': model['conv_clamp']})
+    _check_dense(module.submodule('affine'), f'{name}.affine')
+
+
+def _geometry(layer: spec_lib.LayerSpec) -> dict[str, Any]:
+  """Returns what an official layer of this geometry says of itself."""
+  same = (
+    'in_channels', 'out_channels', 'in_sampling_rate', 'out_sampling_rate',
+    'tmp_sampling_rate', 'in_cutoff', 'out_cutoff', 'in_half_width',
+    'out_half_width', 'up_factor', 'down_factor', 'up_taps', 'down_taps',
+    'conv_kernel', 'is_torgb',
+  )  # fmt: skip
+  (top, bottom), (left, right) = layer.padding
+  return {name: getattr(layer, name) for name in same} | {
+    'is_critically_sampled': layer.is_critical,
+    'down_radial': layer.radial_down_filter,
+    'in_size': [layer.in_size] * 2,
+    'out_size': [layer.out_size] * 2,
+    'padding': [left, right, top, bottom],
+  }
+
+
+def discriminator_model(discriminator: Module) -> dict[str, Any]:
+  """Returns the `model` part of our configuration, as far as D knows it.
+
+  Args:
+    discriminator: The official module.
+
+  Raises:
+    CheckpointError: If it is of another architecture than `nets.discriminator`.
+  """
+  arguments = _arguments(discriminator)
+  model = _sizes(discriminator)
+  try:
+    sides = discriminator_lib.block_resolutions(model['resolution'])
+  except ValueError as error:
+    raise CheckpointError(str(error)) from error
+  blocks = [discriminator.submodule(f'b{side}') for side in sides]
+  first, epilogue = blocks[0], blocks[-1]
+  clamp = _clamp(first.submodule('conv0').state.get('conv_clamp'))
+  for side, block in zip(sides, blocks, strict=True):
+    _check_block(block, f'b{side}', clamp)
+  mbstd = epilogue.submodule('mbstd')
+  _check(mbstd, 'mbstd', {'num_channels': 1})
+  model['discriminator'] = {
+    name: _number(name, arguments.get(name, default), most, int)
+    for name, _, default, most in _SYNTHESIS[:2]
+  } | {
+    'mbstd_group': _attribute(mbstd, 'group_size', 1 << 20),
+    'conv_clamp': clamp,
+  }
+  if model['label_dim']:
+    mapping = discriminator.submodule('mapping')
+    layers = _attribute(mapping, 'num_layers', _MAX_LAYERS)
+    model['discriminator']['mapping_layers'] = layers
+    _check_mapping(mapping, _attribute(mapping, 'w_dim', _MAX_FEATURES))
+  return model
+
+
+def _check_block(block: Module, where: str, clamp: float | None) -> None:
+  architecture = block.state.get('architecture')
+  if architecture != 'resnet':
+    raise CheckpointError(
+      f'the discriminator has the architecture {quoted(architecture)}: only '
+      "'resnet' can be converted"
+    )
+  for name, module in block.part('_modules').items():
+    if name in ('fc', 'out', 'mbstd'):
+      continue
+    is_skip = name == 'skip'
+    _check(
+      module,
+      f'{where}.{name}',
+      {
+        'activation': 'linear' if is_skip else 'lrelu',
+        'up': 1,
+        'down': 2 if name in ('conv1', 'skip') else 1,
+        # A skip is linear in what is clamped already.
+        'conv_clamp': None if is_skip else clamp,
+      },
+    )
+  if 'fc' in block.part('_modules'):
+    _check_dense(block.submodule('fc'), f'{where}.fc', activation='lrelu')
+    _check_dense(block.submodule('out'), f'{where}.out')
+
+
+def _check_mapping(mapping: Module, w_dim: int) -> None:
+  _check(mapping, 'mapping', {'w_dim': w_dim})
+  for name, module in mapping.part('_modules').items():
+    if name == 'embed':
+      _check_dense(module, f'mapping.{name}')
+    else:
+      _check_dense(
+        module, f'mapping.{name}', lr_multiplier=0.01, activation='lrelu'
+      )
+
+
+def _check_dense(
+  module: Module,
+  where: str,
+  lr_multiplier: float = 1.0,
+  activation: str = 'linear',
+) -> None:
+  # A frozen layer keeps its weight among the buffers.
+  arrays = module.part('_buffers') | module.part('_parameters')
+  weight = arrays.get('weight')
+  if not isinstance(weight, Tensor) or len(weight.shape) != 2:
+    raise CheckpointError(f'{quoted(where)} of the checkpoint has no weight')
+  _check(
+    module,
+    where,
+    {
+      'activation': activation,
+      'weight_gain': lr_multiplier / max(weight.shape[1], 1) ** 0.5,
+      'bias_gain': lr_multiplier,
+    },
+  )
+
+
+def _check(module: Module, where: str, expected: Mapping[str, Any]) -> None:
+  """Compares attributes of a module with what its design gives."""
+  for name, wanted in expected.items():
+    found = _plain(module.state.get(name))
+    pairs = [(found, wanted)]
+    if isinstance(wanted, list):
+      listed = found if isinstance(found, list) else [found]
+      pairs = list(itertools.zip_longest(listed, wanted))
+    if not all(_equal(*pair) for pair in pairs):
+      raise CheckpointError(
+        f'{quoted(where)} of the checkpoint has {name} = {found}, where its '
+        f'design gives {wanted}: it was made by other code than is known here'
+      )
+
+
+def _plain(value: Any) -> Any:
+  """Returns a number, a text or a short list of numbers; else a description."""
+  if isinstance(value, NumpyArray) and value.numpy().size <= 8:
+    value = value.numpy().ravel().tolist()
+  if isinstance(value, list | tuple) and len(value) <= 8:
+    return [_plain(item) if _is_scalar(item) else '...' for item in value]
+  if _is_scalar(value):
+    return value
+  return quoted(value)
+
+
+def _is_scalar(value: Any) -> bool:
+  return value is None or isinstance(value, bool | int | float)
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+  if isinstance(wanted, str) or wanted is None or isinstance(wanted, bool):
+    return found == (ascii(wanted) if isinstance(wanted, str) else wanted)
+  if type(found) not in (int, float):
+    return False
+  return math.isclose(found, wanted, rel_tol=_RELATIVE)
+
+
+def _sizes(network: Module) -> dict[str, Any]:
+  return {
+    'resolution': _attribute(network, 'img_resolution', _MAX_RESOLUTION),
+    'img_channels': _attribute(network, 'img_channels', 4),
+    'label_dim': _attribute(network, 'c_dim', _MAX_FEATURES),
+    'precision': 'fp32',
+  }
+
+
+def _arguments(module: Module) -> dict[str, Any]:
+  """Returns what a module was made with, by name."""
+  arguments = module.state.get('_init_kwargs')
+  if not isinstance(arguments, dict):
+    raise CheckpointError(
+      f'the module {quoted(module.class_name)} does not say what it was made '
+      'with'
+    )
+  return arguments
+
+
+def _attribute(module: Module, name: str, most: int) -> int:
+  return _number(name, module.state.get(name), most, int)
+
+
+def _number(name: str, value: Any, most: float, kind: type) -> Any:
+  """Returns a number between 0 and `most` of this kind."""
+  if (
+    type(value) not in (int, float)
+    or not 0 <= value <= most
+    or (kind is int and value != int(value))
+  ):
+    raise CheckpointError(
+      f'the checkpoint has {name} = {_plain(value)}, which is no '
+      f'{"whole number" if kind is int else "number"} from 0 to {most:g}'
+    )
+  return kind(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+  if type(value) is not bool:
+    raise CheckpointError(f'the checkpoint has {name} = {_plain(value)}')
+  return value
+
+
+def _clamp(value: Any) -> float | None:
+  return None if value is None else _number('conv_clamp', value, 1e38, float)

@@ -1,0 +1,185 @@
+"""Our own files of a trained model: safetensors and a configuration.
+
+    config.json         the configuration and where the model came from
+    model.safetensors   all arrays: `generator_ema/params/.../weight`
+
+Neither can hold code. Arrays are mapped into memory and only those read that
+are asked for.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from sg3jax.interop import names, schema
+from sg3jax.interop.records import CheckpointError
+from sg3jax.types import Tree
+from sg3jax.version import __version__
+
+ARRAYS = 'model.safetensors'
+CONFIG = 'config.json'
+_FORMAT = 'sg3jax.model'
+_VERSION = 1
+
+
+def is_model_folder(path: str | pathlib.Path) -> bool:
+  """Returns whether a folder holds a model's files."""
+  path = pathlib.Path(path)
+  return (path / CONFIG).is_file() and (path / ARRAYS).is_file()
+
+
+def check_is_new(path: str | pathlib.Path) -> None:
+  """Checks that a folder can be written to.
+
+  Raises:
+    FileExistsError: If it has files, or is one.
+  """
+  path = pathlib.Path(path)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise FileExistsError(
+      f'{path} exists and is not empty: choose another folder'
+    )
+
+
+def save(
+  path: str | pathlib.Path,
+  model: Mapping[str, Any],
+  networks: Mapping[str, Tree],
+  source: Mapping[str, Any],
+) -> None:
+  """Writes a model; the folder appears when it is complete.
+
+  Args:
+    path: The folder: a new or an empty one.
+    model: The `model` part of the configuration.
+    networks: Variables by name: of `schema.NETWORKS`.
+    source: Where it came from, for `config.json`.
+
+  Raises:
+    FileExistsError: If the folder has files, or is one.
+  """
+  path = pathlib.Path(path).absolute()
+  check_is_new(path)
+  config = {
+    'format': _FORMAT,
+    'version': _VERSION,
+    'written_by': f'sg3jax {__version__}',
+    'source': dict(source),
+    'networks': sorted(networks),
+    'options': {'model': dict(model)},
+  }
+  arrays = {
+    f'{network}/{name}': np.asarray(array, order='C')
+    for network, variables in networks.items()
+    for name, array in names.flatten(variables).items()
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = pathlib.Path(
+    tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent)
+  )
+  try:
+    safetensors_numpy.save_file(arrays, temporary / ARRAYS)
+    (temporary / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
+    # Both are made for their owner alone.
+    temporary.chmod(0o755)
+    (temporary / ARRAYS).chmod(0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+def load(
+  path: str | pathlib.Path,
+  networks: Iterable[str] = ('generator_ema', 'discriminator'),
+) -> tuple[dict[str, Any], dict[str, Tree]]:
+  """Reads a model.
+
+  Args:
+    path: The folder.
+    networks: Which networks to read, as far as the model has them.
+
+  Returns:
+    The options and variables by network.
+
+  Raises:
+    CheckpointError: If a file is damaged, of a later version, or if the arrays
+      do not fit the configuration.
+  """
+  path = pathlib.Path(path)
+  options = _read_config(path / CONFIG)
+  found: dict[str, Tree] = {}
+  with _open_arrays(path / ARRAYS) as file:
+    for name in file.keys():  # noqa: SIM118
+      network, *folders, leaf = name.split('/')
+      if network not in networks:
+        continue
+      node = found.setdefault(network, {})
+      for folder in folders:
+        node = node.setdefault(folder, {})
+      node[leaf] = file.get_tensor(name)
+  if 'generator_ema' not in found:
+    raise CheckpointError(f'{path / ARRAYS} has no generator_ema')
+  for network, variables in found.items():
+    schema.check_shapes(network, options['model'], variables)
+  return options, found
+
+
+def save_arrays(
+  path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]
+) -> None:
+  """Writes arrays by name as `.npz` or `.safetensors`.
+
+  Raises:
+    ValueError: If the name ends otherwise.
+    FileExistsError: If the file exists.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in ('.npz', '.safetensors'):
+    raise ValueError(f'{path} must end in .npz or .safetensors')
+  if path.exists():
+    raise FileExistsError(f'{path} exists: choose another name')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{path.stem}-writing{path.suffix}')
+  if path.suffix == '.npz':
+    np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+  else:
+    safetensors_numpy.save_file(dict(arrays), temporary)
+  temporary.chmod(0o644)
+  os.replace(temporary, path)
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:
+    raise CheckpointError(f'{path} is no JSON: {error}') from error
+  if not isinstance(config, dict) or config.get('format') != _FORMAT:
+    raise CheckpointError(f'{path} is no configuration of a model of sg3jax')
+  if config.get('version') != _VERSION:
+    raise CheckpointError(
+      f'{path} is of version {config.get("version")}: this sg3jax reads '
+      f'version {_VERSION}'
+    )
+  options = config.get('options')
+  if not isinstance(options, dict) or 'model' not in options:
+    raise CheckpointError(f'{path} has no options of a model')
+  return options
+
+
+@contextlib.contextmanager
+def _open_arrays(path: pathlib.Path) -> Iterator[Any]:
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      yield file
+  except safetensors.SafetensorError as error:
+    raise CheckpointError(f'{path} is damaged: {error}') from error

@@ -1,0 +1,96 @@
+"""Reads damaged checkpoints; a process of its own, for `test_hostile.py`.
+
+    python fuzz.py COUNT
+
+Prints how many were read, how many refused, and the slowest's seconds. Ends
+with an error if a file makes Python do anything, raises another error, or
+wants more memory.
+"""
+
+import io
+import random
+import resource
+import sys
+import time
+import zipfile
+
+import audit
+import numpy as np
+import official_writer as writer
+
+from sg3jax.interop import reader, records
+
+_MEMORY = 1 << 29  # Bytes of address space beyond what has been loaded.
+
+
+def checkpoints() -> list[bytes]:
+  """Returns small whole ones: pickles of two protocols and a zip."""
+  weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+  layer = writer.module(
+    'Layer', {'weight': weight}, {'filter': None}, {}, size=np.array([3, 4])
+  )
+  net = writer.module(
+    'Net', {}, {'w_avg': weight[0]}, {'layer': layer}, z_dim=4, gain=2.5
+  )
+  options = writer.EasyDict(path='x.zip', resolution=32)
+  value = {'G': net, 'augment_pipe': None, 'training_set_kwargs': options}
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
+    archive.writestr('net/data.pkl', writer.dumps(value, 2))
+    archive.writestr('net/byteorder', b'little')
+  return [writer.dumps(value, 4), writer.dumps(value, 3), file.getvalue()]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+  """Returns the bytes with some changed, cut out, doubled or swapped."""
+  result = bytearray(data)
+  for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
+    position = rng.randrange(len(result))
+    length = rng.choice((1, 2, 4, 8, 64))
+    match rng.randrange(5):
+      case 0:
+        result[position] ^= 1 << rng.randrange(8)
+      case 1:
+        result[position] = rng.randrange(256)
+      case 2:
+        del result[position : position + length]
+      case 3:
+        result[position:position] = result[position : position + length]
+      case 4:
+        size = len(result[position : position + length])
+        result[position : position + size] = b'\xff' * size
+    if not result:
+      return b'\x80'
+  return bytes(result)
+
+
+def main() -> None:
+  """Fuzzes."""
+  count = int(sys.argv[1])
+  wholes = checkpoints()
+  for whole in wholes:
+    reader.read_bytes(whole)  # Imports what it needs, and is indeed whole.
+  with open('/proc/self/statm') as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+  limit = used + _MEMORY
+  resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+  rng = random.Random(0)
+  read = refused = 0
+  slowest = 0.0
+  for i in range(count):
+    data = mutated(wholes[i % len(wholes)], rng)
+    start = time.perf_counter()
+    with audit.recorded() as events:
+      try:
+        reader.read_bytes(data)
+        read += 1
+      except records.CheckpointError:
+        refused += 1
+    slowest = max(slowest, time.perf_counter() - start)
+    if events:
+      sys.exit(f'mutation {i} did {events}')
+  print(read, refused, f'{slowest:.3f}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,266 @@
+"""Networks of any hyper-parameters in the official pickle's structure."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import official_writer as writer
+
+from sg3jax.interop import official
+from sg3jax.nets import factory
+from sg3jax.nets import spec as spec_lib
+
+_BUFFERS = frozenset(
+  [
+    'w_avg', 'freqs', 'phases', 'transform', 'magnitude_ema', 'up_filter',
+    'down_filter', 'resample_filter',
+  ]
+)  # fmt: skip
+
+
+def nested(arrays: dict) -> dict:
+  """Returns a tree of arrays with dotted names."""
+  tree = {}
+  for name, array in arrays.items():
+    *folders, leaf = name.split('.')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[leaf] = array
+  return tree
+
+
+def _build(tree: dict, attributes, path: str = '') -> writer.Call:
+  """Returns a module; `attributes(path, tree)` is what each says of itself."""
+  arrays = {k: v for k, v in tree.items() if not isinstance(v, dict)}
+  return writer.module(
+    'Whatever',
+    {k: v for k, v in arrays.items() if k not in _BUFFERS},
+    {k: v for k, v in arrays.items() if k in _BUFFERS},
+    {
+      k: _build(v, attributes, f'{path}.{k}'.lstrip('.'))
+      for k, v in tree.items()
+      if isinstance(v, dict)
+    },
+    **attributes(path, tree),
+  )
+
+
+def _dense(path: str, tree: dict) -> dict:
+  lr = 0.01 if path.startswith('mapping.fc') else 1
+  is_activated = path.startswith('mapping.fc') or path.endswith('.fc')
+  return {
+    'activation': 'lrelu' if is_activated else 'linear',
+    'weight_gain': lr / math.sqrt(tree['weight'].shape[1]),
+    'bias_gain': lr,
+  }
+
+
+def _layer(layer: spec_lib.LayerSpec, clamp: float | None) -> dict:
+  (top, bottom), (left, right) = layer.padding
+  return {
+    'is_torgb': layer.is_torgb,
+    'is_critically_sampled': layer.is_critical,
+    'in_channels': layer.in_channels,
+    'out_channels': layer.out_channels,
+    'in_size': np.array([layer.in_size] * 2),
+    'out_size': np.array([layer.out_size] * 2),
+    'in_sampling_rate': int(layer.in_sampling_rate),
+    'out_sampling_rate': int(layer.out_sampling_rate),
+    'tmp_sampling_rate': int(layer.tmp_sampling_rate),
+    'in_cutoff': layer.in_cutoff,
+    'out_cutoff': np.float64(layer.out_cutoff),
+    'in_half_width': layer.in_half_width,
+    'out_half_width': layer.out_half_width,
+    'conv_kernel': layer.conv_kernel,
+    'conv_clamp': clamp,
+    'up_factor': layer.up_factor,
+    'up_taps': layer.up_taps,
+    'down_factor': layer.down_factor,
+    'down_taps': layer.down_taps,
+    'down_radial': layer.radial_down_filter,
+    'padding': [left, right, top, bottom],
+  }
+
+
+def _sizes(model: dict) -> dict:
+  return {
+    'c_dim': model['label_dim'],
+    'img_resolution': model['resolution'],
+    'img_channels': model['img_channels'],
+  }
+
+
+def generator(model: dict, arrays: dict, changes: dict | None = None):
+  """Returns what is pickled as a generator.
+
+  Args:
+    model: The `model` part of our configuration.
+    arrays: Its arrays by official name.
+    changes: Other attributes, by path of the module and name: lies.
+  """
+  spec = spec_lib.SynthesisSpec(
+    resolution=model['resolution'],
+    img_channels=model['img_channels'],
+    **model['synthesis'],
+  )
+  clamp = model.get('conv_clamp')
+  design = dict(model['synthesis'])
+  arguments = {
+    'w_dim': model['w_dim'],
+    'margin_size': design.pop('margin'),
+    'use_radial_filters': design.pop('radial_filters'),
+    'conv_clamp': clamp,
+    'output_scale': model.get('output_scale', 0.25),
+    **design,
+  }
+
+  def attributes(path: str, tree: dict) -> dict:
+    name = path.rpartition('.')[2]
+    found = {}
+    if path == '':
+      found = _sizes(model) | {k: model[k] for k in ('z_dim', 'w_dim')}
+    elif path == 'mapping':
+      found = {'num_layers': model['mapping_layers'], 'w_dim': model['w_dim']}
+    elif path == 'synthesis':
+      found = {'_init_kwargs': arguments}
+    elif path == 'synthesis.input':
+      found = {
+        'channels': int(spec.channels[0]),
+        'size': np.array([spec.input_size] * 2),
+        'sampling_rate': spec.sampling_rates[0],
+        'bandwidth': spec.first_cutoff,
+      }
+    elif name.startswith('L'):
+      index = int(name.split('_')[0].removeprefix('L'))
+      found = _layer(spec.layers[index], clamp)
+    else:
+      found = _dense(path, tree)
+    return found | (changes or {}).get(path, {})
+
+  return _build(nested(arrays), attributes)
+
+
+def discriminator(model: dict, arrays: dict, changes: dict | None = None):
+  """Returns what is pickled as a discriminator; arguments as `generator`."""
+  options = model['discriminator']
+  last = min(
+    int(name.split('.')[0].removeprefix('b'))
+    for name in arrays
+    if name.startswith('b')
+  )
+
+  def attributes(path: str, tree: dict) -> dict:
+    name = path.rpartition('.')[2]
+    if path == '':
+      arguments = {k: options[k] for k in ('channel_base', 'channel_max')}
+      found = _sizes(model) | {'_init_kwargs': arguments}
+    elif path == 'mapping':
+      found = {'num_layers': options['mapping_layers']}
+      found['w_dim'] = len(tree['fc0']['bias'])
+    elif path.startswith('mapping.') or name in ('fc', 'out'):
+      found = _dense(path, tree)
+    elif name == 'mbstd':
+      found = {'group_size': options['mbstd_group'], 'num_channels': 1}
+    elif '.' not in path:
+      found = {'architecture': 'resnet'}
+    else:
+      found = {
+        'activation': 'linear' if name == 'skip' else 'lrelu',
+        'up': 1,
+        'down': 2 if name in ('conv1', 'skip') else 1,
+        'conv_clamp': None if name == 'skip' else options.get('conv_clamp'),
+      }
+    return found | (changes or {}).get(path, {})
+
+  tree = nested(arrays)
+  tree[f'b{last}']['mbstd'] = {}
+  return _build(tree, attributes)
+
+
+UNUSUAL = {
+  'resolution': 16,
+  'img_channels': 1,
+  'label_dim': 5,
+  'z_dim': 12,
+  'w_dim': 16,
+  'mapping_layers': 3,
+  'generator': 'stylegan3',
+  'precision': 'fp32',
+  'filtered_lrelu_implementation': None,
+  'conv_clamp': 0.5,
+  'output_scale': 0.75,
+  'synthesis': {
+    'channel_base': 64,
+    'channel_max': 8,
+    'num_layers': 10,
+    'num_critical': 1,
+    'first_cutoff': 1.5,
+    'first_stopband': 5.0,
+    'last_stopband_rel': 1.5,
+    'margin': 8,
+    'filter_size': 4,
+    'lrelu_upsampling': 4,
+    'conv_kernel': 3,
+    'radial_filters': True,
+  },
+  'discriminator': {
+    'channel_base': 64,
+    'channel_max': 8,
+    'mbstd_group': 2,
+    'conv_clamp': 0.5,
+    'mapping_layers': 3,
+  },
+}  # fmt: skip
+
+SMALL = UNUSUAL | {
+  'label_dim': 0,
+  'synthesis': UNUSUAL['synthesis']
+  | {'num_layers': 3, 'filter_size': 2, 'lrelu_upsampling': 2, 'margin': 2},
+}
+
+
+def _init(module, seed, *inputs):
+  """Returns variables of which none has its initial value."""
+  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  rng = np.random.RandomState(seed)
+  return jax.tree.map(
+    lambda x: np.abs(rng.randn(*x.shape)).astype(np.float32), variables
+  )
+
+
+@functools.cache
+def networks(which):
+  """Returns a generator and a discriminator with their variables."""
+  model = {'unusual': UNUSUAL, 'small': SMALL}[which]
+  labels = [np.eye(5, dtype=np.float32)[:2]] if model['label_dim'] else []
+  z = np.zeros((2, model['z_dim']), np.float32)
+  side = model['resolution']
+  images = np.zeros((2, side, side, 1), np.float32)
+  G = factory.make_generator(model)
+  D = factory.make_discriminator(model)
+  return model, {
+    'generator_ema': (G, _init(G, 0, z, *labels)),
+    'discriminator': (D, _init(D, 1, images, *labels)),
+  }
+
+
+def official_arrays(which, network):
+  model, nets = networks(which)
+  return official.export(network, model, nets[network][1])
+
+
+def checkpoint(
+  which='small', arrays=None, changes=None, D=True, D_changes=None
+) -> bytes:
+  """Returns a checkpoint; `arrays` and `changes` replace what G_ema has."""
+  model, _ = networks(which)
+  arrays = official_arrays(which, 'generator_ema') | (arrays or {})
+  arrays = {name: x for name, x in arrays.items() if x is not None}
+  value = {'G_ema': generator(model, arrays, changes)}
+  if D:
+    value['D'] = discriminator(
+      model, official_arrays(which, 'discriminator'), D_changes
+    )
+  return writer.dumps(value)

@@ -1,0 +1,225 @@
+"""Our own files, and the commands that write and open them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import official_networks
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import sg3jax
+from sg3jax.interop import model_files, official, reader, records
+
+
+@pytest.fixture(scope='module')
+def converted():
+  return official.convert(reader.read_bytes(official_networks.checkpoint()))
+
+
+@pytest.fixture
+def folder(converted, tmp_path):
+  path = tmp_path / 'model'
+  model_files.save(path, converted.model, converted.networks, {'file': 'x.pkl'})
+  return path
+
+
+def test_models_are_kept_bit_for_bit(folder, converted):
+  assert sorted(p.name for p in folder.iterdir()) == [
+    'config.json', 'model.safetensors'
+  ]  # fmt: skip
+  modes = [path.stat().st_mode & 0o777 for path in folder.iterdir()]
+  assert all(mode & 0o444 == 0o444 for mode in modes)
+  options, networks = model_files.load(folder)
+  assert options == {'model': converted.model}
+  assert networks.keys() == {'generator_ema', 'discriminator'}
+  for name, variables in networks.items():
+    jax.tree.map(
+      lambda a, b: np.testing.assert_array_equal(a, b, strict=True),
+      variables,
+      converted.networks[name],
+    )
+  assert model_files.load(folder, ['generator_ema'])[1].keys() == {
+    'generator_ema'
+  }
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['source'] == {'file': 'x.pkl'}
+  assert config['version'] == 1
+
+
+def test_models_without_discriminator(converted, tmp_path):
+  networks = {'generator_ema': converted.networks['generator_ema']}
+  model_files.save(tmp_path / 'g', converted.model, networks, {})
+  model = sg3jax.load_model(tmp_path / 'g')
+  assert model.kimg == 0
+  assert (model.resolution, model.z_dim, model.num_ws) == (16, 12, 5)
+  with pytest.raises(ValueError, match='without a discriminator'):
+    model.discriminate(np.zeros((1, 16, 16, 1), np.float32))
+
+
+def test_folders_are_never_overwritten(folder, converted, tmp_path):
+  before = {p.name: p.read_bytes() for p in folder.iterdir()}
+  with pytest.raises(FileExistsError, match='not empty: choose another'):
+    model_files.save(folder, converted.model, converted.networks, {})
+  assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+  (tmp_path / 'empty').mkdir()
+  model_files.save(tmp_path / 'empty', converted.model, converted.networks, {})
+  assert model_files.is_model_folder(tmp_path / 'empty')
+
+
+def test_a_failed_save_leaves_nothing(converted, tmp_path):
+  with pytest.raises(TypeError, match='JSON'):
+    model_files.save(
+      tmp_path / 'model', converted.model, converted.networks, {'file': b''}
+    )
+  assert list(tmp_path.iterdir()) == []
+
+
+def _rewrite(path, change):
+  config = json.loads(path.read_text())
+  change(config)
+  path.write_text(json.dumps(config))
+
+
+def test_damaged_models_are_one_clear_error(folder):
+  config, arrays = folder / 'config.json', folder / 'model.safetensors'
+  whole = arrays.read_bytes()
+  arrays.write_bytes(whole[:-1])
+  with pytest.raises(records.CheckpointError, match='safetensors is damaged'):
+    sg3jax.load_model(folder)
+  arrays.write_bytes(b'\xff' * 100)
+  with pytest.raises(records.CheckpointError, match='safetensors is damaged'):
+    sg3jax.load_model(folder)
+  arrays.write_bytes(whole)
+  _rewrite(config, lambda c: c['options']['model'].update(w_dim=8))
+  with pytest.raises(records.CheckpointError, match=r'is \(.*, not \('):
+    sg3jax.load_model(folder)
+  _rewrite(config, lambda c: c.update(version=2))
+  with pytest.raises(records.CheckpointError, match='version 2: this'):
+    sg3jax.load_model(folder)
+  _rewrite(config, lambda c: c.pop('format'))
+  with pytest.raises(records.CheckpointError, match='no configuration'):
+    sg3jax.load_model(folder)
+  config.write_text('{')
+  with pytest.raises(records.CheckpointError, match='no JSON'):
+    sg3jax.load_model(folder)
+
+
+def test_official_files_are_to_be_imported_first(tmp_path):
+  (tmp_path / 'net.pkl').write_bytes(official_networks.checkpoint())
+  with pytest.raises(ValueError, match=r'`sg3jax import .*net\.pkl --output'):
+    sg3jax.load_model(tmp_path / 'net.pkl')
+
+
+@pytest.fixture(scope='module')
+def cli(tmp_path_factory):
+  """`cli('import', ...)` runs a command: (status, out, error)."""
+  env = os.environ | {
+    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('cache')),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': str(pathlib.Path(sg3jax.__file__).parents[1]),
+  }
+
+  def call(*args):
+    process = subprocess.run(
+      [sys.executable, '-m', 'sg3jax', *map(str, args)],
+      env=env,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+  return call
+
+
+@pytest.mark.slow
+def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
+  """Import, pictures, figures and export, each by its command."""
+  pkl, folder = tmp_path / 'net.pkl', tmp_path / 'model'
+  pkl.write_bytes(official_networks.checkpoint())
+  status, out, error = cli('import', pkl, f'--output={folder}')
+  assert status == 0, error
+  for line in (
+    'StyleGAN3-R, 16 pixels, 1 channels, 0 labels',
+    'generator_ema: ',
+    'arrays that follow from the design',
+    'keep the licence',
+  ):
+    assert line in out
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['source']['file'] == 'net.pkl'
+  assert len(config['source']['sha256']) == 64
+
+  status, out, error = cli(
+    'generate', f'--network={folder}', '--seeds=0-1', f'--outdir={tmp_path}'
+  )
+  assert status == 0, error
+  model = sg3jax.load_model(folder)
+  image = model(sg3jax.model.seed_latents([1], model.z_dim))[0]
+  pixels = np.clip(np.asarray(image) * 127.5 + 128, 0, 255).astype(np.uint8)
+  saved = np.asarray(Image.open(tmp_path / 'seed0001.png'))
+  # One rounding step, where another batch size sums in another order.
+  assert np.abs(saved.astype(int) - pixels[..., 0]).max() <= 1
+
+  status, out, error = cli(
+    'evaluate', f'--network={folder}', '--metrics=eqt', '--samples=4'
+  )
+  assert status == 0, error
+  assert json.loads(out.splitlines()[-1])['kimg'] == 0
+
+  output = tmp_path / 'd.safetensors'
+  status, out, error = cli(
+    'export', f'--network={folder}', '--of=discriminator', f'--output={output}'
+  )
+  assert status == 0, error
+  expected = official.export(
+    'discriminator', converted.model, converted.networks['discriminator']
+  )
+  found = safetensors.numpy.load_file(output)
+  assert found.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_wrong_imports_are_one_clear_error(cli, tmp_path):
+  pkl = tmp_path / 'net.pkl'
+  pkl.write_bytes(b'\x80\x04cos\nsystem\n\x8c\x04true\x85R.')
+  status, out, error = cli('import', pkl, f'--output={tmp_path / "new"}')
+  assert (status, out) == (1, '')
+  assert error.startswith(f"error: {pkl}: the checkpoint asks for 'os.system'")
+  assert not (tmp_path / 'new').exists()
+  status, _, error = cli('import', pkl, f'--output={tmp_path}')
+  assert status == 1
+  assert 'not empty: choose another folder' in error
+  status, _, error = cli('import', f'--output={tmp_path}')
+  assert status == 1
+  assert 'a FILE is required' in error
+
+
+@pytest.mark.parametrize('name', ['g.npz', 'g.safetensors'])
+def test_arrays_under_official_names(converted, tmp_path, name):
+  arrays = official.export(
+    'generator_ema', converted.model, converted.networks['generator_ema']
+  )
+  model_files.save_arrays(tmp_path / name, arrays)
+  found = (
+    dict(np.load(tmp_path / name))
+    if name.endswith('npz')
+    else safetensors.numpy.load_file(tmp_path / name)
+  )
+  assert found.keys() == arrays.keys()
+  for key, array in arrays.items():
+    np.testing.assert_array_equal(found[key], array, strict=True)
+  assert [p.name for p in tmp_path.iterdir()] == [name]
+  with pytest.raises(FileExistsError, match='choose another name'):
+    model_files.save_arrays(tmp_path / name, arrays)
+  with pytest.raises(ValueError, match=r'\.npz or \.safetensors'):
+    model_files.save_arrays(tmp_path / 'g.pt', arrays)

@@ -1,0 +1,321 @@
+"""Official checkpoints: the same pictures, and back again exactly."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import official_networks
+import official_writer as writer
+import pytest
+from conftest import GOLDENS
+
+import sg3jax.model
+from sg3jax.interop import official, reader, records
+from sg3jax.nets import factory
+
+_STYLEGAN3 = ['stylegan3_t32', 'stylegan3_r32_cond']
+
+# The recordings' agreement as their README states it, of the range of values.
+_TOLERANCE = 1e-3
+
+
+@functools.cache
+def _read(name):
+  return reader.read_checkpoint(GOLDENS / f'official_{name}.pkl')
+
+
+@functools.cache
+def _converted(name):
+  return official.convert(_read(name))
+
+
+def _assert_close(found, expected):
+  expected = np.moveaxis(expected, 1, -1) if expected.ndim == 4 else expected
+  assert found.shape == expected.shape
+  error = np.abs(np.asarray(found) - expected).max()
+  assert error < _TOLERANCE * np.ptp(expected)
+
+
+@pytest.mark.parametrize(
+  ('name', 'implementation'),
+  [
+    *itertools.product(_STYLEGAN3, ['reference', 'banded']),
+    ('stylegan2_32', None),
+  ],
+)
+def test_pictures_are_the_recorded_ones(name, implementation, golden):
+  recorded = golden(f'official_{name}_expected.npz')
+  converted = _converted(name)
+  options = {'filtered_lrelu_implementation': implementation}
+  model = sg3jax.model.Model(
+    {'model': converted.model | options}, converted.networks
+  )
+  z, c = recorded['z'], recorded.get('c')
+  styles = [model.mapping(z, c), model.mapping(z, c, truncation_psi=0.5)]
+  images = model.synthesis(np.concatenate(styles))
+  _assert_close(images[: len(z)], recorded['img_noise_const'])
+  _assert_close(images[len(z) :], recorded['img_psi0_5'])
+
+
+@pytest.mark.parametrize('name', [*_STYLEGAN3, 'stylegan2_32'])
+def test_logits_are_the_recorded_ones(name, golden):
+  recorded = golden(f'official_{name}_expected.npz')
+  model, variables, _ = official.convert_network(
+    'discriminator', _read(name)['D']
+  )
+  discriminator = factory.make_discriminator(model)
+  images = np.moveaxis(recorded['d_in'], 1, -1)
+  logits = jax.jit(discriminator.apply)(variables, images, recorded.get('d_c'))
+  _assert_close(logits, recorded['d_logits'])
+
+
+def test_generators_of_another_kind_are_refused():
+  checkpoint = dict(_read('stylegan2_32'))
+  generator = _read.__wrapped__('stylegan2_32')['G_ema']
+  synthesis = generator.submodule('synthesis')
+  del synthesis.state['_modules']['b4']
+  checkpoint['G_ema'] = generator
+  with pytest.raises(records.CheckpointError, match="begins with 'b8'"):
+    official.convert(checkpoint)
+
+
+@pytest.mark.parametrize(
+  ('path', 'name', 'value'),
+  [
+    ('b4', 'architecture', 'orig'),
+    ('b8.conv0', 'up', 1),
+    ('b8.conv1', 'use_noise', False),
+    ('b32', 'is_last', False),
+    ('b16.torgb', 'conv_clamp', None),
+  ],
+)
+def test_blocks_that_contradict_the_design_are_refused(path, name, value):
+  generator = _read.__wrapped__('stylegan2_32')['G_ema']
+  module = generator.submodule('synthesis')
+  for part in path.split('.'):
+    module = module.submodule(part)
+  module.state[name] = value
+  with pytest.raises(records.CheckpointError, match=f'{path}.* has {name} ='):
+    official.convert_network('generator_ema', generator)
+
+
+def test_the_report_counts_everything():
+  converted = _converted('stylegan3_t32')
+  assert list(converted.networks) == [
+    'generator_ema', 'generator', 'discriminator'
+  ]  # fmt: skip
+  assert converted.ignored == ["'augment_pipe'", "'training_set_kwargs'"]
+  # Two filters of 14 layers and a transform, twice; and one filter of each
+  # convolution and of each block but the last.
+  assert converted.compared == 2 * (2 * 14 + 1) + (4 + 3 + 3 + 1) + 3
+
+
+def _arrays(module, prefix=''):
+  """Walks a module on its own, for comparison."""
+  found = {}
+  for part in ('_parameters', '_buffers'):
+    for name, tensor in module.state[part].items():
+      if tensor is not None:
+        found[prefix + name] = tensor.numpy()
+  for name, child in module.state['_modules'].items():
+    found |= _arrays(child, f'{prefix}{name}.')
+  return found
+
+
+@pytest.mark.parametrize('name', [*_STYLEGAN3, 'stylegan2_32'])
+@pytest.mark.parametrize('official_name', ['G_ema', 'D'])
+def test_export_undoes_conversion(name, official_name):
+  converted = _converted(name)
+  network = {'G_ema': 'generator_ema', 'D': 'discriminator'}[official_name]
+  exported = official.export(
+    network, converted.model, converted.networks[network]
+  )
+  original = _arrays(_read(name)[official_name])
+  assert exported.keys() == original.keys()
+  for key, array in original.items():
+    assert exported[key].dtype == array.dtype, key
+    if 'filter' in key:  # Designed again.
+      np.testing.assert_allclose(
+        exported[key], array, rtol=0, atol=1e-6, strict=True
+      )
+    else:
+      np.testing.assert_array_equal(exported[key], array, key, strict=True)
+
+
+# Checkpoints of other hyper-parameters, written here.
+
+
+def test_other_hyper_parameters_survive():
+  """Every field of the design away from its default; and a clamp that bites."""
+  model, nets = official_networks.networks('unusual')
+  converted = official.convert(
+    reader.read_bytes(official_networks.checkpoint('unusual'))
+  )
+  assert converted.model == model
+  for network, (_, variables) in nets.items():
+    jax.tree.map(
+      np.testing.assert_array_equal, converted.networks[network], variables
+    )
+  options = converted.model | {'filtered_lrelu_implementation': 'reference'}
+  found = sg3jax.model.Model({'model': options}, converted.networks)
+  z = np.random.RandomState(0).randn(2, 12).astype(np.float32)
+  c = np.eye(5, dtype=np.float32)[:2]
+  images = found(z, c)
+  assert images.shape == (2, 16, 16, 1)
+  # The clamp bites: ToRGB's outputs reach it, and output_scale follows.
+  assert np.abs(images).max() == np.float32(0.5 * 0.75)
+  assert (found.num_ws, found.img_channels, found.label_dim) == (12, 1, 5)
+  assert np.isfinite(found.discriminate(images, c)).all()
+
+
+def test_half_and_double_arrays_become_float32():
+  arrays = official_networks.official_arrays('small', 'generator_ema')
+  name = 'mapping.fc0.weight'
+  for dtype in (np.float16, np.float64):
+    lossy = {name: arrays[name].astype(dtype)}
+    converted = official.convert(
+      reader.read_bytes(official_networks.checkpoint(arrays=lossy))
+    )
+    params = converted.networks['generator_ema']['params']
+    weight = params['mapping']['fc0']['weight']
+    assert weight.dtype == np.float32
+    np.testing.assert_array_equal(weight, lossy[name].T.astype(np.float32))
+
+
+def _refused(match, **changes):
+  with pytest.raises(records.CheckpointError, match=match) as caught:
+    official.convert(reader.read_bytes(official_networks.checkpoint(**changes)))
+  assert len(str(caught.value)) < 400
+
+
+def test_arrays_must_match_both_ways():
+  weight = official_networks.official_arrays('small', 'generator_ema')[
+    'mapping.fc0.weight'
+  ]
+  _refused(
+    "'mapping.fc9.weight'|fc9/weight is", arrays={'mapping.fc9.weight': weight}
+  )
+  _refused('fc0/bias is absent, not', arrays={'mapping.fc0.bias': None})
+  _refused('fc0/weight is ', arrays={'mapping.fc0.weight': weight[:, :-1]})
+  _refused("'mapping.strange'", arrays={'mapping.strange': weight})
+  _refused(
+    'lacks the array .*transform', arrays={'synthesis.input.transform': None}
+  )
+  integers = weight.astype(np.int64)
+  _refused('dtype int64', arrays={'mapping.fc0.weight': integers})
+
+
+def test_recomputed_arrays_must_be_ours():
+  arrays = official_networks.official_arrays('small', 'generator_ema')
+  name = next(name for name in arrays if name.endswith('up_filter'))
+  _refused(f'{name} .* other pictures', arrays={name: arrays[name] + 1e-5})
+  turned = np.float32([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+  _refused('transform', arrays={'synthesis.input.transform': turned})
+
+
+@pytest.mark.parametrize(
+  ('path', 'change', 'match'),
+  [
+    ('synthesis.{L1}', {'in_cutoff': 3.0}, 'has in_cutoff = 3.0, where its'),
+    ('synthesis.{L1}', {'padding': [0, 0, 0, 0]}, 'padding'),
+    ('synthesis.{L1}', {'padding': [[[0]]]}, 'padding'),
+    ('synthesis.{L1}', {'conv_clamp': 256}, 'conv_clamp'),
+    ('synthesis.{L1}', {'down_radial': False}, 'down_radial'),
+    ('synthesis.{L1}', {'in_size': np.zeros((3, 3, 3))}, 'in_size'),
+    ('synthesis.input', {'bandwidth': None}, 'bandwidth'),
+    ('mapping.fc0', {'weight_gain': 1.0}, 'weight_gain'),
+    ('mapping.fc0', {'activation': 'relu'}, "activation = 'relu'"),
+    ('mapping', {'num_layers': 2.5}, 'num_layers = 2.5'),
+    ('mapping', {'num_layers': 10**9}, 'num_layers = 1000000000'),
+    ('', {'z_dim': 'many'}, 'z_dim'),
+    ('', {'z_dim': 0}, 'impossible design| is .*, not'),
+    ('', {'c_dim': -1}, 'c_dim = -1'),
+    ('', {'img_resolution': float('nan')}, 'img_resolution = nan'),
+    ('', {'img_channels': 2}, 'img_channels must be'),
+    ('synthesis', {'_init_kwargs': {'filter_size': 10**6}}, 'filter_size'),
+    ('synthesis', {'_init_kwargs': {'num_layers': 0}}, 'impossible design'),
+    ('synthesis', {'_init_kwargs': {'first_cutoff': 0}}, 'impossible design'),
+    ('synthesis', {'_init_kwargs': {'use_noise': True}}, "'use_noise'"),
+    ('synthesis', {'_init_kwargs': 5}, 'does not say what it was made with'),
+  ],
+)
+def test_designs_that_do_not_add_up(path, change, match):
+  layers = [
+    name.split('.')[1]
+    for name in official_networks.official_arrays('small', 'generator_ema')
+    if name.startswith('synthesis.L1_')
+  ]
+  _refused(match, changes={path.format(L1=layers[0]): change}, D=False)
+
+
+@pytest.mark.parametrize(
+  ('path', 'change', 'match'),
+  [
+    ('b16', {'architecture': 'skip'}, "architecture 'skip': only 'resnet'"),
+    ('b4.mbstd', {'num_channels': 2}, 'num_channels'),
+    ('b4.mbstd', {'group_size': None}, 'group_size'),
+    ('b16.conv1', {'down': 1}, 'down = 1'),
+    ('b16.skip', {'conv_clamp': 256}, 'conv_clamp'),
+    ('b4.out', {'bias_gain': 2}, 'bias_gain'),
+    ('', {'_init_kwargs': {'channel_base': 0}}, 'impossible design'),
+    ('', {'_init_kwargs': {'channel_max': 1}}, r' is \(.*, not \('),
+    ('', {'img_channels': 3}, 'img_channels|fromrgb'),
+    ('', {'img_resolution': 17}, 'resolution 17'),
+  ],
+)
+def test_discriminators_of_other_architectures(path, change, match):
+  _refused(match, D_changes={path: change})
+
+
+def test_checkpoints_without_networks():
+  for value, match in (
+    ({'D': None, 'a' * 999: 1}, "no network G_ema, but 'D', 'aaa"),
+    ([], 'no dictionary'),
+    ({'G_ema': writer.module('Net', {}, {}, {})}, "no part 'synthesis'"),
+  ):
+    with pytest.raises(records.CheckpointError, match=match):
+      official.convert(reader.read_bytes(writer.dumps(value)))
+  assert official.convert(
+    reader.read_bytes(official_networks.checkpoint(D=False))
+  ).networks.keys() == {'generator_ema'}
+
+
+def test_shared_modules_are_not_walked_again_and_again():
+  """A module of two parts that are one module of two parts ...: refused."""
+  value = reader.read_bytes(official_networks.checkpoint(D=False))
+  part = value['G_ema'].submodule('mapping').submodule('fc0')
+  for _ in range(60):
+    state = {'_parameters': {}, '_buffers': {}}
+    state['_modules'] = {'a': part, 'b': part}
+    part = records.Module('Net', state)
+  value['G_ema'].state['_modules']['extra'] = part
+  with pytest.raises(records.CheckpointError, match='same as another module'):
+    official.convert(value)
+
+
+def test_damaged_attributes_are_one_clear_error():
+  """Random attributes replaced by junk: converted all the same, or refused."""
+  junk = [
+    None, True, -1, 0, 3, 1 << 70, 0.5, float('nan'), float('inf'), 'x', [], {},
+    (1, 2), [[]], set(), b'', records.NumpyArray(np.zeros(99)),
+    records.NumpyArray(), records.Module('Net', {}),
+  ]  # fmt: skip
+  value = reader.read_bytes(official_networks.checkpoint())
+  rng = np.random.RandomState(0)
+  refused = 0
+  for _ in range(60):
+    node = value[rng.choice(['G_ema', 'D'])]
+    while node.state['_modules'] and rng.rand() < 0.7:
+      node = rng.choice(list(node.state['_modules'].values()))
+    target = node.state
+    if '_init_kwargs' in target and rng.rand() < 0.5:
+      target = target['_init_kwargs']
+    key = rng.choice(list(target))
+    whole, target[key] = target[key], junk[rng.randint(len(junk))]
+    try:
+      official.convert(value)
+    except records.CheckpointError:
+      refused += 1
+    target[key] = whole
+  assert refused > 20
