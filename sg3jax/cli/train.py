@@ -14,6 +14,7 @@ import sys
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
 import sg3jax
@@ -21,13 +22,27 @@ from sg3jax.cli import common
 from sg3jax.data import sources
 from sg3jax.eval import evaluators
 from sg3jax.nets import factory
-from sg3jax.train import loop, sharding
+from sg3jax.train import config as config_lib
+from sg3jax.train import loop, planning, sharding
+from sg3jax.types import Config
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
 flags.declare_key_flag('devices')
+_PLAN = flags.DEFINE_bool(
+  'plan',
+  False,
+  'Compile a step without running it, print what it takes, and end.',
+)
+_PLAN_MEMORY = flags.DEFINE_float(
+  'plan_memory',
+  None,
+  'GiB of a device, for --plan to find the largest micro-batch that fits; by '
+  'default what the device tells.',
+  lower_bound=0.0,
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
@@ -41,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train() -> None:
-  workdir = common.require(_WORKDIR)
+  workdir = None if _PLAN.value else common.require(_WORKDIR)
   config = common.require(_CONFIG)
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
@@ -58,6 +73,9 @@ def _train() -> None:
     max_images=config.data.max_images,
     seed=config.seed,
   )
+  if workdir is None:
+    _plan(config, source, mesh)
+    return
   model = config.model.to_dict() | {'img_channels': source.channels}
   loop.train(
     config,
@@ -76,6 +94,31 @@ def _train() -> None:
         takes_transforms=factory.make_spec(model).takes_transforms,
       )
     ],
+  )
+
+
+def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
+  """Prints what a step takes, and the micro-batches that fit."""
+  config_lib.resolve(
+    config, img_channels=source.channels, label_dim=source.label_dim
+  )
+  batch = config.train.batch
+  sharding.check_batch(
+    batch, mesh, micro_batches=config.train.micro_batches or 1
+  )
+  trainer = loop.make_trainer(config)
+  print(planning.plan(trainer, mesh, batch).report(), flush=True)
+  memory = planning.device_memory(mesh)
+  if _PLAN_MEMORY.value is not None:
+    memory = int(_PLAN_MEMORY.value * 2**30)
+  if memory is None:
+    print('--plan_memory=GIB finds the largest micro-batch that fits')
+    return
+  chosen, tried = planning.fit(trainer, mesh, batch, memory)
+  print(planning.table(tried))
+  print(
+    f'{memory / 2**30:g} GiB hold {batch // chosen.micro_batches} images at a '
+    f'time: --config.train.micro_batches={chosen.micro_batches}'
   )
 
 

@@ -60,7 +60,8 @@ def default_config() -> Config:
   config.train = ml_collections.ConfigDict()
   train = config.train
   train.batch = 32  # Images a step, over all devices.
-  train.micro_batches = 1  # Parts a batch is computed in, to save memory.
+  # Parts that a batch is computed in, to save memory; 0: as many as it takes.
+  train.micro_batches = 1
   train.total_kimg = 25_000.0  # Thousands of real images shown, in all.
   train.g_lr = 0.0025
   train.d_lr = 0.002
@@ -208,7 +209,7 @@ def published_gamma(
 def _check(config: Config) -> None:
   at_least = {
     'train.batch': 1,
-    'train.micro_batches': 1,
+    'train.micro_batches': 0,
     'train.r1_interval': 1,
     'train.pl_interval': 1,
     'train.pl_batch_shrink': 1,

@@ -17,6 +17,7 @@ from sg3jax.train import (
   augment,
   metrics,
   phases,
+  planning,
   progress,
   sharding,
   steps,
@@ -28,7 +29,12 @@ from sg3jax.train.state import TrainState
 from sg3jax.types import Array, Config, Snapshot, Variables
 
 # What a resumed run may change: it has no part in the numbers of a step.
-_MAY_CHANGE = ('train.total_kimg:', 'log.', 'data.workers:')
+_MAY_CHANGE = (
+  'train.total_kimg:',
+  'train.micro_batches:',
+  'log.',
+  'data.workers:',
+)
 
 
 # What looks at a snapshot, draws or measures, and returns figures to log.
@@ -63,8 +69,16 @@ def train(
     config, img_channels=source.channels, label_dim=source.label_dim
   )
   shrink = config.train.pl_batch_shrink if config.train.pl_weight else 1
-  sharding.check_batch(config.train.batch, mesh, pl_batch_shrink=shrink)
+  sharding.check_batch(
+    config.train.batch,
+    mesh,
+    micro_batches=config.train.micro_batches or 1,
+    pl_batch_shrink=shrink,
+  )
   trainer = make_trainer(config)
+  if not config.train.micro_batches:
+    reasons.append(_settle_micro_batches(config, trainer, mesh))
+    trainer = make_trainer(config)
   with writer_lib.RunWriter(workdir) as writer, jax.set_mesh(mesh):
     _open_options(config, writer)
     checkpoints = checkpoint_lib.Checkpoints(
@@ -103,7 +117,7 @@ def make_trainer(config: Config) -> steps.Trainer:
       pl_batch_shrink=options.pl_batch_shrink,
       pl_decay=options.pl_decay,
       augmentation=_make_augmentation(options.augment),
-      micro_batches=options.micro_batches,
+      micro_batches=max(options.micro_batches, 1),
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
@@ -119,6 +133,22 @@ def _make_augmentation(options: Config) -> ada.Augmentation | None:
     target=options.target,
     speed_kimg=options.speed_kimg,
     interval=options.interval,
+  )
+
+
+def _settle_micro_batches(
+  config: Config, trainer: steps.Trainer, mesh: Mesh
+) -> str:
+  """Chooses the largest micro-batches that fit; returns what and why."""
+  memory = planning.device_memory(mesh)
+  if memory is None:
+    config.train.micro_batches = 1
+    return 'train.micro_batches = 1: this device does not tell its memory'
+  chosen, _ = planning.fit(trainer, mesh, config.train.batch, memory)
+  config.train.micro_batches = chosen.micro_batches
+  return (
+    f'train.micro_batches = {chosen.micro_batches}: takes '
+    f'{chosen.peak / 2**30:.2f} of {memory / 2**30:.2f} GiB'
   )
 
 

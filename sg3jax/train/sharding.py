@@ -50,17 +50,24 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(DATA_AXIS))
 
 
-def check_batch(batch: int, mesh: Mesh, *, pl_batch_shrink: int = 1) -> None:
+def check_batch(
+  batch: int,
+  mesh: Mesh,
+  *,
+  micro_batches: int = 1,
+  pl_batch_shrink: int = 1,
+) -> None:
   """Checks that a batch can be spread over a mesh.
 
   Args:
     batch: Images a step.
     mesh: The devices.
+    micro_batches: Parts that it is computed in.
     pl_batch_shrink: How many times smaller the batch of path lengths is.
 
   Raises:
-    ValueError: If the batch is not a multiple of the device count, or that of
-      path lengths is none.
+    ValueError: If the batch, a micro-batch or the batch of path lengths is not
+      a multiple of the device count.
   """
   if batch % mesh.size:
     below = max(batch // mesh.size, 1) * mesh.size
@@ -68,6 +75,12 @@ def check_batch(batch: int, mesh: Mesh, *, pl_batch_shrink: int = 1) -> None:
       f'a batch of {batch} cannot be spread over {mesh.size} devices: use '
       f'--config.train.batch={below} or another multiple of {mesh.size}, or '
       f'fewer --devices'
+    )
+  if batch % (micro_batches * mesh.size):
+    raise ValueError(
+      f'a batch of {batch} cannot be computed in {micro_batches} micro-batches '
+      f'on {mesh.size} devices: --config.train.micro_batches must divide '
+      f'{batch // mesh.size}'
     )
   shrunk = batch // pl_batch_shrink
   if not shrunk or shrunk % mesh.size:

@@ -257,9 +257,7 @@ class Trainer:
     return state.generator | {'params': params}
 
 
-def jit_step(
-  trainer: Trainer, mesh: Mesh
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Moments]]:
+def jit_step(trainer: Trainer, mesh: Mesh) -> jax.stages.Wrapped:
   """Returns `trainer.step` jitted over a mesh; the state is donated."""
   replicated = sharding.replicated(mesh)
   return jax.jit(
