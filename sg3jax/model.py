@@ -181,7 +181,8 @@ def load_model(path: str | pathlib.Path) -> Model:
   """Opens the networks of a run folder or of one of its checkpoints.
 
   Args:
-    path: A run folder (its newest checkpoint), or `RUN/checkpoints/STEP`.
+    path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`, or
+      `RUN/checkpoints/best` of a run that keeps its best one.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.

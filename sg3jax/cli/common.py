@@ -14,14 +14,23 @@ DEVICES = flags.DEFINE_integer(
 )
 flags.DEFINE_alias('gpus', 'devices')
 NETWORK = flags.DEFINE_string(
-  'network', None, 'A run folder (its newest checkpoint) or one checkpoint.'
+  'network',
+  None,
+  'A run folder (its newest checkpoint), RUN/checkpoints/STEP, or '
+  'RUN/checkpoints/best.',
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
 # What wrong input raises. Anything else is a fault of ours: show it all.
-_USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
+_USER_ERRORS = (
+  ValueError,
+  OSError,
+  ImportError,
+  NotImplementedError,
+  FloatingPointError,
+)
 
 
 def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
