@@ -363,7 +363,7 @@ def _check(folder: pathlib.Path, like: TrainState) -> None:
 
 def _locate(path: pathlib.Path) -> pathlib.Path:
   """Returns the folder of the checkpoint that a path means."""
-  if path.name == BEST and not path.exists():
+  if path.name == BEST and path.parent.name == FOLDER:
     return _locate_best(path.parent)
   if not path.is_dir():
     raise FileNotFoundError(f'there is no run or checkpoint folder {path}')
