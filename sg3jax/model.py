@@ -201,8 +201,9 @@ def load_model(path: str | pathlib.Path) -> Model:
   """Opens the networks of a run folder, of a checkpoint or of an import.
 
   Args:
-    path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`, or a
-      folder that `sg3jax import` wrote.
+    path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`,
+      `RUN/checkpoints/best` of a run that keeps its best one, or a folder that
+      `sg3jax import` wrote.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.

@@ -16,14 +16,21 @@ flags.DEFINE_alias('gpus', 'devices')
 NETWORK = flags.DEFINE_string(
   'network',
   None,
-  'A run folder (its newest checkpoint), one checkpoint or an imported model.',
+  'A run folder (its newest checkpoint), RUN/checkpoints/STEP, '
+  'RUN/checkpoints/best, or an imported model.',
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
 # What wrong input raises. Anything else is a fault of ours: show it all.
-_USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
+_USER_ERRORS = (
+  ValueError,
+  OSError,
+  ImportError,
+  NotImplementedError,
+  FloatingPointError,
+)
 
 
 def run(

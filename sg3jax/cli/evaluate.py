@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _evaluate() -> None:
   network = common.require(common.NETWORK)
-  outdir = pathlib.Path(common.OUTDIR.value or network)
+  outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)
   model = model_lib.load_model(network)
   source = None
@@ -71,3 +71,9 @@ def _evaluate() -> None:
     painter = evaluators.Painter(model.generator, mesh)
     figures = measurements(painter, snapshot)
   print(json.dumps(figures | {'kimg': model.kimg}))
+
+
+def _run_folder(network: str) -> pathlib.Path:
+  """Returns the run that a network, possibly one of its checkpoints, is of."""
+  path = pathlib.Path(network)
+  return path.parent.parent if path.parent.name == 'checkpoints' else path

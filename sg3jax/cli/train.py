@@ -7,6 +7,9 @@ r"""Trains a model, or goes on training it.
 `--config` names a configuration of this package or a file, with an argument
 behind a colon. `--config.x.y=VALUE` overrides a field. The same command again
 continues a run that was interrupted.
+
+On SIGTERM or Ctrl-C the run finishes its step, saves, and exits with status 75:
+run the same command again. A second signal ends it at once.
 """
 
 import pathlib
@@ -23,7 +26,7 @@ from sg3jax.data import sources
 from sg3jax.eval import evaluators
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, planning, sharding
+from sg3jax.train import loop, planning, preemption, profiling, sharding
 from sg3jax.types import Config
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,6 +46,14 @@ _PLAN_MEMORY = flags.DEFINE_float(
   'default what the device tells.',
   lower_bound=0.0,
 )
+_ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
+  'allow_config_change',
+  False,
+  'Go on with a run although its configuration has changed, and log what has.',
+)
+_PROFILE = flags.DEFINE_string(
+  'profile', None, 'Record steps FIRST:LAST, from 1, in profile/ of the run.'
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
@@ -58,6 +69,9 @@ def main(argv: list[str] | None = None) -> None:
 def _train() -> None:
   workdir = None if _PLAN.value else common.require(_WORKDIR)
   config = common.require(_CONFIG)
+  profile = (
+    profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
+  )
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)
@@ -77,24 +91,29 @@ def _train() -> None:
     _plan(config, source, mesh)
     return
   model = config.model.to_dict() | {'img_channels': source.channels}
-  loop.train(
-    config,
+  evaluator = evaluators.SnapshotEvaluator(
     source,
-    workdir,
+    # On the command line, `swd,eqt` makes a tuple of one.
+    metrics=[m for part in config.log.metrics for m in part.split(',')],
+    num_samples=config.log.metric_samples,
+    grid=config.log.grid,
+    seed=config.seed,
     mesh=mesh,
-    evaluators=[
-      evaluators.SnapshotEvaluator(
-        source,
-        # On the command line, `swd,eqt` makes a tuple of one.
-        metrics=[m for part in config.log.metrics for m in part.split(',')],
-        num_samples=config.log.metric_samples,
-        grid=config.log.grid,
-        seed=config.seed,
-        mesh=mesh,
-        takes_transforms=factory.make_spec(model).takes_transforms,
-      )
-    ],
+    takes_transforms=factory.make_spec(model).takes_transforms,
   )
+  with preemption.stop_on_signals() as stop:
+    loop.train(
+      config,
+      source,
+      workdir,
+      mesh=mesh,
+      evaluators=[evaluator],
+      stop=stop,
+      profile=profile,
+      allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+    )
+  if stop.obeyed:
+    sys.exit(preemption.EXIT_CODE)
 
 
 def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:

@@ -1,5 +1,8 @@
 """Batches of images in an order that depends on (seed, step) alone."""
 
+import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 import grain
@@ -19,8 +22,15 @@ class Loader:
   batch; the loader is closed then.
   """
 
-  def __init__(self, batches: grain.DatasetIterator):
+  def __init__(
+    self,
+    batches: grain.DatasetIterator,
+    report: Callable[[str], None] | None = None,
+    patience_sec: float | int = 60,
+  ):
     self._batches = batches
+    self._report = report
+    self._patience_sec = patience_sec
 
   def __enter__(self) -> 'Loader':
     return self
@@ -43,11 +53,39 @@ class Loader:
       ValueError: If an image cannot be read, or after `close`.
     """
     try:
-      return next(self._batches)
+      if self._report is None:
+        return next(self._batches)
+      return self._next_reported(self._report)
     except BaseException:
       # The failed batch is gone: going on would skip it without a word.
       self.close()
       raise
+
+  def _next_reported(
+    self, report: Callable[[str], None]
+  ) -> dict[str, np.ndarray]:
+    """Returns the next batch; says so if it lets the run wait for long."""
+    start, patience_sec = time.monotonic(), self._patience_sec
+    timer = threading.Timer(
+      patience_sec,
+      lambda: report(
+        f'Warning: waiting for data: no batch for {patience_sec:g} s. Is the '
+        'disk or the network stuck? If the images only take long to decode, '
+        'raise data.workers'
+      ),
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+      batch = next(self._batches)
+    finally:
+      timer.cancel()
+    waited = time.monotonic() - start
+    if waited > patience_sec:
+      report(f'The data came after {waited:.1f} s')
+      # Slow data are slow again and again: not a line each time.
+      self._patience_sec = 2 * waited
+    return batch
 
   def close(self) -> None:
     """Stops reading ahead. What a thread is decoding now, it completes."""
@@ -64,6 +102,8 @@ def make_loader(
   process_index: int = 0,
   process_count: int = 1,
   num_threads: int = 2,
+  report: Callable[[str], None] | None = None,
+  patience_sec: float | int = 60,
 ) -> Loader:
   """Returns the batches of this process, from a step on.
 
@@ -83,6 +123,9 @@ def make_loader(
     process_index: Which rows of the batches to return.
     process_count: Processes that share the batches, equally.
     num_threads: Threads that read ahead, a batch each; 0 reads in `next`.
+    report: Takes a line of text, from another thread, if a batch takes longer
+      than any before it and than `patience_sec`; None: nothing is said.
+    patience_sec: Seconds.
 
   Raises:
     ValueError: If an argument is out of range.
@@ -120,7 +163,8 @@ def make_loader(
     num_threads=num_threads,
     prefetch_buffer_size=num_threads + 1 if num_threads else 0,
   )
-  return Loader(iter(batches.to_iter_dataset(options)))
+  batches = iter(batches.to_iter_dataset(options))
+  return Loader(batches, report, patience_sec)
 
 
 class _Mirrored:

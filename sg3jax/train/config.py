@@ -10,6 +10,7 @@ from ml_collections import config_dict
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
 from sg3jax.train import augment as augment_lib
+from sg3jax.train import best
 from sg3jax.types import Config
 
 AUGMENT_MODES = ('none', 'fixed', 'ada')
@@ -92,9 +93,13 @@ def default_config() -> Config:
   log.kimg_per_tick = 4.0  # A line in the log and in stats.jsonl.
   log.ticks_per_snapshot = 50  # Pictures, metrics and a checkpoint.
   log.keep_checkpoints = 3  # The newest ones; older ones are deleted.
+  # Keep the best one too: by swd, eqt50k_int or another figure of log.metrics.
+  log.keep_best = config_dict.placeholder(str)
   log.grid = (32, 32)  # Columns and rows of picture grids, at most.
   log.metrics = ()  # At every snapshot: swd, eqt, eqt_frac, eqr.
   log.metric_samples = 2000  # Images a metric draws.
+  log.max_nonfinite_ticks = 3  # In a row, of a loss; the run stops then.
+  log.wandb_project = config_dict.placeholder(str)  # Also record it there.
   return config.lock()
 
 
@@ -218,6 +223,7 @@ def _check(config: Config) -> None:
     'log.ticks_per_snapshot': 1,
     'log.keep_checkpoints': 1,
     'log.metric_samples': 1,
+    'log.max_nonfinite_ticks': 1,
     'model.discriminator.mbstd_group': 1,
   }
   above_zero = [
@@ -247,6 +253,8 @@ def _check(config: Config) -> None:
         f'config.{name} must be at most 1, is {_get(config, name)}'
       )
   _check_augment(_get(config, 'train.augment'))
+  if config.log.keep_best:
+    best.rank(config.log.keep_best, 0)
 
 
 def _check_augment(options: Config) -> None:

@@ -1,8 +1,9 @@
 """A run from its configuration to its last checkpoint."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -15,9 +16,15 @@ from sg3jax.ops.filtered_lrelu import default_implementation
 from sg3jax.train import (
   ada,
   augment,
+  best,
+  evaluation,
+  health,
+  live,
   metrics,
   phases,
   planning,
+  preemption,
+  profiling,
   progress,
   sharding,
   steps,
@@ -37,17 +44,16 @@ _MAY_CHANGE = (
 )
 
 
-# What looks at a snapshot, draws or measures, and returns figures to log.
-Evaluator = Callable[[Snapshot], Mapping[str, float]]
-
-
 def train(
   config: Config,
   source: sources.ImageSource,
   workdir: str | pathlib.Path,
   *,
   mesh: Mesh,
-  evaluators: Sequence[Evaluator] = (),
+  evaluators: Sequence[evaluation.Evaluator] = (),
+  stop: preemption.Stop | None = None,
+  profile: range = range(0),
+  allow_config_change: bool = False,
 ) -> TrainState:
   """Trains, or goes on training, and returns the last state.
 
@@ -59,11 +65,18 @@ def train(
     source: The training images.
     workdir: The run folder.
     mesh: The devices, see `sharding.make_mesh`.
-    evaluators: Called before the first step and at every snapshot.
+    evaluators: Called before the first step and at every snapshot. What they
+      raise is logged, and the run goes on.
+    stop: Whether to end early, asked after every step; see `preemption`.
+    profile: Steps, counted from 1, to record in `profile/` of the run folder.
+    allow_config_change: Whether to go on with another configuration than the
+      run began with, as far as the arrays keep their shapes.
 
   Raises:
     ValueError: If the configuration is impossible, or differs from the one
-      that the run in `workdir` began with.
+      that the run in `workdir` began with; if no checkpoint can be read.
+    OSError: If the run folder cannot be written, or its disk is full.
+    FloatingPointError: If the losses are not finite for too long.
   """
   reasons = config_lib.resolve(
     config, img_channels=source.channels, label_dim=source.label_dim
@@ -79,18 +92,36 @@ def train(
   if not config.train.micro_batches:
     reasons.append(_settle_micro_batches(config, trainer, mesh))
     trainer = make_trainer(config)
-  with writer_lib.RunWriter(workdir) as writer, jax.set_mesh(mesh):
-    _open_options(config, writer)
+  with contextlib.ExitStack() as stack:
+    writer = stack.enter_context(writer_lib.RunWriter(workdir))
+    stack.enter_context(jax.set_mesh(mesh))
+    changes = _check_options(config, writer, allow_config_change)
+    if config.log.wandb_project:
+      writer.open_wandb(config.log.wandb_project, config)
     checkpoints = checkpoint_lib.Checkpoints(
-      workdir, keep=config.log.keep_checkpoints
+      workdir, keep=config.log.keep_checkpoints, best=config.log.keep_best
     )
-    try:
-      state = _restore_or_init(config, trainer, checkpoints, mesh)
-      _log_start(writer, config, source, trainer, state, mesh, reasons)
-      run = _Run(config, trainer, writer, checkpoints, evaluators, mesh)
-      state = run.loop(state, _batches(config, source, mesh, int(state.step)))
-    finally:
-      checkpoints.close()
+    stack.callback(checkpoints.close)
+    state = _restore_or_init(config, trainer, checkpoints, mesh, writer.log)
+    if changes:  # Now that the checkpoint is known to fit.
+      writer.record_change(changes, config, int(state.step))
+    _log_start(writer, config, source, trainer, state, mesh, reasons)
+    stop = stop or preemption.Stop()
+    profiler = profiling.Profiler(profile, writer.workdir, writer.log)
+    stack.callback(profiler.close)
+    run = _Run(
+      config,
+      trainer,
+      writer,
+      checkpoints,
+      evaluation.Evaluators(evaluators, writer.log, lambda: bool(stop.signal)),
+      mesh,
+      stop,
+      profiler,
+    )
+    batches = _batches(config, source, mesh, int(state.step), writer.log)
+    stack.callback(batches.close)
+    state = run.loop(state, batches)
   return state
 
 
@@ -152,18 +183,20 @@ def _settle_micro_batches(
   )
 
 
-def _open_options(config: Config, writer: writer_lib.RunWriter) -> None:
-  """Records the configuration, or checks that it is that of the run so far."""
+def _check_options(
+  config: Config, writer: writer_lib.RunWriter, allow_change: bool
+) -> list[str]:
+  """Returns what differs from the run so far; raises if it may not."""
   difference = writer.open_options(config)
-  if refused := [d for d in difference if not d.startswith(_MAY_CHANGE)]:
+  refused = [d for d in difference if not d.startswith(_MAY_CHANGE)]
+  if refused and not allow_change:
     raise ValueError(
       f'{writer.workdir} holds a run of another configuration: '
       + '; '.join(refused)
-      + '. Use the same options to go on, or another --workdir'
+      + '. Use the same options to go on, or another --workdir; or pass '
+      '--allow_config_change if the run shall go on with these'
     )
-  if difference:
-    writer.log('Changed:        ' + '; '.join(difference))
-    writer.write_options(config)
+  return difference
 
 
 def _restore_or_init(
@@ -171,6 +204,7 @@ def _restore_or_init(
   trainer: steps.Trainer,
   checkpoints: checkpoint_lib.Checkpoints,
   mesh: Mesh,
+  log: Callable[[str], None],
 ) -> TrainState:
   init = steps.jit_init(trainer, mesh)
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
@@ -182,7 +216,7 @@ def _restore_or_init(
     ),
     jax.eval_shape(init, key),
   )
-  return checkpoints.restore(like)
+  return checkpoints.restore(like, log)
 
 
 def _batches(
@@ -190,7 +224,8 @@ def _batches(
   source: sources.ImageSource,
   mesh: Mesh,
   start_step: int,
-) -> Iterator[dict[str, Array]]:
+  report: Callable[[str], None],
+) -> Generator[dict[str, Array]]:
   """Yields the global batches from a step on, a function of (seed, step)."""
   batch = config.train.batch
   local = slice(
@@ -207,8 +242,13 @@ def _batches(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     num_threads=config.data.workers,
+    report=report,
   ) as loader:
-    for step, rows in enumerate(loader, start_step):
+    total = _steps(config, config.train.total_kimg)
+    rows_of_steps = live.track(
+      loader, done=start_step, total=total, kimg_per_step=batch / 1000
+    )
+    for step, rows in enumerate(rows_of_steps, start_step):
       if labels is None:
         rows = {'image': rows['image']}
       else:  # Generated images get labels as frequent as in the data.
@@ -284,8 +324,10 @@ class _Run:
     trainer: steps.Trainer,
     writer: writer_lib.RunWriter,
     checkpoints: checkpoint_lib.Checkpoints,
-    evaluators: Sequence[Evaluator],
+    evaluators: evaluation.Evaluators,
     mesh: Mesh,
+    stop: preemption.Stop,
+    profiler: profiling.Profiler,
   ):
     self._config = config
     self._trainer = trainer
@@ -293,6 +335,10 @@ class _Run:
     self._checkpoints = checkpoints
     self._evaluators = evaluators
     self._mesh = mesh
+    self._stop = stop
+    self._profiler = profiler
+    self._losses = health.LossWatch(config.log.max_nonfinite_ticks, writer.log)
+    self._healthy = True  # Whether the losses of the last tick were finite.
     self._last_p = 0.0  # Probability of augmentations at the last tick.
     self._total_steps = _steps(config, config.train.total_kimg)
     self._steps_per_tick = _steps(config, config.log.kimg_per_tick)
@@ -303,7 +349,7 @@ class _Run:
   def loop(
     self, state: TrainState, batches: Iterator[dict[str, Array]]
   ) -> TrainState:
-    """Steps until the end; returns the last state."""
+    """Steps until the end, or until told to stop; returns the last state."""
     step_fn = steps.jit_step(self._trainer, self._mesh)
     key = jax.random.fold_in(jax.random.key(self._config.seed), 1)
     done = int(state.step)
@@ -314,20 +360,27 @@ class _Run:
     stats = metrics.Accumulator()
     clock.start_tick()
     while done < self._total_steps:
+      self._profiler.before(done + 1, state)
       state, moments = step_fn(state, next(batches), key)
       stats.add(moments)
       done += 1
+      self._profiler.after(done, state)
       is_last = done == self._total_steps
       if is_last or done % self._steps_per_tick == 0:
         values = stats.result()
         p = self._trainer.augment_probability(state)
         tick = clock.end_tick(int(state.nimg), augment=p)
         self._writer.write_tick(tick, values)
+        self._check_losses(values, tick.kimg)
+        self._checkpoints.check()
         self._warn_nonfinite(values)
         self._warn_augment(p)
         if is_last or done % self._steps_per_snapshot == 0:
           self._snapshot(state)
         clock.start_tick()
+      if not is_last and self._stop.reached(done):
+        self._stop_early(state, stats.result())
+        return state
     self._writer.log(f'Done: {int(state.nimg) / 1000:g} kimg')
     return state
 
@@ -354,11 +407,43 @@ class _Run:
       generator=self._trainer.generator,
       variables=state.generator_ema,
     )
-    for evaluator in self._evaluators:
-      for name, value in evaluator(snapshot).items():
-        self._writer.log(f'{name:<20s} {value:.4g} at {snapshot.kimg:g} kimg')
+    figures = self._evaluators(snapshot)
+    self._writer.write_figures(figures, snapshot.kimg)
     if save:  # Last: a run killed above draws and measures this one again.
-      self._checkpoints.save(state, self._config.to_dict())
+      self._save(state, figures)
+
+  def _save(self, state: TrainState, figures: Mapping[str, float]) -> None:
+    """Saves the state, unless that would put a sick one over good ones."""
+    chosen = self._config.log.keep_best
+    if chosen and figures and best.select(figures, chosen) is None:
+      self._writer.log(
+        f'Warning: config.log.keep_best is {chosen}, which is none of the '
+        f'figures, or no number: {", ".join(figures)}; see config.log.metrics'
+      )
+    if not self._healthy:
+      self._writer.log('Not saved:      the losses are not finite')
+      return
+    try:
+      self._checkpoints.save(state, self._config.to_dict(), figures)
+    except FloatingPointError as error:
+      self._writer.log(f'Not saved:      {error}')
+
+  def _check_losses(self, stats: metrics.Stats, kimg: float | int) -> None:
+    self._healthy = self._losses.update(
+      stats, kimg, self._checkpoints.describe_latest()
+    )
+
+  def _stop_early(self, state: TrainState, stats: metrics.Stats) -> None:
+    """Saves and leaves, in the middle of a tick with these statistics."""
+    kimg = int(state.nimg) / 1000
+    self._check_losses(stats, kimg)
+    if self._checkpoints.latest() != int(state.step):
+      self._save(state, {})
+    self._stop.obeyed = True
+    self._writer.log(
+      f'Stopped:        by {self._stop.signal} at step {int(state.step)}, '
+      f'{kimg:g} kimg. Run the same command again to go on'
+    )
 
   def _warn_nonfinite(self, stats: metrics.Stats) -> None:
     for player in 'GD':

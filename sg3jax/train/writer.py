@@ -2,26 +2,29 @@
 
     training_options.json   the configuration, written once
     log.txt                 what the run printed, warnings, a crash's traceback
+    options_changes.jsonl   what a resumed run changed in it, if anything
     stats.jsonl             one line a tick: name -> {num, mean, std}, timestamp
     events.out.tfevents.*   the same means for TensorBoard, against kimg
+    wandb_id.txt, wandb/    where it is recorded on Weights & Biases too
 
 Several sessions may write one after another: a resumed run goes on in the same
 files, as if it had never stopped.
 """
 
+import contextlib
 import json
 import logging
 import os
 import pathlib
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
-from sg3jax.train import metrics, progress
+from sg3jax.train import events, metrics, progress, storage, wandb_run
 
 Config = Mapping[str, Any] | ml_collections.ConfigDict
 
@@ -82,14 +85,15 @@ class RunWriter:
     """
     self.workdir = pathlib.Path(workdir)
     self._writes = jax.process_index() == 0
-    self._events = None
+    self._events: events.EventsFile | None = None
+    self._wandb: wandb_run.WandbRun | None = None
     self._purge_step: int | None = None
     self._log_handler: logging.Handler | None = None
     if not self._writes:
       return
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      handler = logging.FileHandler(self.workdir / 'log.txt', encoding='utf-8')
+      handler = _LogHandler(self.workdir / 'log.txt', encoding='utf-8')
     except OSError as error:
       raise OSError(
         f'Cannot write to the workdir {self.workdir}: {error.strerror}. '
@@ -109,20 +113,27 @@ class RunWriter:
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    if error is not None:
+    if error is None:
+      self.close()
+      return
+    with contextlib.suppress(OSError):  # That may be the error itself.
       self._append_log(''.join(traceback.format_exception(error)))
-    self.close()
+    with contextlib.suppress(OSError):
+      self.close()
 
   def close(self) -> None:
     """Closes the files; the writer cannot be used afterwards."""
-    if self._events is not None:
-      self._events.close()
-      self._events = None
     if self._log_handler is not None:
       logging.captureWarnings(False)
       logging.getLogger().removeHandler(self._log_handler)
       self._log_handler.close()
       self._log_handler = None
+    if self._wandb is not None:
+      self._wandb.close()
+      self._wandb = None
+    if self._events is not None:
+      self._events.close()
+      self._events = None
 
   def log(self, text: str = '') -> None:
     """Prints a line, or several, and appends the same to `log.txt`."""
@@ -132,8 +143,16 @@ class RunWriter:
 
   def _append_log(self, text: str) -> None:
     if self._writes:
-      with open(self.workdir / 'log.txt', 'a', encoding='utf-8') as file:
-        file.write(text)
+      _append(self.workdir / 'log.txt', text)
+
+  def open_wandb(self, project: str, config: Config) -> None:
+    """Records this run in a project on Weights & Biases too.
+
+    Raises:
+      ImportError: If its package is missing.
+    """
+    if self._writes:
+      self._wandb = wandb_run.WandbRun(project, self.workdir, _plain(config))
 
   def open_options(self, config: Config) -> list[str]:
     """Records the configuration of a new run, or compares a resumed run's.
@@ -170,6 +189,28 @@ class RunWriter:
     if self._writes:
       _replace(self.workdir / 'training_options.json', f'{options}\n')
 
+  def record_change(
+    self, difference: Sequence[str], config: Config, step: int
+  ) -> None:
+    """Puts another configuration in the place of that of the run so far.
+
+    Args:
+      difference: Lines of `config_difference`; they are logged, and appended
+        to `options_changes.jsonl` with the step.
+      config: The configuration from there on.
+      step: Steps that the run has done.
+    """
+    self.log(f'Changed:        at step {step}: ' + '; '.join(difference))
+    if self._writes:
+      record = {
+        'step': step,
+        'changes': list(difference),
+        'timestamp': time.time(),
+      }
+      path = self.workdir / 'options_changes.jsonl'
+      _append(path, f'{json.dumps(record)}\n')
+    self.write_options(config)
+
   def write_tick(self, tick: progress.Tick, stats: metrics.Stats) -> None:
     """Reports a tick: prints its line, records its statistics.
 
@@ -183,14 +224,32 @@ class RunWriter:
     stats = {**stats, **metrics.summarize(tick.values())}
     timestamp = time.time()
     line = json.dumps({**stats, 'timestamp': timestamp})
-    with open(self.workdir / 'stats.jsonl', 'a', encoding='utf-8') as file:
-      file.write(f'{line}\n')
-    events = self._open_events()
-    for name, summary in stats.items():
+    _append(self.workdir / 'stats.jsonl', f'{line}\n')
+    means = {name: summary['mean'] for name, summary in stats.items()}
+    self._write_curves(means, tick.kimg)
+
+  def write_figures(self, figures: Mapping[str, float], kimg: float) -> None:
+    """Adds the figures of a snapshot to the curves, as `Metrics/NAME`.
+
+    Args:
+      figures: What was measured, by name.
+      kimg: Thousands of images shown at the snapshot.
+    """
+    if self._writes and figures:
+      named = {f'Metrics/{name}': float(v) for name, v in figures.items()}
+      self._write_curves(named, kimg)
+
+  def _write_curves(self, values: Mapping[str, float], kimg: float) -> None:
+    if self._events is None:
+      self._events = events.EventsFile(self.workdir, self._purge_step)
+    try:
       # Whole kimg, as in the names of the snapshots.
-      step = tick.nimg // 1000
-      events.add_scalar(name, summary['mean'], step, walltime=timestamp)
-    events.flush()
+      self._events.add(values, int(kimg), time.time())
+    except OSError as error:
+      path = self.workdir / 'events.out.tfevents.*'
+      raise storage.write_error(path, error) from error
+    if self._wandb is not None:
+      self._wandb.log(values, kimg)
 
   def truncate_after(self, kimg: float | int) -> dict[str, Any]:
     """Cuts off the records of what a resumed run is about to do again.
@@ -231,15 +290,12 @@ class RunWriter:
         last = json.loads(kept[-1])
     return last
 
-  def _open_events(self):
-    if self._events is None:
-      # Here and not above: the import takes a while, and only a run needs it.
-      import tensorboardX
 
-      self._events = tensorboardX.SummaryWriter(
-        str(self.workdir), purge_step=self._purge_step
-      )
-    return self._events
+class _LogHandler(logging.FileHandler):
+  """Writes records; what it cannot write, the run itself will notice."""
+
+  def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    del record
 
 
 def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
@@ -282,11 +338,22 @@ def _leaves(
       yield f'{prefix}{key}', value
 
 
+def _append(path: pathlib.Path, text: str) -> None:
+  try:
+    with open(path, 'a', encoding='utf-8') as file:
+      file.write(text)
+  except OSError as error:
+    raise storage.write_error(path, error) from error
+
+
 def _replace(path: pathlib.Path, text: str) -> None:
   """Replaces a file at once: a reader finds the old or the new text, whole."""
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  with open(temporary, 'w', encoding='utf-8') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with open(temporary, 'w', encoding='utf-8') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    raise storage.write_error(path, error) from error

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ import tiny_run
 from PIL import Image
 
 import sg3jax
-from sg3jax.cli import common
+from sg3jax.cli import common, evaluate
 from sg3jax.train import checkpoint, loop
 from sg3jax.train import config as config_lib
 
@@ -23,12 +25,24 @@ _CONFIG = tiny_run.__file__
 
 @pytest.fixture(scope='session')
 def cli(tmp_path_factory):
-  """`cli('train', '--workdir=...')` runs a command: (status, out, error)."""
+  """`cli('train', '--workdir=...')` runs a command: (status, out, error).
+
+  `cli.start` returns the process at once.
+  """
   env = os.environ | {
     'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('cache')),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PLATFORMS': 'cpu',
   }
+
+  def start(*args):
+    return subprocess.Popen(
+      [sys.executable, '-m', 'sg3jax', *map(str, args)],
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
 
   def call(*args):
     process = subprocess.run(
@@ -41,6 +55,7 @@ def cli(tmp_path_factory):
     )
     return process.returncode, process.stdout, process.stderr
 
+  call.start = start
   return call
 
 
@@ -149,6 +164,29 @@ class TestTrain:
     out = _train(cli, run, data, '--config.log.metrics=swd')
     assert 'Resuming:       from step 2' in out
     assert (run / 'stats.jsonl').read_text() == before
+
+  def test_a_signal_ends_it_with_a_status_to_try_again(
+    self, cli, run, data, tmp_path
+  ):
+    process = cli.start(
+      'train',
+      f'--config={_CONFIG}',
+      f'--config.data.source={data}',
+      f'--workdir={tmp_path}',
+      '--config.train.total_kimg=1000',
+    )
+    while not process.stdout.readline().startswith('tick 0 '):
+      assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    (line,) = (x for x in out.splitlines() if x.startswith('Stopped:'))
+    step = int(re.search(r'by SIGTERM at step (\d+),', line)[1])
+    assert step >= 2
+    assert (tmp_path / 'checkpoints' / str(step)).is_dir()
+    # Standard error says what happens, and nothing else.
+    assert error.startswith('SIGTERM: the run finishes its step')
+    assert len(error.splitlines()) == 1
 
   def test_a_misspelt_metric_ends_before_the_run_folder_is_made(
     self, cli, data, tmp_path
@@ -312,6 +350,10 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     ((*_TRAIN, '--config=quickstart', '--wokers=2'), "flag 'wokers'"),
     (
+      (*_TRAIN, '--config=quickstart', '--profile=5'),
+      '--profile=5 is not understood: use FIRST:LAST',
+    ),
+    (
       (*_TRAIN, '--config=quickstart', '--config.data.source=nowhere'),
       "the data 'nowhere' do not exist",
     ),
@@ -340,6 +382,12 @@ def test_wrong_input_ends_with_one_clear_line(cli, args, message):
   assert not pathlib.Path('never-made').exists()
 
 
+@pytest.mark.parametrize('name', ['checkpoints/7', 'checkpoints/best', ''])
+def test_figures_of_a_checkpoint_go_to_its_run(name):
+  run = pathlib.Path('runs/a')
+  assert evaluate._run_folder(str(run / name)) == run
+
+
 def test_an_unknown_command_lists_the_commands(cli):
   status, _, error = cli('paint')
   assert status == 1
@@ -357,7 +405,8 @@ def test_help(cli):
 @pytest.mark.parametrize(
   ('command', 'options'),
   [
-    ('train', ['config', 'workdir', 'devices', '[no]distributed']),
+    ('train', ['config', 'workdir', 'devices', '[no]distributed', 'profile',
+               '[no]allow_config_change']),
     ('generate', ['network', 'outdir', 'seeds', 'trunc', 'class', 'translate',
                   'rotate', '[no]overwrite']),
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),

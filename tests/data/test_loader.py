@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 import subprocess
 import sys
 import textwrap
@@ -318,3 +319,60 @@ def test_bad_arguments(options, problem):
 def test_no_images():
   with pytest.raises(ValueError, match='numbers holds no images'):
     loader.make_loader(Numbers(0), batch_size=4, seed=0)
+
+
+class _Slow(Numbers):
+  """Every read of some images takes a while."""
+
+  def __init__(self, count, slow, seconds):
+    super().__init__(count)
+    self._slow, self._seconds = slow, seconds
+
+  def __getitem__(self, index):
+    if index in self._slow:
+      time.sleep(self._seconds)
+    return super().__getitem__(index)
+
+
+@pytest.mark.parametrize('num_threads', [0, 2])
+def test_a_stall_is_reported_once_while_it_lasts(num_threads):
+  order = numbers(take(8, Numbers(40), batch_size=4, seed=0))
+  # Batches 2 and 6 stall for half a second, two images of each for a half.
+  slow = {int(order[i]) for i in (8, 9, 24, 25)}
+  said = []
+
+  def report(text):
+    said.append((time.monotonic(), text))
+
+  with loader.make_loader(
+    _Slow(40, slow, 0.25),
+    batch_size=4,
+    seed=0,
+    num_threads=num_threads,
+    report=report,
+    patience_sec=0.2,
+  ) as batches:
+    for i in range(8):
+      next(batches)
+      if i == 1:
+        assert not said
+  (early, waiting), (late, came) = said
+  assert waiting.startswith('Warning: waiting for data: no batch for 0.2 s')
+  assert 'data.workers' in waiting
+  assert re.fullmatch(r'The data came after 0\.[345]\d* s', came)
+  assert late > early + 0.1  # It was said while the run was waiting.
+
+
+@pytest.mark.parametrize('kind', [SystemExit, MemoryError, KeyboardInterrupt])
+def test_a_thread_that_dies_is_noticed(kind):
+  class Deadly(Numbers):
+    def __getitem__(self, index):
+      raise kind('dead')
+
+  with (
+    loader.make_loader(
+      Deadly(8), batch_size=4, seed=0, num_threads=2, report=print
+    ) as batches,
+    pytest.raises(kind, match='dead'),
+  ):
+    next(batches)

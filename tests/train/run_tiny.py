@@ -1,19 +1,22 @@
-"""A tiny run in a process of its own, which may kill itself: for tests.
+"""A tiny run in a process of its own, which may be killed: for tests.
 
-    python run_tiny.py WORKDIR DESIGN [step|save COUNT]
+    python run_tiny.py WORKDIR DESIGN [SIGNAL step|save|time COUNT]
 
-kills the process, without any chance to clean up, after so many steps, or while
-the checkpoint of that number is being written.
+sends itself the signal (SIGKILL, SIGTERM) after so many steps, while the
+checkpoint of that number is being written, or so many seconds after its first
+step. The last line that it prints are its seconds from that step to the end.
 """
 
 import os
 import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import tiny
 
-from sg3jax.train import checkpoint, loop, sharding, steps
+from sg3jax.train import checkpoint, loop, preemption, sharding, steps
 
 
 class Noise:
@@ -36,7 +39,8 @@ class Noise:
     return self._labels
 
 
-def _kill_after(count: int, function):
+def _call_after(count: int, function, action):
+  """Returns the function, which does something more at its call number."""
   calls = 0
 
   def counted(*args, **kwargs):
@@ -44,21 +48,39 @@ def _kill_after(count: int, function):
     result = function(*args, **kwargs)
     calls += 1
     if calls == count:
-      os.kill(os.getpid(), signal.SIGKILL)
+      action()
     return result
 
   return counted
 
 
+def _after_step(count: int, action) -> None:
+  jit_step = steps.jit_step
+  steps.jit_step = lambda *args: _call_after(count, jit_step(*args), action)
+
+
+def _prepare(number: signal.Signals, when: str, count: float) -> None:
+  def strike():
+    os.kill(os.getpid(), number)
+
+  if when == 'time':
+    timer = threading.Timer(count, strike)
+    timer.daemon = True
+    _after_step(1, timer.start)
+  elif when == 'step':
+    _after_step(int(count), strike)
+  else:  # `save` returns when it has begun to write in the background.
+    checkpoint.Checkpoints.save = _call_after(
+      int(count), checkpoint.Checkpoints.save, strike
+    )
+
+
 def main():
   workdir, design, *kill = sys.argv[1:]
-  if kill and kill[0] == 'step':
-    jit_step = steps.jit_step
-    steps.jit_step = lambda *args: _kill_after(int(kill[1]), jit_step(*args))
-  elif kill:  # `save` returns when it has begun to write in the background.
-    checkpoint.Checkpoints.save = _kill_after(
-      int(kill[1]), checkpoint.Checkpoints.save
-    )
+  if kill:
+    _prepare(signal.Signals[kill[0]], kill[1], float(kill[2]))
+  start = []
+  _after_step(1, lambda: start.append(time.monotonic()))
   config = tiny.tiny_config(design, total_kimg=0.096)
   config.data.cond = True
   config.data.mirror = True
@@ -67,7 +89,13 @@ def main():
   config.train.augment.update(
     mode='ada', interval=3, speed_kimg=0.1, target=-0.9
   )
-  loop.train(config, Noise(), workdir, mesh=sharding.make_mesh(1))
+  mesh = sharding.make_mesh(1)
+  with preemption.stop_on_signals() as stop:
+    loop.train(config, Noise(), workdir, mesh=mesh, stop=stop)
+  if stop.obeyed:
+    sys.exit(preemption.EXIT_CODE)
+  if start:  # Not in a run that had ended before.
+    print(time.monotonic() - start[0])
 
 
 if __name__ == '__main__':

@@ -1,8 +1,12 @@
-"""A run that is killed goes on as if it had not been: bit for bit."""
+"""A run that is killed goes on as if it had not been: bit for bit.
+
+SG3JAX_KILLS=20 kills it at as many random times by each signal.
+"""
 
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -11,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from sg3jax.train import checkpoint
+from sg3jax.train import checkpoint, preemption
 
 _SCRIPT = pathlib.Path(__file__).parent / 'run_tiny.py'
+_KILLS = int(os.environ.get('SG3JAX_KILLS', '1'))
+_STATUS = {'SIGKILL': -signal.SIGKILL, 'SIGTERM': preemption.EXIT_CODE}
 
 
 @pytest.fixture(scope='module')
@@ -22,9 +28,10 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp('cache')
 
 
-def _run(cache, workdir, design, *kill) -> int:
+def _run(cache, workdir, *kill) -> tuple[int, str]:
+  """Returns the exit status and what was printed."""
   process = subprocess.run(
-    [sys.executable, str(_SCRIPT), str(workdir), design, *map(str, kill)],
+    [sys.executable, str(_SCRIPT), str(workdir), 't', *map(str, kill)],
     env=os.environ
     | {
       'JAX_COMPILATION_CACHE_DIR': str(cache),
@@ -36,8 +43,9 @@ def _run(cache, workdir, design, *kill) -> int:
     timeout=300,
     check=False,
   )
-  assert process.returncode in (0, -signal.SIGKILL), process.stderr[-3000:]
-  return process.returncode
+  expected = {0, *(_STATUS[name] for name in kill[:1])}
+  assert process.returncode in expected, process.stderr[-3000:]
+  return process.returncode, process.stdout
 
 
 def _final(workdir):
@@ -49,20 +57,21 @@ def _final(workdir):
 
 @pytest.fixture(scope='module')
 def uninterrupted(cache, tmp_path_factory):
+  """The last state."""
   workdir = tmp_path_factory.mktemp('whole')
-  assert _run(cache, workdir, 't') == 0
+  assert _run(cache, workdir)[0] == 0
   return _final(workdir)
 
 
-# Twelve steps; a checkpoint after every fourth.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  'kill', [('step', 3), ('step', 7), ('save', 1), ('save', 2)]
-)
-def test_killed_runs_resume_bit_for_bit(cache, uninterrupted, tmp_path, kill):
-  assert _run(cache, tmp_path, 't', *kill) == -signal.SIGKILL
-  assert _run(cache, tmp_path, 't') == 0
-  step, arrays = _final(tmp_path)
+@pytest.fixture(scope='module')
+def seconds(cache, uninterrupted, tmp_path_factory):
+  """From the first step to the end, without the compilation."""
+  out = _run(cache, tmp_path_factory.mktemp('again'))[1]
+  return float(out.splitlines()[-1])
+
+
+def _assert_as_if_uninterrupted(workdir, uninterrupted):
+  step, arrays = _final(workdir)
   assert step == uninterrupted[0] == 12
   ours, whole = (
     dict(jax.tree.leaves_with_path(tree)) for tree in (arrays, uninterrupted[1])
@@ -71,6 +80,44 @@ def test_killed_runs_resume_bit_for_bit(cache, uninterrupted, tmp_path, kill):
   for path, value in whole.items():
     np.testing.assert_array_equal(ours[path], value, jax.tree_util.keystr(path))
   # The record is that of one run: each tick once, in order.
-  lines = (tmp_path / 'stats.jsonl').read_text().splitlines()
+  lines = (workdir / 'stats.jsonl').read_text().splitlines()
   kimgs = [json.loads(line)['Progress/kimg']['mean'] for line in lines]
   assert kimgs == pytest.approx([0.016 * i for i in range(1, 7)])
+
+
+# Twelve steps; a checkpoint after every fourth.
+@pytest.mark.slow
+def test_killed_runs_resume_bit_for_bit(cache, uninterrupted, tmp_path):
+  for kill in [
+    ('SIGKILL', 'step', 3),  # Before the first checkpoint.
+    ('SIGKILL', 'save', 1),
+    ('SIGTERM', 'step', 2),
+    ('SIGKILL', 'step', 3),  # After it.
+  ]:
+    assert _run(cache, tmp_path, *kill)[0] == _STATUS[kill[0]], kill
+  assert _run(cache, tmp_path)[0] == 0
+  _assert_as_if_uninterrupted(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(_KILLS))
+def test_runs_killed_at_random_resume_bit_for_bit(
+  cache, uninterrupted, seconds, tmp_path, seed
+):
+  rng = random.Random(seed)
+  names = rng.sample(['SIGKILL', 'SIGTERM'], 2)
+  struck = []
+  for name in names:
+    after = rng.uniform(0, seconds)
+    status, _ = _run(cache, tmp_path, name, 'time', after)
+    struck.append(
+      (
+        name,
+        after,
+        status,
+        sorted(p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()),
+      )
+    )
+  print(seed, seconds, *struck)
+  assert _run(cache, tmp_path)[0] == 0
+  _assert_as_if_uninterrupted(tmp_path, uninterrupted)

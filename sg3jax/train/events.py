@@ -1,0 +1,60 @@
+"""Events for TensorBoard, written where the run can see that it fails.
+
+The ready-made writer hands events to a thread that dies on a full disk; the
+run would wait for it forever.
+"""
+
+import importlib
+import os
+import pathlib
+from collections.abc import Mapping
+
+
+class EventsFile:
+  """One session's file `events.out.tfevents.*`.
+
+  Args:
+    workdir: The run folder.
+    purge_step: TensorBoard hides what earlier sessions wrote from there on;
+      None to hide nothing.
+  """
+
+  def __init__(
+    self, workdir: str | os.PathLike[str], purge_step: int | None = None
+  ):
+    # Here and not above: the import takes a while, and only a run needs it.
+    from tensorboardX import event_file_writer
+
+    # Made by protobuf at import, where type checkers do not look.
+    self._events = importlib.import_module('tensorboardX.proto.event_pb2')
+    self._writer = event_file_writer.EventsWriter(
+      str(pathlib.Path(workdir) / 'events')
+    )
+    if purge_step is not None:
+      start = self._events.SessionLog(status=self._events.SessionLog.START)
+      self._writer.write_event(
+        self._events.Event(step=purge_step, session_log=start)
+      )
+
+  def add(
+    self, values: Mapping[str, float], kimg: int, timestamp: float
+  ) -> None:
+    """Writes values of a moment, and waits until the system has them.
+
+    Args:
+      values: Numbers by name.
+      kimg: Thousands of images shown: the x axis.
+      timestamp: Seconds since the epoch.
+
+    Raises:
+      OSError: If they cannot be written.
+    """
+    event = self._events.Event(wall_time=timestamp, step=kimg)
+    for name, value in values.items():
+      event.summary.value.add(tag=name, simple_value=value)
+    self._writer.write_event(event)
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._writer.close()

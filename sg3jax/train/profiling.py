@@ -1,0 +1,62 @@
+"""Recording what the devices do during some steps."""
+
+import pathlib
+import re
+from collections.abc import Callable
+
+import jax
+
+FOLDER = 'profile'
+
+
+def parse_steps(text: str) -> range:
+  """Returns the steps of `A:B`, from A up to and with B, counted from 1.
+
+  Raises:
+    ValueError: If it is not such a pair.
+  """
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  if not match or not 1 <= int(match[1]) <= int(match[2]):
+    raise ValueError(
+      f'--profile={text} is not understood: use FIRST:LAST, such as 20:24, '
+      'steps of the run counted from 1'
+    )
+  return range(int(match[1]), int(match[2]) + 1)
+
+
+class Profiler:
+  """Writes a trace of some steps of a run, for TensorBoard or Perfetto.
+
+  Args:
+    steps: Numbers of the steps, counted from 1; empty for no trace.
+    workdir: The run folder; the trace goes to `profile` in it.
+    log: Takes a line of text.
+  """
+
+  def __init__(
+    self, steps: range, workdir: pathlib.Path, log: Callable[[str], None]
+  ):
+    self._steps = steps
+    self._folder = workdir / FOLDER
+    self._log = log
+    self._runs = False
+
+  def before(self, step: int, state: object) -> None:
+    """Call it before a step, with the state that the step starts from."""
+    if step in self._steps and not self._runs:
+      jax.block_until_ready(state)  # Earlier steps are not in the picture.
+      jax.profiler.start_trace(self._folder)
+      self._runs = True
+
+  def after(self, step: int, state: object) -> None:
+    """Call it after a step, with the state that it leads to."""
+    if self._runs and step + 1 not in self._steps:
+      jax.block_until_ready(state)
+      self.close()
+
+  def close(self) -> None:
+    """Ends a trace that is being recorded."""
+    if self._runs:
+      self._runs = False
+      jax.profiler.stop_trace()
+      self._log(f'Profile:        {self._folder}')

@@ -1,0 +1,59 @@
+"""The statistics of a run on Weights & Biases, for those who ask for it."""
+
+import importlib
+import pathlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+_ID_FILE = 'wandb_id.txt'
+
+
+class WandbRun:
+  """One run there, which every session of the run here continues.
+
+  Its id is kept in `wandb_id.txt`. Without a network, `WANDB_MODE=offline`
+  records to `wandb/` in the run folder, to be sent later with `wandb sync`.
+
+  Args:
+    project: Name of the project.
+    workdir: The run folder.
+    config: The configuration to record.
+
+  Raises:
+    ImportError: If the package is missing.
+  """
+
+  def __init__(
+    self, project: str, workdir: pathlib.Path, config: Mapping[str, Any]
+  ):
+    try:
+      wandb = importlib.import_module('wandb')
+    except ImportError as error:
+      raise ImportError(
+        'config.log.wandb_project needs a package that is missing: run pip '
+        'install "sg3jax[wandb]", or leave that field unset'
+      ) from error
+    path = workdir / _ID_FILE
+    if not path.exists():
+      path.write_text(secrets.token_hex(8), encoding='utf-8')
+    self._run = wandb.init(
+      project=project,
+      name=workdir.name,
+      dir=str(workdir),
+      id=path.read_text(encoding='utf-8'),
+      resume='allow',
+      config=dict(config),
+    )
+    # A resumed run repeats some kimg: they are an axis, not a step count,
+    # which would have to grow.
+    self._run.define_metric('Progress/kimg')
+    self._run.define_metric('*', step_metric='Progress/kimg')
+
+  def log(self, values: Mapping[str, float], kimg: float | int) -> None:
+    """Sends numbers by name; returns at once."""
+    self._run.log({**values, 'Progress/kimg': float(kimg)})
+
+  def close(self) -> None:
+    """Waits until all is sent."""
+    self._run.finish()

@@ -1,0 +1,167 @@
+"""Whole runs, tiny ones, that meet with faults."""
+
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import run_tiny
+import tiny
+
+from sg3jax.train import checkpoint, loop, preemption, sharding, steps
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compile_once(tmp_path_factory):
+  """Runs of the same configuration share their programs."""
+  options = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def _config(**log):
+  """Ticks of two steps, a snapshot with each."""
+  config = tiny.tiny_config(total_kimg=0.048)
+  config.log.ticks_per_snapshot = 1
+  config.log.keep_checkpoints = 1
+  config.log.update(log)
+  return config
+
+
+def _train(config, workdir, **options):
+  mesh = sharding.make_mesh(1)
+  return loop.train(config, run_tiny.Noise(), workdir, mesh=mesh, **options)
+
+
+def _figures(snapshot):
+  """The best is that of the second snapshot of three."""
+  return {'swd': abs(snapshot.kimg - 0.032)}
+
+
+def _broken(snapshot):
+  raise FileNotFoundError('the images to compare with are gone')
+
+
+def _names(workdir):
+  return sorted(p.name for p in (workdir / checkpoint.FOLDER).iterdir())
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  _train(
+    _config(keep_best='swd'),
+    workdir,
+    evaluators=[_broken, _figures],
+    profile=range(3, 5),
+  )
+  return workdir
+
+
+def test_a_run_outlives_its_evaluators(run):
+  text = (run / 'log.txt').read_text()
+  assert text.count('Traceback (most recent call last)') == 1
+  # At the start and after every tick.
+  assert text.count('the run goes on (FileNotFoundError: the images') == 4
+  assert 'Done: 0.048 kimg' in text
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(run):
+  assert _names(run) == ['4', '6']
+  best = run / checkpoint.FOLDER / checkpoint.BEST
+  assert checkpoint.load_networks(best)[2] == 4
+
+
+def test_the_steps_asked_for_are_profiled(run):
+  (trace,) = (run / 'profile').rglob('*.xplane.pb')
+  assert trace.stat().st_size > 1000
+  assert f'Profile:        {run / "profile"}' in (run / 'log.txt').read_text()
+
+
+def test_a_change_of_options_is_made_when_told(run, tmp_path):
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  config = _config(keep_best='swd')
+  config.train.total_kimg = 0.064
+  config.train.augment.p = 0.5  # Not used: the program stays the same.
+  with pytest.raises(ValueError, match='pass --allow_config_change if'):
+    _train(config, workdir)
+  state = _train(config, workdir, allow_config_change=True)
+  assert int(state.step) == 8
+  changes = json.loads((workdir / 'options_changes.jsonl').read_text())
+  assert changes['step'] == 6
+  assert 'train.augment.p: 0.2 -> 0.5' in changes['changes']
+  assert 'train.augment.p: 0.2 -> 0.5' in (workdir / 'log.txt').read_text()
+  options = json.loads((workdir / 'training_options.json').read_text())
+  assert options['train']['augment']['p'] == 0.5
+
+
+def test_a_change_of_shapes_is_never_made(run, tmp_path):
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  before = (workdir / 'training_options.json').read_text()
+  config = _config()
+  config.model.w_dim = 4
+  with pytest.raises(ValueError, match='is of other networks'):
+    _train(config, workdir, allow_config_change=True)
+  assert (workdir / 'training_options.json').read_text() == before
+  assert _names(workdir) == ['4', '6']
+
+
+def test_a_request_to_stop_is_obeyed_between_two_ticks(tmp_path):
+  class AfterThree(preemption.Stop):
+    def reached(self, step):
+      self.signal = 'SIGTERM' if step == 3 else None
+      return step == 3
+
+  stop = AfterThree()
+  state = _train(_config(), tmp_path, stop=stop)
+  assert stop.obeyed
+  assert int(state.step) == 3
+  assert _names(tmp_path) == ['3']
+  text = (tmp_path / 'log.txt').read_text()
+  assert 'Stopped:        by SIGTERM at step 3, 0.024 kimg. Run the' in text
+  assert 'Done' not in text
+
+
+def _sicken(monkeypatch):
+  """D begins with parameters that are no numbers."""
+  jit_init = steps.jit_init
+
+  def sick_init(key, init):
+    state = init(key)
+    sick = jax.tree.map(lambda x: x * jnp.nan, state.discriminator)
+    return state.replace(discriminator=sick)
+
+  monkeypatch.setattr(
+    steps,
+    'jit_init',
+    lambda *args: functools.partial(sick_init, init=jit_init(*args)),
+  )
+
+
+def test_a_run_that_diverges_stops_and_says_why(tmp_path, monkeypatch):
+  _sicken(monkeypatch)
+  with pytest.raises(FloatingPointError) as error:
+    _train(_config(max_nonfinite_ticks=2), tmp_path)
+  message = str(error.value)
+  assert 'Loss/scores/real = nan' in message
+  assert 'not finite since 0.016 kimg, for 2 tick(s) in a row' in message
+  assert 'The last good checkpoint is none' in message
+  assert _names(tmp_path) == []
+  text = (tmp_path / 'log.txt').read_text()
+  assert 'Not saved:      the losses are not finite' in text
+  assert 'number 1' in text
+  lines = (tmp_path / 'stats.jsonl').read_text().splitlines()
+  assert len(lines) == 2
+  assert np.isnan(json.loads(lines[0])['Loss/scores/real']['mean'])
