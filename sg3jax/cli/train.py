@@ -7,6 +7,11 @@ r"""Trains a model, or goes on training it.
 `--config` names a configuration of this package or a file, with an argument
 behind a colon. `--config.x.y=VALUE` overrides a field. The same command again
 continues a run that was interrupted.
+
+    sg3jax train --config=stylegan3_t:512 --workdir=runs/cats \
+      --config.data.source=cats.zip --init_from=runs/t512
+
+starts a new run from the networks of another one.
 """
 
 import pathlib
@@ -27,6 +32,16 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
+_INIT_FROM = flags.DEFINE_string(
+  'init_from',
+  None,
+  'A run folder or checkpoint whose networks a new run starts from.',
+)
+flags.DEFINE_alias('init-from', 'init_from')
+_INIT_PARTIAL = flags.DEFINE_bool(
+  'init_partial', False, 'Start from what of them fits.'
+)
+flags.DEFINE_alias('init-partial', 'init_partial')
 flags.declare_key_flag('devices')
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -43,6 +58,10 @@ def main(argv: list[str] | None = None) -> None:
 def _train() -> None:
   workdir = common.require(_WORKDIR)
   config = common.require(_CONFIG)
+  if _INIT_FROM.value:
+    config.train.init_from = _INIT_FROM.value
+  if _INIT_PARTIAL.present:
+    config.train.init_partial = _INIT_PARTIAL.value
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)

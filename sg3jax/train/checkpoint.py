@@ -124,6 +124,11 @@ def load_networks(
   return restored['options'], restored['networks'], int(folder.name)
 
 
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+  """Returns whether a run folder, if it exists, holds a complete checkpoint."""
+  return bool(_steps(pathlib.Path(workdir) / FOLDER))
+
+
 def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
   """Reads all arrays of a checkpoint, optimizers included, as NumPy arrays.
 
@@ -204,14 +209,19 @@ def _locate(path: pathlib.Path) -> pathlib.Path:
   if path.name.isdigit() and (path / 'networks').is_dir():
     return path
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
-  steps = [
-    int(child.name)
-    for child in folder.iterdir()
-    if child.name.isdigit() and (child / 'networks').is_dir()
-  ]
+  steps = _steps(folder)
   if not steps:
     raise FileNotFoundError(
       f'no complete checkpoint in {folder}: pass a run folder that holds '
       f'{FOLDER}/STEP, or one such STEP folder'
     )
   return folder / str(max(steps))
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+  """Returns the steps of the complete checkpoints in a folder."""
+  return [
+    int(path.parent.name)
+    for path in folder.glob('*/networks')
+    if path.parent.name.isdigit() and path.is_dir()
+  ]

@@ -15,11 +15,13 @@ from sg3jax.ops.filtered_lrelu import default_implementation
 from sg3jax.train import (
   ada,
   augment,
+  freeze,
   metrics,
   phases,
   progress,
   sharding,
   steps,
+  transfer,
 )
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
@@ -42,6 +44,7 @@ def train(
   *,
   mesh: Mesh,
   evaluators: Sequence[Evaluator] = (),
+  read_networks: transfer.Reader = checkpoint_lib.load_networks,
 ) -> TrainState:
   """Trains, or goes on training, and returns the last state.
 
@@ -54,10 +57,13 @@ def train(
     workdir: The run folder.
     mesh: The devices, see `sharding.make_mesh`.
     evaluators: Called before the first step and at every snapshot.
+    read_networks: Reads what `train.init_from` names.
 
   Raises:
+    FileNotFoundError: If the run is to start from networks that do not exist.
     ValueError: If the configuration is impossible, or differs from the one
-      that the run in `workdir` began with.
+      that the run in `workdir` began with, or does not fit the networks to
+      start from.
   """
   reasons = config_lib.resolve(
     config, img_channels=source.channels, label_dim=source.label_dim
@@ -65,14 +71,16 @@ def train(
   shrink = config.train.pl_batch_shrink if config.train.pl_weight else 1
   sharding.check_batch(config.train.batch, mesh, pl_batch_shrink=shrink)
   trainer = make_trainer(config)
+  start = transfer.prepare(config, trainer, workdir, read_networks)
   with writer_lib.RunWriter(workdir) as writer, jax.set_mesh(mesh):
     _open_options(config, writer)
     checkpoints = checkpoint_lib.Checkpoints(
       workdir, keep=config.log.keep_checkpoints
     )
     try:
-      state = _restore_or_init(config, trainer, checkpoints, mesh)
+      state = _restore_or_init(config, trainer, checkpoints, mesh, start)
       _log_start(writer, config, source, trainer, state, mesh, reasons)
+      _log_transfer(writer, config, trainer, start)
       run = _Run(config, trainer, writer, checkpoints, evaluators, mesh)
       state = run.loop(state, _batches(config, source, mesh, int(state.step)))
     finally:
@@ -87,9 +95,11 @@ def make_trainer(config: Config) -> steps.Trainer:
     ValueError: If the networks are impossible.
   """
   options = config.train
+  generator = factory.make_generator(config.model.to_dict())
+  discriminator = factory.make_discriminator(config.model.to_dict())
   return steps.Trainer(
-    generator=factory.make_generator(config.model.to_dict()),
-    discriminator=factory.make_discriminator(config.model.to_dict()),
+    generator=generator,
+    discriminator=discriminator,
     recipe=phases.Recipe(
       r1_gamma=options.r1_gamma,
       r1_interval=options.r1_interval,
@@ -107,6 +117,15 @@ def make_trainer(config: Config) -> steps.Trainer:
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
+    frozen=freeze.make_frozen(
+      generator,
+      discriminator,
+      # On the command line, `mapping,synthesis` makes a tuple of one.
+      generator_parts=[
+        part for names in options.freeze_g for part in names.split(',')
+      ],
+      discriminator_layers=options.freeze_d,
+    ),
   )
 
 
@@ -141,11 +160,12 @@ def _restore_or_init(
   trainer: steps.Trainer,
   checkpoints: checkpoint_lib.Checkpoints,
   mesh: Mesh,
+  start: transfer.Start | None,
 ) -> TrainState:
   init = steps.jit_init(trainer, mesh)
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   if checkpoints.latest() is None:
-    return init(key)
+    return init(key) if start is None else start.enter(init(key))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
@@ -225,6 +245,24 @@ def _log_start(
       f'{int(state.nimg) / 1000:g} kimg'
     )
   writer.log('\n'.join(lines))
+
+
+def _log_transfer(
+  writer: writer_lib.RunWriter,
+  config: Config,
+  trainer: steps.Trainer,
+  start: transfer.Start | None,
+) -> None:
+  """Says what came from other networks, and what stays as it is."""
+  if start:
+    writer.log('\n'.join(start.report))
+  elif config.train.init_from:
+    writer.log(
+      f'Transfer:       nothing more from {config.train.init_from}: the run '
+      'goes on from its own state'
+    )
+  if frozen := str(trainer.frozen):
+    writer.log(f'Frozen:         {frozen}')
 
 
 def _augmentation(config: Config) -> str:
