@@ -291,8 +291,21 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstrat'),
-      "no configuration 'quickstrat': use quickstart, stylegan2, stylegan3_r, "
-      'stylegan3_t',
+      "no configuration 'quickstrat': use published, quickstart, stylegan2, "
+      'stylegan3_r, stylegan3_t',
+    ),
+    (
+      (*_TRAIN, '--config=published:cats,t'),
+      "the published run 'cats,t' is unknown: use DATA,MODEL",
+    ),
+    (
+      (
+        *_TRAIN,
+        f'--config={_CONFIG}',
+        '--config.data.source=embedded:8',
+        '--init-from=nowhere',
+      ),
+      'there is no run or checkpoint folder',
     ),
     (
       (*_TRAIN, '--config', 'mine.py'),
@@ -357,7 +370,8 @@ def test_help(cli):
 @pytest.mark.parametrize(
   ('command', 'options'),
   [
-    ('train', ['config', 'workdir', 'devices', '[no]distributed']),
+    ('train', ['config', 'workdir', 'devices', '[no]distributed', 'init_from',
+               '[no]init_partial']),
     ('generate', ['network', 'outdir', 'seeds', 'trunc', 'class', 'translate',
                   'rotate', '[no]overwrite']),
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),
