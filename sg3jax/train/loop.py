@@ -239,6 +239,10 @@ def _log_start(
     f'Augmentation:   {_augmentation(config)}',
     *(f'Settled:        {reason}' for reason in reasons),
   ]
+  if unused := sources.unused_labels(source):
+    lines.append(
+      f'Warning: {unused}, unused: pass --config.data.cond=1 to train on them'
+    )
   if int(state.step):
     lines.append(
       f'Resuming:       from step {int(state.step)}, '

@@ -18,11 +18,12 @@ class _Scenes:
 
   name, resolution, channels, label_dim = 'scenes', 16, 3, 2
 
-  def __init__(self, unused_labels=''):
+  unused_labels = 'the names hold labels'
+
+  def __init__(self):
     rng = np.random.RandomState(0)
     self._images = rng.randint(0, 256, (20, 16, 16, 3)).astype(np.uint8)
     self._labels = rng.randn(20, 2).astype(np.float32)
-    self.unused_labels = unused_labels
 
   def __len__(self):
     return len(self._images)
