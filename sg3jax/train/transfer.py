@@ -109,39 +109,32 @@ def prepare(
   comparison = compare(
     networks, {name: getattr(shapes, name) for name in NETWORKS}
   )
-  model = source_options.get('model', {})
-  hints = list(_model_differences(model, config.model.to_dict()))
-  same_arrays = list(_design_differences(model, config.model.to_dict()))
+  there, here = source_options.get('model', {}), config.model.to_dict()
+  hints = list(_model_differences(there, here))
   if not comparison.fitting:
     raise ValueError(
       f'nothing of --init_from={options.init_from} fits'
       + ''.join(f': {hint}' for hint in hints[:1])
     )
-  exact = comparison.is_exact and not same_arrays
-  if not exact and not options.init_partial:
-    raise ValueError(
-      '\n'.join(
-        [
-          f'--init_from={options.init_from} does not fit: '
-          + '; '.join(hints or ['its arrays are others']),
-          *_describe(comparison),
-          'Use the options that the source was trained with, or --init_partial '
-          'to copy what fits',
-        ]
-      )
-    )
-  where = options.init_from + (f', step {step}' if step else '')
-  if exact:
-    report = [
-      f'Transfer:       all {len(comparison.fitting)} arrays of {where}'
+  is_exact = comparison.is_exact and not any(_design_differences(there, here))
+  if not is_exact and not options.init_partial:
+    message = [
+      f'--init_from={options.init_from} does not fit: '
+      + '; '.join(hints or ['its arrays are others']),
+      *_describe(comparison),
+      'Use the options that the source was trained with, or --init_partial to '
+      'copy what fits',
     ]
-  else:
-    report = [
-      f'Transfer:       {len(comparison.fitting)} arrays of {where}',
-      *(f'Warning: {hint}' for hint in hints),
-      *_list_modules(comparison),
-    ]
-  return Start(networks, tuple(report))
+    raise ValueError('\n'.join(message))
+  return Start(
+    networks,
+    (
+      f'Transfer:       {"all " if is_exact else ""}{len(comparison.fitting)} '
+      f'arrays of {options.init_from}' + (f', step {step}' if step else ''),
+      *(f'Warning: {hint}' for hint in hints if not is_exact),
+      *(() if is_exact else _list_modules(comparison)),
+    ),
+  )
 
 
 def compare(
