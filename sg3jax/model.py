@@ -9,12 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.interop import model_files
+from sg3jax.interop import model_files, schema
 from sg3jax.nets import factory, stylegan2
 from sg3jax.train import checkpoint
 from sg3jax.types import AnyArray, Array, Variables
 
 _EXACT = {'precision': 'fp32'}
+
+TRUNCATION_CENTERS = ('global', 'class')
+
+# Latents whose mean style is that of a label, in batches: 0.01 of the spread of
+# single styles is the standard error.
+_AVERAGED, _AVERAGED_BATCH = 10_000, 1000
 
 
 class Model:
@@ -38,6 +44,7 @@ class Model:
   ):
     self.options = options
     self.step = step
+    self._mean_styles: dict[bytes, np.ndarray] = {}
     # Drawn in float32 throughout, whatever the precision of training was, as
     # the run's own pictures and figures are.
     self.generator = factory.make_generator(options['model'] | _EXACT)
@@ -88,6 +95,7 @@ class Model:
     noise_mode: str = 'const',
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     noise_seed: int = 0,
+    truncation_towards: str = 'global',
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
@@ -99,11 +107,14 @@ class Model:
       noise_mode: See `synthesis`.
       transform: See `synthesis`.
       noise_seed: See `synthesis`.
+      truncation_towards: See `mapping`.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
-    ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
+    ws = self.mapping(
+      z, c, truncation_psi, truncation_cutoff, truncation_towards
+    )
     return self.synthesis(ws, transform, noise_mode, noise_seed)
 
   def mapping(
@@ -112,13 +123,66 @@ class Model:
     c: Float[AnyArray, 'n classes'] | None = None,
     truncation_psi: float = 1.0,
     truncation_cutoff: int | None = None,
+    truncation_towards: str = 'global',
   ) -> Float[Array, 'n l d']:
-    """Returns styles [n, num_ws, w_dim]; arguments as in `__call__`."""
+    """Returns styles [n, num_ws, w_dim].
+
+    Args:
+      z: See `__call__`, as for `c` and the next two.
+      c: Labels.
+      truncation_psi: Distance from the mean style.
+      truncation_cutoff: Truncated styles.
+      truncation_towards: 'global' for the mean style of training, 'class' for
+        that of each label, which keeps truncated images within their class.
+
+    Raises:
+      ValueError: If an argument has the wrong shape or value.
+    """
+    if truncation_towards not in TRUNCATION_CENTERS:
+      raise ValueError(
+        'truncation_towards must be one of '
+        f'{", ".join(TRUNCATION_CENTERS)}, is {truncation_towards!r}'
+      )
     if truncation_cutoff is None:
       truncation_cutoff = self.generator.spec.num_ws
+    center = None
+    if truncation_towards == 'class':
+      if c is None:
+        raise ValueError(
+          'there are no classes to truncate towards: the network takes no '
+          'labels'
+        )
+      center = self.mean_styles(c)
     return self._mapping(
-      self.variables, z, c, jnp.float32(truncation_psi), truncation_cutoff
+      self.variables,
+      z,
+      c,
+      jnp.float32(truncation_psi),
+      truncation_cutoff,
+      center,
     )
+
+  def mean_styles(
+    self, c: Float[AnyArray, 'n classes']
+  ) -> Float[np.ndarray, 'n d']:
+    """Returns the mean style of each label, estimated once, [n, w_dim]."""
+    rows = [np.asarray(row, np.float32) for row in np.asarray(c)]
+    for row in rows:
+      if row.tobytes() not in self._mean_styles:
+        self._mean_styles[row.tobytes()] = self._mean_style(row)
+    return np.stack([self._mean_styles[row.tobytes()] for row in rows])
+
+  def _mean_style(
+    self, label: Float[np.ndarray, ' classes']
+  ) -> Float[np.ndarray, ' d']:
+    rng = np.random.RandomState(0)
+    c = np.tile(label, (_AVERAGED_BATCH, 1))
+    means = []
+    for _ in range(_AVERAGED // _AVERAGED_BATCH):
+      z = rng.randn(_AVERAGED_BATCH, self.z_dim).astype(np.float32)
+      ws = self._mapping(self.variables, z, c, jnp.float32(1), 0, None)
+      means.append(np.mean(ws[:, 0], axis=0))
+    return np.mean(means, axis=0)
 
   def synthesis(
     self,
@@ -168,12 +232,13 @@ class Model:
   @functools.cached_property
   def _mapping(self):
     return jax.jit(
-      lambda variables, z, c, psi, cutoff: self.generator.apply(
+      lambda variables, z, c, psi, cutoff, center: self.generator.apply(
         variables,
         z,
         c,
         truncation_psi=psi,
         truncation_cutoff=cutoff,
+        truncation_center=center,
         method='mapping',
       )
     )
@@ -210,15 +275,30 @@ def load_model(path: str | pathlib.Path) -> Model:
     ValueError: If an imported model is damaged, or `path` is an official
       checkpoint, which is to be imported first.
   """
+  return Model(*read_networks(path))
+
+
+def read_networks(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Variables], int]:
+  """Reads the networks of a run folder, of a checkpoint or of an import.
+
+  Args:
+    path: As in `load_model`, which raises the same.
+
+  Returns:
+    The options of the run; variables by name: `generator_ema`, `generator` and
+    `discriminator`, as far as they are there; and the step, 0 of an import.
+  """
   path = pathlib.Path(path)
   if model_files.is_model_folder(path):
-    return Model(*model_files.load(path))
+    return *model_files.load(path, schema.NETWORKS), 0
   if path.is_file():
     raise ValueError(
       f'{path} is a file: convert an official checkpoint once, with '
       f'`sg3jax import {path} --output=FOLDER`, and open the folder'
     )
-  return Model(*checkpoint.load_networks(path))
+  return checkpoint.load_networks(path)
 
 
 def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:

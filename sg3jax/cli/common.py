@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,20 +126,39 @@ def parse_seeds(text: str) -> list[int]:
   return seeds
 
 
-def one_hot_label(
-  index: int | None, label_dim: int, count: int
-) -> Float[np.ndarray, 'n classes'] | None:
-  """Returns `count` labels of one class; None for unconditional networks.
+def make_label(
+  index: int | None, numbers: Sequence[str] | None, label_dim: int
+) -> Float[np.ndarray, ' classes'] | None:
+  """Returns the label that is asked for; None for unconditional networks.
+
+  Args:
+    index: A class, made one-hot.
+    numbers: A label itself, instead.
+    label_dim: Features of the network's labels.
 
   Raises:
-    ValueError: If a class is missing, or given without need, or out of range.
+    ValueError: If a label is missing, or given without need, or out of range.
   """
   if not label_dim:
-    if index is not None:
-      raise ValueError('--class was given, but the network takes no labels')
+    for flag, value in (('class', index), ('label', numbers)):
+      if value is not None:
+        raise ValueError(f'--{flag} was given, but the network takes no labels')
     return None
-  if index is None or not 0 <= index < label_dim:
+  if numbers is None:
+    if index is None or not 0 <= index < label_dim:
+      raise ValueError(
+        'the network is conditional: pass --class=0 to '
+        f'--class={label_dim - 1}, or --label with {label_dim} numbers'
+      )
+    return np.eye(label_dim, dtype=np.float32)[index]
+  try:
+    label = np.array([float(x) for x in numbers], np.float32)
+  except ValueError:
+    label = np.zeros(0, np.float32)
+  is_whole = label.shape == (label_dim,) and np.all(np.isfinite(label))
+  if index is not None or not is_whole:
     raise ValueError(
-      f'the network is conditional: pass --class=0 to --class={label_dim - 1}'
+      f'--label={",".join(numbers)} is not understood: pass {label_dim} '
+      'numbers X,Y,... and no --class'
     )
-  return np.tile(np.eye(label_dim, dtype=np.float32)[index], (count, 1))
+  return label

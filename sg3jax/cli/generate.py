@@ -3,6 +3,8 @@ r"""Draws pictures with a trained model, one file a seed.
     sg3jax generate --network=runs/quickstart --seeds=0,1,4-6 --outdir=out
     sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
       --trunc=0.7 --translate=0.3,0 --rotate=15
+    sg3jax generate --network=runs/animals --seeds=0-7 --outdir=cats \
+      --class=0 --trunc=0.7 --truncation_towards=class
 
 Existing files are kept, unless `--overwrite` says otherwise.
 """
@@ -29,7 +31,16 @@ _TRUNC = flags.DEFINE_float(
 _CUTOFF = flags.DEFINE_integer(
   'trunc_cutoff', None, 'How many styles to truncate; all by default.'
 )
+_TOWARDS = flags.DEFINE_enum(
+  'truncation_towards',
+  'global',
+  model_lib.TRUNCATION_CENTERS,
+  'The mean picture: that of all, or of the class that is drawn.',
+)
 _CLASS = flags.DEFINE_integer('class', None, 'Class of a conditional model.')
+_LABEL = flags.DEFINE_list(
+  'label', None, 'Label of a model of vector labels: numbers X,Y,...'
+)
 _NOISE_MODE = flags.DEFINE_enum(
   'noise_mode', 'const', ['const', 'random', 'none'], 'Noise inputs, if any.'
 )
@@ -62,19 +73,20 @@ def _generate() -> None:
       f'{existing[0]} exists: pass --overwrite or another --outdir'
     )
   model = model_lib.load_model(network)
-  common.one_hot_label(_CLASS.value, model.label_dim, 1)
+  label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim)
   for first in range(0, len(seeds), _BATCH):
     batch = seeds[first : first + _BATCH]
     # Whole batches, so that one program serves all.
     padded = batch + batch[:1] * (_BATCH - len(batch) if first else 0)
     images = model(
       model_lib.seed_latents(padded, model.z_dim),
-      common.one_hot_label(_CLASS.value, model.label_dim, len(padded)),
+      None if label is None else np.tile(label, (len(padded), 1)),
       truncation_psi=_TRUNC.value,
       truncation_cutoff=_CUTOFF.value,
       noise_mode=_NOISE_MODE.value,
       transform=transform,
       noise_seed=batch[0],
+      truncation_towards=_TOWARDS.value,
     )
     for seed, image in zip(batch, np.asarray(images), strict=False):
       pictures.save_image(image, paths[seed])

@@ -10,6 +10,11 @@ continues a run that was interrupted.
 
 On SIGTERM or Ctrl-C the run finishes its step, saves, and exits with status 75:
 run the same command again. A second signal ends it at once.
+
+    sg3jax train --config=stylegan3_t:512 --workdir=runs/cats \
+      --config.data.source=cats.zip --init_from=runs/t512
+
+starts a new run from the networks of another one.
 """
 
 import pathlib
@@ -21,6 +26,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 import sg3jax
+import sg3jax.model
 from sg3jax.cli import common
 from sg3jax.data import sources
 from sg3jax.eval import evaluators
@@ -33,6 +39,16 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
+_INIT_FROM = flags.DEFINE_string(
+  'init_from',
+  None,
+  'A run folder or checkpoint whose networks a new run starts from.',
+)
+flags.DEFINE_alias('init-from', 'init_from')
+_INIT_PARTIAL = flags.DEFINE_bool(
+  'init_partial', False, 'Start from what of them fits.'
+)
+flags.DEFINE_alias('init-partial', 'init_partial')
 flags.declare_key_flag('devices')
 _PLAN = flags.DEFINE_bool(
   'plan',
@@ -72,6 +88,10 @@ def _train() -> None:
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
+  if _INIT_FROM.value:
+    config.train.init_from = _INIT_FROM.value
+  if _INIT_PARTIAL.present:
+    config.train.init_partial = _INIT_PARTIAL.value
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)
@@ -111,6 +131,7 @@ def _train() -> None:
       stop=stop,
       profile=profile,
       allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+      read_networks=sg3jax.model.read_networks,
     )
   if stop.obeyed:
     sys.exit(preemption.EXIT_CODE)

@@ -52,6 +52,7 @@ class ImageFiles:
     resolution: Rows and columns of every image.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     label_dim: Features of a label; 0 if there are none.
+    unused_labels: What labels there are that were not asked for, a phrase.
   """
 
   def __init__(
@@ -83,12 +84,12 @@ class ImageFiles:
         f'{path} holds no images: found {_summary(everything)}; needed are '
         f'files that end in {", ".join(_SUFFIXES)}'
       )
+    listed, where = None, str(path)
     if labels_lib.FILE in everything:
+      listed = self._read(labels_lib.FILE)
+      where = self._where(labels_lib.FILE)
       self._labels = labels_lib.read(
-        self._read(labels_lib.FILE),
-        self._where(labels_lib.FILE),
-        self._names,
-        use_labels=use_labels,
+        listed, where, self._names, use_labels=use_labels
       )
     else:
       misplaced = [n for n in everything if n.endswith('/' + labels_lib.FILE)]
@@ -99,8 +100,13 @@ class ImageFiles:
           'the images counted from the root too'
         )
       self._labels = labels_lib.from_folders(
-        self._names, str(path), use_labels=use_labels
+        self._names, where, use_labels=use_labels
       )
+    self.unused_labels = (
+      ''
+      if use_labels
+      else labels_lib.describe_unused(listed, where, self._names)
+    )
     self.label_dim = labels_lib.dim(self._labels)
     self._check_headers(resolution)
 

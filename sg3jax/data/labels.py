@@ -82,6 +82,28 @@ def from_folders(
   return np.array([number[folder[depth]] for folder in folders], np.int64)
 
 
+def describe_unused(
+  text: bytes | None, where: str, names: Sequence[str]
+) -> str:
+  """Returns what labels there are, if training does not ask for them.
+
+  Args:
+    text: The contents of dataset.json; None without such a file.
+    where: The folder or zip file, or the name of dataset.json.
+    names: The names of the images.
+
+  Returns:
+    A phrase, empty if there are none.
+  """
+  if text is not None:
+    return f'{where} holds labels' if _parse(text, where) else ''
+  try:
+    classes = dim(from_folders(names, where, use_labels=True))
+  except ValueError:
+    return ''
+  return f'{where} has {classes} subfolders, which may be classes'
+
+
 def read(
   text: bytes, where: str, names: Sequence[str], *, use_labels: bool
 ) -> Stored:
@@ -91,20 +113,13 @@ def read(
     text: The contents of the file.
     where: Its name, for messages.
     names: The names of the images.
-    use_labels: If not, there are no labels; a warning says what is left
-      unused.
+    use_labels: If not, there are no labels.
 
   Raises:
     ValueError: If the file does not give every image a label of one kind.
   """
   listed = _parse(text, where)
   if not use_labels:
-    if listed:
-      logging.warning(
-        '%s holds labels that are not used: pass --config.data.cond=1 to '
-        'train on them.',
-        where,
-      )
     return _none(names)
   if listed is None:
     raise ValueError(

@@ -19,7 +19,11 @@ _EMBEDDED_RESOLUTION = 64
 
 @runtime_checkable  # For the type checks of the tests.
 class ImageSource(Protocol):
-  """Random access to equally large images, from any thread and picklable."""
+  """Random access to equally large images, from any thread and picklable.
+
+  One may also have `unused_labels`, a phrase on the labels that are there but
+  were not asked for: see `unused_labels`.
+  """
 
   @property
   def name(self) -> str:
@@ -69,6 +73,7 @@ class Subset:
     self.resolution = source.resolution
     self.channels = source.channels
     self.label_dim = source.label_dim
+    self.unused_labels = unused_labels(source)
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -80,6 +85,11 @@ class Subset:
   def labels(self) -> Float[np.ndarray, 'n label_dim']:
     """Returns all labels, float32, without decoding images."""
     return self._source.labels()[self._indices]
+
+
+def unused_labels(source: ImageSource) -> str:
+  """Returns what labels a source leaves unread, a phrase; empty for none."""
+  return getattr(source, 'unused_labels', '')
 
 
 def open_source(

@@ -29,7 +29,8 @@ class TfdsSource:
     split: A split, or a slice of one such as `train[:50%]`.
     data_dir: The folder that holds `NAME/[CONFIG/]VERSION`; None for that of
       `tensorflow_datasets`, `~/tensorflow_datasets`.
-    use_labels: Whether to read labels; `label_dim` is 0 without.
+    use_labels: Whether to read labels; `label_dim` is 0 without, and
+      `unused_labels` says what there is, empty for nothing.
     resolution: The side in pixels that images must have; None for that of the
       first.
 
@@ -54,6 +55,7 @@ class TfdsSource:
     features = dict(builder.info.features)
     self.name = builder.name
     self.label_dim = 0
+    self.unused_labels = ''
     self._image_key = _image_key(tfds, name, features)
     if use_labels:
       self._label_key = _label_key(tfds, name, features)
@@ -61,6 +63,8 @@ class TfdsSource:
         features[self._label_key], tfds.features.ClassLabel
       )
       self.label_dim = _label_dim(tfds, name, self._label_key, features)
+    elif 'label' in features:
+      self.unused_labels = f'dataset {name} has the feature label'
     if not builder.info.splits[split].num_examples:
       raise ValueError(f'split {split!r} of dataset {name} is empty')
     # Left encoded: reading labels decodes no image, and Pillow decodes the same

@@ -127,6 +127,7 @@ class Generator(nn.Module):
     *,
     truncation_psi: float | Float[AnyArray, ''] = 1.0,
     truncation_cutoff: int | Int[AnyArray, ''] | None = None,
+    truncation_center: Float[AnyArray, '*n d'] | None = None,
     update_averages: bool = False,
   ) -> Float[Array, 'n l d']:
     """Returns styles [n, num_ws, w_dim], float32.
@@ -136,6 +137,8 @@ class Generator(nn.Module):
       c: Labels; None for an unconditional generator.
       truncation_psi: Distance from w_avg, 1 for none of the truncation trick.
       truncation_cutoff: Styles that are truncated, from the first; None: all.
+      truncation_center: Style, or one for each latent, that they are truncated
+        towards, such as the mean of a class; None: w_avg.
       update_averages: Whether to update w_avg from the whole batch.
     """
     w = self.mapping_network(z, c)
@@ -147,7 +150,10 @@ class Generator(nn.Module):
     ws = jnp.repeat(w[:, None], self.spec.num_ws, axis=1)
     if isinstance(truncation_psi, float | int) and truncation_psi == 1:
       return ws
-    truncated = self.w_avg.value + truncation_psi * (ws - self.w_avg.value)
+    center = self.w_avg.value
+    if truncation_center is not None:
+      center = jnp.asarray(truncation_center)[..., None, :]
+    truncated = center + truncation_psi * (ws - center)
     is_truncated = jnp.arange(self.spec.num_ws) < (
       self.spec.num_ws if truncation_cutoff is None else truncation_cutoff
     )

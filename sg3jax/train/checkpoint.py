@@ -286,6 +286,11 @@ def load_networks(
   return restored['options'], restored['networks'], int(folder.name)
 
 
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+  """Returns whether a run folder, if it exists, holds a complete checkpoint."""
+  return bool(_steps(pathlib.Path(workdir) / FOLDER))
+
+
 def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
   """Reads all arrays of a checkpoint, optimizers included, as NumPy arrays.
 
@@ -370,11 +375,7 @@ def _locate(path: pathlib.Path) -> pathlib.Path:
   if path.name.isdigit() and (path / 'networks').is_dir():
     return path
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
-  steps = [
-    int(child.name)
-    for child in folder.iterdir()
-    if child.name.isdigit() and (child / 'networks').is_dir()
-  ]
+  steps = _steps(folder)
   if not steps:
     raise FileNotFoundError(
       f'no complete checkpoint in {folder}: pass a run folder that holds '
@@ -397,3 +398,12 @@ def _locate_best(folder: pathlib.Path) -> pathlib.Path:
       '--config.log.keep_best=FIGURE, or name another checkpoint'
     )
   return max(ranks, key=lambda step: (ranks[step], int(step.name)))
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+  """Returns the steps of the complete checkpoints in a folder."""
+  return [
+    int(path.parent.name)
+    for path in folder.glob('*/networks')
+    if path.parent.name.isdigit() and path.is_dir()
+  ]

@@ -69,14 +69,23 @@ def default_config() -> Config:
   train.r1_gamma = config_dict.placeholder(float)  # By resolution and batch.
   train.r1_interval = 16  # Steps from one R1 phase to the next.
   train.ema_kimg = config_dict.placeholder(float)  # Half-life; batch * 10/32.
-  train.ema_rampup = 0.05  # Half-life as a part of the images shown; 0: none.
+  # Half-life as a part of the images shown, 0 for no bound; 0.05, or 0 if the
+  # run starts from other networks.
+  train.ema_rampup = config_dict.placeholder(float)
   train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
-  train.blur_fade_kimg = config_dict.placeholder(float)  # batch * 200/32.
+  # batch * 200/32, or 0, for no blur, if the run starts from other networks.
+  train.blur_fade_kimg = config_dict.placeholder(float)
   train.style_mixing_prob = 0.0  # StyleGAN2 mixes the styles of 0.9 of batches.
   train.pl_weight = 0.0  # Of path lengths; StyleGAN2 has 2.
   train.pl_interval = 4  # Steps from one path length phase to the next.
   train.pl_batch_shrink = 2  # How many times smaller its batch is.
   train.pl_decay = 0.01  # Weight of a batch in the mean path length.
+
+  # Transfer: a run or checkpoint to take G, D and G_ema from, at the start.
+  train.init_from = config_dict.placeholder(str)
+  train.init_partial = False  # Take what fits, and leave the rest as it is new.
+  train.freeze_d = 0  # Convolutions of D that stay, from the image: 10, say.
+  train.freeze_g = ()  # Parts that stay: mapping, synthesis, embedding.
 
   # Augmentation of what D sees, for data sets of less than some 70,000 images.
   train.augment = ml_collections.ConfigDict()
@@ -85,7 +94,9 @@ def default_config() -> Config:
   augment.pipeline = 'bgc'  # blit, geom, color and so on; bg keeps colours.
   augment.p = 0.2  # Probability of each augmentation, where it is fixed.
   augment.target = 0.6  # Mean sign of D(real) that ada keeps.
-  augment.speed_kimg = 500.0  # In which ada could take p from 0 to 1.
+  # In which ada could take p from 0 to 1: 500, or 100 if the run starts from
+  # other networks.
+  augment.speed_kimg = config_dict.placeholder(float)
   augment.interval = 4  # Steps from one adaptation to the next.
 
   config.log = ml_collections.ConfigDict()
@@ -136,12 +147,22 @@ def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
         f'use {",".join(f"{name}=NUMBER" for name in defaults)}'
       )
     try:
-      values[key] = float(text) if '.' in text else int(text)
+      values[key] = _number(text, whole=isinstance(defaults[key], int))
     except ValueError as error:
       raise ValueError(
-        f'{key} in the configuration argument {arg!r} is no number'
+        f'{key} in the configuration argument {arg!r} is no '
+        + ('whole number' if isinstance(defaults[key], int) else 'number')
       ) from error
   return values
+
+
+def _number(text: str, *, whole: bool) -> int | float:
+  try:
+    return int(text)
+  except ValueError:
+    if whole:
+      raise
+    return float(text)
 
 
 def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
@@ -172,8 +193,16 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
   )
   settle('train', 'r1_gamma', gamma, reason)
   settle('train', 'ema_kimg', batch * 10 / 32, 'batch * 10/32')
+  if _get(config, 'train.init_from'):
+    fade, rampup, speed = 0.0, 0.0, 100.0
+    reason = fade_reason = 'published for transfer'
+  else:
+    fade, rampup, speed = batch * 200 / 32, 0.05, 500.0
+    reason, fade_reason = 'published for new networks', 'batch * 200/32'
   if _get(config, 'train.blur_init_sigma'):
-    settle('train', 'blur_fade_kimg', batch * 200 / 32, 'batch * 200/32')
+    settle('train', 'blur_fade_kimg', fade, fade_reason)
+  settle('train', 'ema_rampup', rampup, reason)
+  settle('train.augment', 'speed_kimg', speed, reason)
   for field, data in (('img_channels', img_channels), ('label_dim', label_dim)):
     value = _get(config, f'model.{field}')
     if value != data:
@@ -252,6 +281,11 @@ def _check(config: Config) -> None:
       raise ValueError(
         f'config.{name} must be at most 1, is {_get(config, name)}'
       )
+  if _get(config, 'train.init_partial') and not _get(config, 'train.init_from'):
+    raise ValueError(
+      'config.train.init_partial is set, but there is nothing to start from: '
+      'pass --init_from'
+    )
   _check_augment(_get(config, 'train.augment'))
   if config.log.keep_best:
     best.rank(config.log.keep_best, 0)

@@ -18,6 +18,7 @@ from sg3jax.train import (
   augment,
   best,
   evaluation,
+  freeze,
   health,
   live,
   metrics,
@@ -28,6 +29,7 @@ from sg3jax.train import (
   progress,
   sharding,
   steps,
+  transfer,
 )
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
@@ -54,6 +56,7 @@ def train(
   stop: preemption.Stop | None = None,
   profile: range = range(0),
   allow_config_change: bool = False,
+  read_networks: transfer.Reader = checkpoint_lib.load_networks,
 ) -> TrainState:
   """Trains, or goes on training, and returns the last state.
 
@@ -71,10 +74,13 @@ def train(
     profile: Steps, counted from 1, to record in `profile/` of the run folder.
     allow_config_change: Whether to go on with another configuration than the
       run began with, as far as the arrays keep their shapes.
+    read_networks: Reads what `train.init_from` names.
 
   Raises:
+    FileNotFoundError: If the run is to start from networks that do not exist.
     ValueError: If the configuration is impossible, or differs from the one
-      that the run in `workdir` began with; if no checkpoint can be read.
+      that the run in `workdir` began with, or does not fit the networks to
+      start from; if no checkpoint can be read.
     OSError: If the run folder cannot be written, or its disk is full.
     FloatingPointError: If the losses are not finite for too long.
   """
@@ -92,6 +98,7 @@ def train(
   if not config.train.micro_batches:
     reasons.append(_settle_micro_batches(config, trainer, mesh))
     trainer = make_trainer(config)
+  start = transfer.prepare(config, trainer, workdir, read_networks)
   with contextlib.ExitStack() as stack:
     writer = stack.enter_context(writer_lib.RunWriter(workdir))
     stack.enter_context(jax.set_mesh(mesh))
@@ -102,10 +109,13 @@ def train(
       workdir, keep=config.log.keep_checkpoints, best=config.log.keep_best
     )
     stack.callback(checkpoints.close)
-    state = _restore_or_init(config, trainer, checkpoints, mesh, writer.log)
+    state = _restore_or_init(
+      config, trainer, checkpoints, mesh, start, writer.log
+    )
     if changes:  # Now that the checkpoint is known to fit.
       writer.record_change(changes, config, int(state.step))
     _log_start(writer, config, source, trainer, state, mesh, reasons)
+    _log_transfer(writer, config, trainer, start)
     stop = stop or preemption.Stop()
     profiler = profiling.Profiler(profile, writer.workdir, writer.log)
     stack.callback(profiler.close)
@@ -132,9 +142,11 @@ def make_trainer(config: Config) -> steps.Trainer:
     ValueError: If the networks are impossible.
   """
   options = config.train
+  generator = factory.make_generator(config.model.to_dict())
+  discriminator = factory.make_discriminator(config.model.to_dict())
   return steps.Trainer(
-    generator=factory.make_generator(config.model.to_dict()),
-    discriminator=factory.make_discriminator(config.model.to_dict()),
+    generator=generator,
+    discriminator=discriminator,
     recipe=phases.Recipe(
       r1_gamma=options.r1_gamma,
       r1_interval=options.r1_interval,
@@ -152,6 +164,15 @@ def make_trainer(config: Config) -> steps.Trainer:
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
+    frozen=freeze.make_frozen(
+      generator,
+      discriminator,
+      # On the command line, `mapping,synthesis` makes a tuple of one.
+      generator_parts=[
+        part for names in options.freeze_g for part in names.split(',')
+      ],
+      discriminator_layers=options.freeze_d,
+    ),
   )
 
 
@@ -204,12 +225,13 @@ def _restore_or_init(
   trainer: steps.Trainer,
   checkpoints: checkpoint_lib.Checkpoints,
   mesh: Mesh,
+  start: transfer.Start | None,
   log: Callable[[str], None],
 ) -> TrainState:
   init = steps.jit_init(trainer, mesh)
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   if checkpoints.latest() is None:
-    return init(key)
+    return init(key) if start is None else start.enter(init(key))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
@@ -289,12 +311,34 @@ def _log_start(
     f'Augmentation:   {_augmentation(config)}',
     *(f'Settled:        {reason}' for reason in reasons),
   ]
+  if unused := sources.unused_labels(source):
+    lines.append(
+      f'Warning: {unused}, unused: pass --config.data.cond=1 to train on them'
+    )
   if int(state.step):
     lines.append(
       f'Resuming:       from step {int(state.step)}, '
       f'{int(state.nimg) / 1000:g} kimg'
     )
   writer.log('\n'.join(lines))
+
+
+def _log_transfer(
+  writer: writer_lib.RunWriter,
+  config: Config,
+  trainer: steps.Trainer,
+  start: transfer.Start | None,
+) -> None:
+  """Says what came from other networks, and what stays as it is."""
+  if start:
+    writer.log('\n'.join(start.report))
+  elif config.train.init_from:
+    writer.log(
+      f'Transfer:       nothing more from {config.train.init_from}: the run '
+      'goes on from its own state'
+    )
+  if frozen := str(trainer.frozen):
+    writer.log(f'Frozen:         {frozen}')
 
 
 def _augmentation(config: Config) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
-from sg3jax.train import ada, metrics, phases, sharding
+from sg3jax.train import ada, freeze, metrics, phases, sharding
 from sg3jax.train import state as state_lib
 from sg3jax.train.phases import Moments, Recipe
 from sg3jax.train.state import TrainState
@@ -33,6 +33,7 @@ class Trainer:
     recipe: Weights and intervals.
     g_lr: Adam's step size for G.
     d_lr: Adam's step size for D.
+    frozen: Parameters that get no update.
   """
 
   generator: generator_lib.Generator
@@ -40,6 +41,7 @@ class Trainer:
   recipe: Recipe
   g_lr: float = 0.0025
   d_lr: float = 0.002
+  frozen: freeze.Frozen = freeze.NOTHING
 
   @property
   def phases(self) -> phases.Phases:
@@ -125,6 +127,12 @@ class Trainer:
       state, images, labels, latents[1], d_labels, d_key
     )
     state, d_count = self.apply_discriminator_gradients(state, grads)
+    averages = {
+      name: freeze.hold_averages(
+        state.generator[name], new, self.frozen.generator
+      )
+      for name, new in averages.items()
+    }
     state = state.replace(generator=state.generator | averages)
     state, r1_moments = self._lazily(
       state,
@@ -158,6 +166,7 @@ class Trainer:
     self, state: TrainState, grads: Tree
   ) -> tuple[TrainState, Array]:
     """Returns the state with G updated, and the non-finite values replaced."""
+    grads = freeze.zero_gradients(grads, self.frozen.generator)
     params, opt, count = _apply(
       self.generator_tx, grads, state.generator_opt, state.generator['params']
     )
@@ -168,6 +177,7 @@ class Trainer:
     self, state: TrainState, grads: Tree
   ) -> tuple[TrainState, Array]:
     """Returns the state with D updated, and the non-finite values replaced."""
+    grads = freeze.zero_gradients(grads, self.frozen.discriminator)
     params, opt, count = _apply(
       self.discriminator_tx,
       grads,

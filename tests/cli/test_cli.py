@@ -270,8 +270,13 @@ class TestGenerate:
     assert 'the network is conditional: pass --class=0 to --class=1' in error
     assert '--class=1' in _fails(cli, *args, '--class=2')
     pictures = []
-    for index in (0, 1):
-      status, _, error = cli(*args, f'--class={index}')
+    for index in (0, 1):  # The mean pictures of the two.
+      status, _, error = cli(
+        *args,
+        f'--class={index}',
+        '--trunc=0',
+        '--truncation_towards=class',
+      )
       assert status == 0, error
       pictures.append((tmp_path / 'seed0000.png').read_bytes())
     assert pictures[0] != pictures[1]
@@ -329,8 +334,21 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstrat'),
-      "no configuration 'quickstrat': use quickstart, stylegan2, stylegan3_r, "
-      'stylegan3_t',
+      "no configuration 'quickstrat': use published, quickstart, stylegan2, "
+      'stylegan3_r, stylegan3_t',
+    ),
+    (
+      (*_TRAIN, '--config=published:cats,t'),
+      "the published run 'cats,t' is unknown: use DATA,MODEL",
+    ),
+    (
+      (
+        *_TRAIN,
+        f'--config={_CONFIG}',
+        '--config.data.source=embedded:8',
+        '--init-from=nowhere',
+      ),
+      'there is no run or checkpoint folder',
     ),
     (
       (*_TRAIN, '--config', 'mine.py'),
@@ -406,9 +424,10 @@ def test_help(cli):
   ('command', 'options'),
   [
     ('train', ['config', 'workdir', 'devices', '[no]distributed', 'profile',
-               '[no]allow_config_change']),
+               '[no]allow_config_change', 'init_from', '[no]init_partial',
+               '[no]plan', 'plan_memory']),
     ('generate', ['network', 'outdir', 'seeds', 'trunc', 'class', 'translate',
-                  'rotate', '[no]overwrite']),
+                  'rotate', '[no]overwrite', 'truncation_towards', 'label']),
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),
     ('doctor', ['devices']),
   ],
@@ -441,6 +460,41 @@ def test_parse_seeds(text, seeds):
 def test_parse_seeds_names_what_it_does_not_understand(text):
   with pytest.raises(ValueError, match=f'^--seeds={text}'):
     common.parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+  ('index', 'numbers', 'label_dim', 'label'),
+  [
+    (None, None, 0, None),
+    (1, None, 3, [0, 1, 0]),
+    (None, ['0.5', '-2'], 2, [0.5, -2]),
+  ],
+)
+def test_make_label(index, numbers, label_dim, label):
+  made = common.make_label(index, numbers, label_dim)
+  if label is None:
+    assert made is None
+  else:
+    np.testing.assert_array_equal(made, np.float32(label))
+
+
+@pytest.mark.parametrize(
+  ('index', 'numbers', 'label_dim', 'message'),
+  [
+    (0, None, 0, '--class was given, but the network takes no labels'),
+    (None, ['1'], 0, '--label was given, but the network takes no labels'),
+    (None, None, 3, '--class=0 to --class=2, or --label with 3 numbers'),
+    (3, None, 3, '--class=0 to --class=2'),
+    (-1, None, 3, '--class=0 to --class=2'),
+    (None, ['1', '2'], 3, '--label=1,2 is not understood: pass 3 numbers'),
+    (None, ['a'], 1, '--label=a is not understood'),
+    (None, ['nan'], 1, '--label=nan is not understood'),
+    (0, ['1'], 1, 'and no --class'),
+  ],
+)
+def test_make_label_names_what_is_wrong(index, numbers, label_dim, message):
+  with pytest.raises(ValueError, match=message):
+    common.make_label(index, numbers, label_dim)
 
 
 @pytest.mark.slow

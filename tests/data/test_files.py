@@ -12,7 +12,6 @@ from concurrent import futures
 
 import numpy as np
 import pytest
-from absl import logging
 from PIL import Image
 
 from sg3jax.data import files, sources
@@ -154,17 +153,32 @@ def test_labels_wanted_but_absent(store, names):
     files.ImageFiles(path, use_labels=True)
 
 
-def test_unused_labels_give_one_warning(store, monkeypatch):
-  warnings = []
-  monkeypatch.setattr(logging, 'warning', lambda *args: warnings.append(args))
-  path = store(labelled([['a.png', 0]]))
-  assert files.ImageFiles(path).label_dim == 0
-  (warning,) = warnings
-  assert '--config.data.cond=1' in warning[0]
-  files.ImageFiles(path.parent / path.name, use_labels=False)
-  assert len(warnings) == 2
-  files.ImageFiles(store(labelled(None)))
-  assert len(warnings) == 2
+def test_unused_labels_are_described(store):
+  path = store(labelled([[f'{name}.png', 0] for name in 'abc']))
+  source = files.ImageFiles(path)
+  assert source.label_dim == 0
+  assert source.unused_labels == f'dataset.json in {path} holds labels'
+  assert not files.ImageFiles(path, use_labels=True).unused_labels
+  subset = sources.open_source(str(path), max_images=1)
+  assert sources.unused_labels(subset) == source.unused_labels
+
+
+def test_subfolders_that_may_be_classes_are_described(store):
+  path = store({f'{name}/1.png': encode(picture(0)) for name in 'abc'})
+  phrase = files.ImageFiles(path).unused_labels
+  assert phrase == f'{path} has 3 subfolders, which may be classes'
+
+
+@pytest.mark.parametrize(
+  'names', [['1.png'], ['a/1.png', '2.png'], ['00000/1.png', '00001/2.png']]
+)
+def test_where_there_are_no_labels_none_are_unused(store, names):
+  path = store({name: encode(picture(0)) for name in names})
+  assert not files.ImageFiles(path).unused_labels
+
+
+def test_labels_that_are_null_are_not_unused(store):
+  assert not files.ImageFiles(store(labelled(None))).unused_labels
 
 
 @pytest.mark.parametrize(

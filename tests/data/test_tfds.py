@@ -77,6 +77,7 @@ def test_follows_the_contract_of_image_sources(squares):
   assert item['label'].shape == (0,)
   assert item['label'].dtype == np.float32
   assert source.labels().shape == (12, 0)
+  assert source.unused_labels == 'dataset made has the feature label'
   values = [int(item['image'].max()) for item in source]
   assert sorted(values) == list(range(0, 120, 10))
 
@@ -84,6 +85,7 @@ def test_follows_the_contract_of_image_sources(squares):
 def test_classes_become_one_hot(squares):
   source = TfdsSource('made', data_dir=squares, use_labels=True)
   assert source.label_dim == 3
+  assert not source.unused_labels
   labels = source.labels()
   assert labels.dtype == np.float32
   assert labels.shape == (12, 3)

@@ -34,6 +34,7 @@ def _get_config(name: str, *arg: str):
     ('512,batch=16', (512, 16, None)),
     ('batch=8,gamma=0.5', (256, 8, 0.5)),
     ('resolution=64,gamma=8,batch=4', (64, 4, 8)),
+    ('64,gamma=1e-1', (64, 32, 0.1)),
   ],
 )
 def test_parse_arg(arg, expected):
@@ -47,13 +48,15 @@ def test_parse_arg(arg, expected):
   [
     ('512,16', r"'16' in the configuration argument '512,16' .*,batch=NUMBER"),
     ('512,bach=16', r"'bach=16' .* use resolution=NUMBER,batch=NUMBER"),
-    ('512,batch=x', 'batch in the configuration argument .* is no number'),
-    ('large', 'resolution in .* is no number'),
+    ('512,batch=x', 'batch in the configuration argument .* no whole number'),
+    ('large', 'resolution in .* is no whole number'),
+    ('gamma=x', 'gamma in .* is no number'),
+    ('resolution=2.5e2', 'resolution in .* is no whole number'),
   ],
 )
 def test_parse_arg_names_what_it_does_not_understand(arg, message):
   with pytest.raises(ValueError, match=message):
-    config_lib.parse_arg(arg, resolution=256, batch=32)
+    config_lib.parse_arg(arg, resolution=256, batch=32, gamma=None)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,8 @@ def test_configs_describe_the_published_designs(name, arg, spec):
 
 def test_every_config_is_covered():
   names = {path.stem for path in _CONFIGS.glob('*.py')}
-  assert names == {'quickstart', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
+  designs = {'quickstart', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
+  assert names == designs | {'published'}  # Which has tests of its own.
 
 
 def test_stylegan2_has_its_own_regularisation():

@@ -1,0 +1,93 @@
+"""Styles of a conditional model: truncation towards all, or towards a class."""
+
+import jax
+import numpy as np
+import pytest
+
+from sg3jax import model as model_lib
+from sg3jax.train import config as config_lib
+from sg3jax.train import loop
+
+
+def _make_model(label_dim):
+  config = config_lib.default_config()
+  config.model.resolution = 16
+  config.model.z_dim = config.model.w_dim = 8
+  config.model.synthesis.num_layers = 4
+  config.model.synthesis.channel_max = 4
+  config.model.discriminator.channel_max = 4
+  config_lib.resolve(config, img_channels=3, label_dim=label_dim)
+  state = jax.eval_shape(loop.make_trainer(config).init, jax.random.key(0))
+  rng = np.random.RandomState(0)
+  # Layers of the mapping network hold a hundred times what they apply.
+  networks = jax.tree.map(
+    lambda x: np.asarray(100 * rng.standard_normal(x.shape), x.dtype),
+    {
+      'generator_ema': state.generator_ema,
+      'discriminator': state.discriminator,
+    },
+  )
+  return model_lib.Model(config.to_dict(), networks, 0)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return _make_model(3)
+
+
+@pytest.fixture(scope='module')
+def z():
+  return np.random.RandomState(0).randn(3, 8).astype(np.float32)
+
+
+_CLASSES = np.eye(3, dtype=np.float32)
+
+
+def test_each_class_has_a_mean_of_its_own(model):
+  means = model.mean_styles(_CLASSES)
+  rng = np.random.RandomState(1)
+  for label, mean in zip(_CLASSES, means, strict=True):
+    others = model.mapping(
+      rng.randn(5000, 8).astype(np.float32), np.tile(label, (5000, 1))
+    )[:, 0]
+    # Of 10,000 latents against 5000 others: five standard errors.
+    error = np.std(others, axis=0) * np.sqrt(1 / 10_000 + 1 / 5000)
+    assert np.all(np.abs(mean - np.mean(others, axis=0)) < 5 * error)
+    assert np.max(np.std(others, axis=0)) > 0
+  for i, j in ((0, 1), (0, 2), (1, 2)):
+    assert np.max(np.abs(means[i] - means[j])) > 10 * np.max(error)
+
+
+def test_truncated_styles_lie_between_latent_and_mean(model, z):
+  ws = model.mapping(z, _CLASSES)
+  for towards, center in (
+    ('class', model.mean_styles(_CLASSES)[:, None]),
+    ('global', model.variables['moving_averages']['w_avg']),
+  ):
+    scale = np.max(np.abs(ws)) + np.max(np.abs(center))
+    for psi in (0.0, 0.7):
+      truncated = model.mapping(z, _CLASSES, psi, 2, truncation_towards=towards)
+      expected = np.concatenate(
+        [(psi * ws + (1 - psi) * center)[:, :2], ws[:, 2:]], axis=1
+      )
+      # Rounding of sums of two products, there and in `ws`.
+      np.testing.assert_allclose(truncated, expected, rtol=0, atol=1e-6 * scale)
+
+
+def test_means_of_vector_labels_too_are_estimated_once(model):
+  labels = np.array([[0.5, -1, 2], [1, 0, 0], [0.5, -1, 2]], np.float32)
+  means = model.mean_styles(labels)
+  np.testing.assert_array_equal(means[0], means[2])
+  assert np.any(means[0] != means[1])
+  mapping, model.__dict__['_mapping'] = model._mapping, None
+  try:
+    np.testing.assert_array_equal(model.mean_styles(labels), means)
+  finally:
+    model.__dict__['_mapping'] = mapping
+
+
+def test_centers_that_are_not_there(model, z):
+  with pytest.raises(ValueError, match="one of global, class, is 'mean'"):
+    model.mapping(z, _CLASSES, 0.5, truncation_towards='mean')
+  with pytest.raises(ValueError, match='no classes to truncate towards'):
+    _make_model(0).mapping(z, None, 0.5, truncation_towards='class')
