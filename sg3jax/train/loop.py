@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
 from sg3jax.nets import factory
-from sg3jax.ops.filtered_lrelu import default_implementation
 from sg3jax.train import (
   ada,
   augment,
@@ -22,6 +21,7 @@ from sg3jax.train import (
   health,
   live,
   metrics,
+  opening,
   phases,
   planning,
   preemption,
@@ -35,7 +35,7 @@ from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
 from sg3jax.train import writer as writer_lib
 from sg3jax.train.state import TrainState
-from sg3jax.types import Array, Config, Snapshot, Variables
+from sg3jax.types import Array, Config, Snapshot
 
 # What a resumed run may change: it has no part in the numbers of a step.
 _MAY_CHANGE = (
@@ -114,8 +114,8 @@ def train(
     )
     if changes:  # Now that the checkpoint is known to fit.
       writer.record_change(changes, config, int(state.step))
-    _log_start(writer, config, source, trainer, state, mesh, reasons)
-    _log_transfer(writer, config, trainer, start)
+    opening.log_run(writer, config, source, trainer, state, mesh, reasons)
+    opening.log_transfer(writer, config, trainer, start)
     stop = stop or preemption.Stop()
     profiler = profiling.Profiler(profile, writer.workdir, writer.log)
     stack.callback(profiler.close)
@@ -279,84 +279,6 @@ def _batches(
           drawn = labels[rng.integers(len(labels), size=batch)]
           rows = rows | {name: drawn[local]}
       yield sharding.shard_batch(rows, mesh)
-
-
-def _log_start(
-  writer: writer_lib.RunWriter,
-  config: Config,
-  source: sources.ImageSource,
-  trainer: steps.Trainer,
-  state: TrainState,
-  mesh: Mesh,
-  reasons: Sequence[str],
-) -> None:
-  def count(variables: Variables) -> str:
-    return f'{sum(x.size for x in jax.tree.leaves(variables["params"])):,}'
-
-  device = mesh.devices.flat[0]
-  lines = [
-    f'Run folder:     {writer.workdir}',
-    f'Data:           {source.name}, {len(source):,} images of '
-    f'{source.resolution}x{source.resolution}x{source.channels}'
-    + (f', {source.label_dim} label features' if source.label_dim else '')
-    + (', mirrored' if config.data.mirror else ''),
-    f'Devices:        {mesh.size} x {device.device_kind} ({device.platform}), '
-    f'{jax.process_count()} process(es)',
-    f'Generator:      {config.model.generator}, {count(state.generator)} '
-    f'parameters, {trainer.generator.spec.num_layers} layers',
-    *_nonlinearity(config),
-    f'Discriminator:  {count(state.discriminator)} parameters',
-    f'Batch:          {config.train.batch}, until '
-    f'{config.train.total_kimg:g} kimg',
-    f'Augmentation:   {_augmentation(config)}',
-    *(f'Settled:        {reason}' for reason in reasons),
-  ]
-  if unused := sources.unused_labels(source):
-    lines.append(
-      f'Warning: {unused}, unused: pass --config.data.cond=1 to train on them'
-    )
-  if int(state.step):
-    lines.append(
-      f'Resuming:       from step {int(state.step)}, '
-      f'{int(state.nimg) / 1000:g} kimg'
-    )
-  writer.log('\n'.join(lines))
-
-
-def _log_transfer(
-  writer: writer_lib.RunWriter,
-  config: Config,
-  trainer: steps.Trainer,
-  start: transfer.Start | None,
-) -> None:
-  """Says what came from other networks, and what stays as it is."""
-  if start:
-    writer.log('\n'.join(start.report))
-  elif config.train.init_from:
-    writer.log(
-      f'Transfer:       nothing more from {config.train.init_from}: the run '
-      'goes on from its own state'
-    )
-  if frozen := str(trainer.frozen):
-    writer.log(f'Frozen:         {frozen}')
-
-
-def _augmentation(config: Config) -> str:
-  options = config.train.augment
-  return {
-    'none': 'none',
-    'fixed': f'{options.pipeline}, p = {options.p:g}',
-    'ada': f'{options.pipeline}, p adapts to r_t = {options.target:g}',
-  }[options.mode]
-
-
-def _nonlinearity(config: Config) -> list[str]:
-  """Says which form of the nonlinearity runs, if any."""
-  if config.model.generator != 'stylegan3':
-    return []
-  chosen = config.model.filtered_lrelu_implementation
-  chosen = chosen or default_implementation(jax.default_backend())
-  return [f'filtered_lrelu: {chosen}']
 
 
 class _Run:
