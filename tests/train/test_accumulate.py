@@ -34,11 +34,9 @@ def _step(micro_batches, mbstd_group, *, labels=False, is_compiled=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('group', 'count'), [(4, 2), (1, 8)])
-def test_a_step_in_micro_batches_equals_the_whole(group, count):
-  labels = group == 4
-  state, moments = _step(1, group, labels=labels)
-  other, other_moments = _step(count, group, labels=labels)
+def test_a_step_in_micro_batches_equals_the_whole():
+  state, moments = _step(1, 2, labels=True)
+  other, other_moments = _step(4, 2, labels=True)
   for name, value in moments.items():
     np.testing.assert_allclose(
       other_moments[name], value, rtol=1e-5, atol=1e-5, err_msg=name

@@ -9,8 +9,7 @@ import tiny
 
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
-from sg3jax.train import checkpoint, loop, sharding, steps
-from sg3jax.train import config as config_lib
+from sg3jax.train import checkpoint, loop, sharding
 
 pytestmark = pytest.mark.slow
 
@@ -188,33 +187,4 @@ def test_the_run_opens_as_a_model(run):
     np.testing.assert_array_equal,
     networks['generator_ema']['noise'],
     networks['generator']['noise'],
-  )
-
-
-def test_same_numbers_on_1_and_4_devices():
-  config = _config()
-  config_lib.resolve(config, img_channels=3, label_dim=0)
-  trainer = loop.make_trainer(config)
-  states = []
-  mesh = sharding.make_mesh(1)
-  with jax.set_mesh(mesh):
-    init = jax.device_get(steps.jit_init(trainer, mesh)(jax.random.key(0)))
-  for num_devices in (1, 4):
-    mesh = sharding.make_mesh(num_devices)
-    rng = np.random.RandomState(0)
-    with jax.set_mesh(mesh):
-      state = jax.device_put(init, sharding.replicated(mesh))
-      step = steps.jit_step(trainer, mesh)
-      for _ in range(2):
-        images = rng.randint(0, 256, (8, 8, 8, 3)).astype(np.uint8)
-        batch = sharding.shard_batch({'image': images}, mesh)
-        state, _ = step(state, batch, jax.random.key(1))
-    states.append(jax.device_get(state))
-  one, four = (
-    (s.generator, s.discriminator, s.generator_ema, s.pl_mean) for s in states
-  )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-    four,
-    one,
   )
