@@ -3,7 +3,6 @@
 import math
 import pathlib
 
-import numpy as np
 import pytest
 
 from sg3jax.train import best, evaluation, health, metrics, profiling
@@ -104,7 +103,7 @@ def test_a_figure_of_no_known_kind_is_refused():
 
 
 def test_only_numbers_are_chosen_by():
-  figures = {'swd': np.float32(2), 'fid50k_full': math.nan}
+  figures = {'swd': 2.0, 'fid50k_full': math.nan}
   assert best.select(figures, 'swd') == {'swd': 2.0}
   assert best.select(figures, 'fid50k_full') is None
   assert best.select(figures, 'kid50k') is None
