@@ -42,9 +42,11 @@ def _import(file: str) -> None:
 def _describe(converted: official.Converted) -> None:
   """Prints what was found, converted and ignored."""
   model = converted.model
-  kind = (
-    'StyleGAN3-R' if model['synthesis']['radial_filters'] else 'StyleGAN3-T'
-  )
+  if model['generator'] == 'stylegan2':
+    kind = f'StyleGAN2 ({model["stylegan2"]["architecture"]})'
+  else:
+    is_radial = model['synthesis']['radial_filters']
+    kind = f'StyleGAN3-{"R" if is_radial else "T"}'
   print(
     f'found         {kind}, {model["resolution"]} pixels, '
     f'{model["img_channels"]} channels, {model["label_dim"]} labels'
