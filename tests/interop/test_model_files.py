@@ -11,6 +11,7 @@ import numpy as np
 import official_networks
 import pytest
 import safetensors.numpy
+from conftest import GOLDENS
 from PIL import Image
 
 import sg3jax
@@ -187,6 +188,14 @@ def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
   assert found.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_stylegan2_is_imported_by_the_command(cli, tmp_path):
+  pkl = GOLDENS / 'official_stylegan2_32.pkl'
+  status, out, error = cli('import', pkl, f'--output={tmp_path / "model"}')
+  assert status == 0, error
+  assert 'StyleGAN2 (skip), 32 pixels, 3 channels, 0 labels' in out
+  assert sg3jax.load_model(tmp_path / 'model').num_ws == 8
 
 
 def test_wrong_imports_are_one_clear_error(cli, tmp_path):
