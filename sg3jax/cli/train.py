@@ -31,7 +31,6 @@ from sg3jax.cli import common
 from sg3jax.data import sources
 from sg3jax.eval import evaluators
 from sg3jax.nets import factory
-from sg3jax.train import config as config_lib
 from sg3jax.train import loop, planning, preemption, profiling, sharding
 from sg3jax.types import Config
 
@@ -114,7 +113,7 @@ def _train() -> None:
   evaluator = evaluators.SnapshotEvaluator(
     source,
     # On the command line, `swd,eqt` makes a tuple of one.
-    metrics=[m for part in config.log.metrics for m in part.split(',')],
+    metrics=[m for part in config.log.metrics for m in part.split(',') if m],
     num_samples=config.log.metric_samples,
     grid=config.log.grid,
     seed=config.seed,
@@ -139,14 +138,8 @@ def _train() -> None:
 
 def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
   """Prints what a step takes, and the micro-batches that fit."""
-  config_lib.resolve(
-    config, img_channels=source.channels, label_dim=source.label_dim
-  )
+  trainer, _ = loop.prepare(config, source, mesh)
   batch = config.train.batch
-  sharding.check_batch(
-    batch, mesh, micro_batches=config.train.micro_batches or 1
-  )
-  trainer = loop.make_trainer(config)
   print(planning.plan(trainer, mesh, batch).report(), flush=True)
   memory = planning.device_memory(mesh)
   if _PLAN_MEMORY.value is not None:

@@ -18,6 +18,11 @@ _AVERAGES = 'moving_averages'
 Averages = dict[str, Tree]
 
 
+def split_key(key: jax.Array | None, count: int = 2) -> Any:
+  """Returns keys, or as many `None` for no randomness."""
+  return (None,) * count if key is None else jax.random.split(key, count)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fakes:
   """Draws with a generator; every number comes from arguments.
@@ -45,7 +50,7 @@ class Fakes:
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
     """Returns images and averages."""
-    mix_key, noise_key = (None, None) if key is None else jax.random.split(key)
+    mix_key, noise_key = split_key(key)
     options = {'update_averages': update_averages}
     ws, averages = self.draw_styles(variables, z, c, mix_key, **options)
     return self.synthesize(variables | averages, ws, noise_key, **options)

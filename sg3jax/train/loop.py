@@ -84,17 +84,7 @@ def train(
     OSError: If the run folder cannot be written, or its disk is full.
     FloatingPointError: If the losses are not finite for too long.
   """
-  reasons = config_lib.resolve(
-    config, img_channels=source.channels, label_dim=source.label_dim
-  )
-  shrink = config.train.pl_batch_shrink if config.train.pl_weight else 1
-  sharding.check_batch(
-    config.train.batch,
-    mesh,
-    micro_batches=config.train.micro_batches or 1,
-    pl_batch_shrink=shrink,
-  )
-  trainer = make_trainer(config)
+  trainer, reasons = prepare(config, source, mesh)
   if not config.train.micro_batches:
     reasons.append(_settle_micro_batches(config, trainer, mesh))
     trainer = make_trainer(config)
@@ -133,6 +123,37 @@ def train(
     stack.callback(batches.close)
     state = run.loop(state, batches)
   return state
+
+
+def prepare(
+  config: Config, source: sources.ImageSource, mesh: Mesh
+) -> tuple[steps.Trainer, list[str]]:
+  """Settles in place what a configuration leaves to the data, and checks it.
+
+  Args:
+    config: A configuration with the fields of `config.default_config`.
+    source: The training images.
+    mesh: The devices.
+
+  Returns:
+    Networks and recipe, and a reason for each field that was settled.
+
+  Raises:
+    ValueError: If the configuration is impossible, or its batch cannot be
+      spread over the devices.
+  """
+  reasons = config_lib.resolve(
+    config, img_channels=source.channels, label_dim=source.label_dim
+  )
+  sharding.check_batch(
+    config.train.batch,
+    mesh,
+    micro_batches=config.train.micro_batches or 1,
+    pl_batch_shrink=config.train.pl_batch_shrink
+    if config.train.pl_weight
+    else 1,
+  )
+  return make_trainer(config), reasons
 
 
 def make_trainer(config: Config) -> steps.Trainer:

@@ -33,6 +33,11 @@ def moments(x: Num[AnyArray, '...']) -> Float[Array, 'moments=3']:
   return jnp.stack([jnp.float32(x.size), jnp.sum(x), jnp.sum(jnp.square(x))])
 
 
+def no_moments() -> Float[Array, 'moments=3']:
+  """Returns the moments of no values."""
+  return jnp.zeros(3)
+
+
 class Accumulator:
   """Collects the moments of a tick without making the device wait.
 

@@ -16,6 +16,10 @@ from sg3jax.types import AnyArray, Array, Tree
 
 Moments = dict[str, Array]
 
+# Names of the moments that the lazy phases return.
+PATH_LENGTH_MOMENTS = ('Loss/pl_penalty', 'Loss/G/reg')
+R1_MOMENTS = ('Loss/r1_penalty', 'Loss/D/reg')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -79,7 +83,7 @@ class Phases:
     key: jax.Array | None = None,
   ) -> tuple[Tree, Moments]:
     """Returns the gradients of G's loss."""
-    fakes_key, augment_key = _split(key, 2)
+    fakes_key, augment_key = fakes_lib.split_key(key)
     rows = (z, c, self._draws(state, augment_key, len(z)))
 
     def loss_fn(params, rows, key):
@@ -108,7 +112,7 @@ class Phases:
     recipe = self.recipe
     draw_key, direction_key = jax.random.split(key)
     directions = losses.path_directions(
-      direction_key, self._image_shape(len(z))
+      direction_key, (len(z), *self.generator.spec.image_shape)
     )
 
     def loss_fn(params, rows, key):
@@ -155,7 +159,7 @@ class Phases:
     learn. It draws the whole batch at once, as the averages are those of the
     whole batch; without a gradient a few feature maps are all that this takes.
     """
-    fakes_key, fake_key, real_key = _split(key, 3)
+    fakes_key, fake_key, real_key = fakes_lib.split_key(key, 3)
     fakes, averages = self._fakes.draw(
       state.generator, z, c, fakes_key, update_averages=True
     )
@@ -208,10 +212,6 @@ class Phases:
   def _fakes(self) -> fakes_lib.Fakes:
     return fakes_lib.Fakes(self.generator, self.recipe.style_mixing_prob)
 
-  def _image_shape(self, n: int) -> tuple[int, int, int, int]:
-    spec = self.generator.spec
-    return (n, spec.resolution, spec.resolution, spec.img_channels)
-
   def _gradients(
     self,
     loss_fn: accumulate.LossFn,
@@ -245,7 +245,7 @@ class Phases:
     return augment_lib.draw(
       key,
       augmentation.probability(state.augment),
-      self._image_shape(n),
+      (n, *self.generator.spec.image_shape),
       augmentation.ops,
     )
 
@@ -266,10 +266,6 @@ class Phases:
     if draws is not None:
       images = augment_lib.apply(images, draws)
     return self.discriminator.apply({'params': params}, images, labels)
-
-
-def _split(key: jax.Array | None, count: int) -> Any:
-  return (None,) * count if key is None else jax.random.split(key, count)
 
 
 def _scores(name: str, logits: Array) -> Moments:

@@ -158,7 +158,7 @@ def table(plans: Sequence[Plan]) -> str:
 
 def _batch(trainer: steps.Trainer, n: int) -> dict[str, jax.ShapeDtypeStruct]:
   spec, label_dim = trainer.generator.spec, trainer.generator.label_dim
-  shape = (n, spec.resolution, spec.resolution, spec.img_channels)
+  shape = (n, *spec.image_shape)
   batch = {'image': jax.ShapeDtypeStruct(shape, 'uint8')}
   if label_dim:
     labels = jax.ShapeDtypeStruct((n, label_dim), 'float32')

@@ -117,7 +117,6 @@ def init_state(
 ) -> TrainState:
   """Returns a fresh state; traceable, so that it can be born sharded."""
   g_key, d_key = jax.random.split(key)
-  spec = generator.spec
 
   def rows(*features: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *features), jnp.float32)
@@ -125,7 +124,7 @@ def init_state(
   c = rows(generator.label_dim) if generator.label_dim else None
   # Lazily: variables are drawn, but no image is.
   g = dict(generator.lazy_init(g_key, rows(generator.z_dim), c))
-  images = rows(spec.resolution, spec.resolution, spec.img_channels)
+  images = rows(*generator.spec.image_shape)
   d = dict(discriminator.lazy_init(d_key, images, c))
   return TrainState(
     step=jnp.zeros((), jnp.int32),

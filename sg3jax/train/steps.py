@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
-from sg3jax.train import ada, freeze, metrics, phases, sharding
+from sg3jax.train import ada, fakes, freeze, metrics, phases, sharding
 from sg3jax.train import state as state_lib
 from sg3jax.train.phases import Moments, Recipe
 from sg3jax.train.state import TrainState
@@ -109,9 +109,7 @@ class Trainer:
       batch[name] if conditional else None
       for name in ('label', 'g_label', 'd_label')
     )
-    g_key, pl_key, d_key, r1_key = (
-      (None,) * 4 if key is None else jax.random.split(key, 4)
-    )
+    g_key, pl_key, d_key, r1_key = fakes.split_key(key, 4)
     grads, g_moments = self.phases.generator_gradients(
       state, latents[0], g_labels, g_key
     )
@@ -122,6 +120,7 @@ class Trainer:
       lambda state: self._path_length_phase(
         state, len(images), g_labels, pl_key
       ),
+      (*phases.PATH_LENGTH_MOMENTS, 'Gradients/nonfinite/G'),
     )
     grads, d_moments, averages = self.phases.discriminator_gradients(
       state, images, labels, latents[1], d_labels, d_key
@@ -138,6 +137,7 @@ class Trainer:
       state,
       self.recipe.r1_interval,
       lambda state: self._r1_phase(state, images, labels, r1_key),
+      (*phases.R1_MOMENTS, 'Gradients/nonfinite/D'),
     )
     counts = {
       'Gradients/nonfinite/G': metrics.moments(g_count),
@@ -193,15 +193,15 @@ class Trainer:
     state: TrainState,
     interval: int | None,
     phase: Callable[[TrainState], tuple[TrainState, Moments]],
+    names: tuple[str, ...],
   ) -> tuple[TrainState, Moments]:
     """Runs a phase if its step has come; never if the interval is None."""
     if interval is None:
       return state, {}
-    moments = jax.eval_shape(phase, state)[1]
     return jax.lax.cond(
       state.step % interval == 0,
       phase,
-      lambda state: (state, jax.tree.map(jnp.zeros_like, moments)),
+      lambda state: (state, dict.fromkeys(names, metrics.no_moments())),
       state,
     )
 
