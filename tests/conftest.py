@@ -1,12 +1,29 @@
-"""Fixtures shared by all tests: fake devices and the golden arrays."""
+"""What all tests share: fake devices, compiled programs, goldens, commands."""
 
 import functools
 import json
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
 
-import jax
-import numpy as np
-import pytest
+# Most of the time of these tests is compilation: of code that runs once or
+# twice, to be optimized little; and of the same programs, in all workers and in
+# the processes that they start. JAX reads this when it is imported.
+_COMPILATION = {
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+}
+for _name, _value in _COMPILATION.items():
+  os.environ.setdefault(_name, _value)
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Workers have it.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sg3jax-')
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 # Four devices on one CPU, so that every test may ask for a mesh of 1, 2 or 4.
 jax.config.update('jax_num_cpu_devices', 4)
@@ -28,3 +45,41 @@ def load_golden(name: str):
 def golden():
   """`golden('filters.npz')` returns that file's arrays, read once."""
   return load_golden
+
+
+@pytest.fixture(scope='session')
+def cli():
+  """`cli('train', '--workdir=...')` runs a command: (status, out, error).
+
+  `cli.start` returns the process at once.
+  """
+  options = {
+    'env': os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'PYTHONPATH': str(pathlib.Path(__file__).parents[1]),
+    },
+    'text': True,
+  }
+
+  def command(*args):
+    return [sys.executable, '-m', 'sg3jax', *map(str, args)]
+
+  def start(*args):
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    return subprocess.Popen(command(*args), **options, **pipes)
+
+  def call(*args):
+    process = subprocess.run(
+      command(*args), **options, capture_output=True, timeout=300, check=False
+    )
+    return process.returncode, process.stdout, process.stderr
+
+  call.start = start
+  return call
+
+
+def pytest_unconfigure(config):
+  """Deletes the programs, when the last worker has ended."""
+  if not hasattr(config, 'workerinput'):
+    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)

@@ -1,7 +1,6 @@
 """The commands in processes of their own, from training to pictures."""
 
 import json
-import os
 import pathlib
 import re
 import signal
@@ -21,42 +20,6 @@ from sg3jax.train import checkpoint, loop
 from sg3jax.train import config as config_lib
 
 _CONFIG = tiny_run.__file__
-
-
-@pytest.fixture(scope='session')
-def cli(tmp_path_factory):
-  """`cli('train', '--workdir=...')` runs a command: (status, out, error).
-
-  `cli.start` returns the process at once.
-  """
-  env = os.environ | {
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('cache')),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'JAX_PLATFORMS': 'cpu',
-  }
-
-  def start(*args):
-    return subprocess.Popen(
-      [sys.executable, '-m', 'sg3jax', *map(str, args)],
-      env=env,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def call(*args):
-    process = subprocess.run(
-      [sys.executable, '-m', 'sg3jax', *map(str, args)],
-      env=env,
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
-
-  call.start = start
-  return call
 
 
 @pytest.fixture(scope='session')

@@ -1,10 +1,6 @@
 """Our own files, and the commands that write and open them."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -115,30 +111,6 @@ def test_official_files_are_to_be_imported_first(tmp_path):
   (tmp_path / 'net.pkl').write_bytes(official_networks.checkpoint())
   with pytest.raises(ValueError, match=r'`sg3jax import .*net\.pkl --output'):
     sg3jax.load_model(tmp_path / 'net.pkl')
-
-
-@pytest.fixture(scope='module')
-def cli(tmp_path_factory):
-  """`cli('import', ...)` runs a command: (status, out, error)."""
-  env = os.environ | {
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('cache')),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': str(pathlib.Path(sg3jax.__file__).parents[1]),
-  }
-
-  def call(*args):
-    process = subprocess.run(
-      [sys.executable, '-m', 'sg3jax', *map(str, args)],
-      env=env,
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
-
-  return call
 
 
 @pytest.mark.slow

@@ -13,30 +13,15 @@ import sys
 import threading
 import time
 
-import numpy as np
+import noise
 import tiny
 
 from sg3jax.train import checkpoint, loop, preemption, sharding, steps
 
 
-class Noise:
-  """Forty random images with labels of three classes."""
-
-  name, resolution, channels, label_dim = 'noise', 16, 3, 3
-
-  def __init__(self):
-    rng = np.random.RandomState(0)
-    self._images = rng.randint(0, 256, (40, 16, 16, 3)).astype(np.uint8)
-    self._labels = np.eye(3, dtype=np.float32)[rng.randint(3, size=40)]
-
-  def __len__(self):
-    return len(self._images)
-
-  def __getitem__(self, index):
-    return {'image': self._images[index], 'label': self._labels[index]}
-
-  def labels(self):
-    return self._labels
+def make_source() -> noise.Noise:
+  """Returns forty random images with labels of three classes."""
+  return noise.Noise(40, label_dim=3)
 
 
 def _call_after(count: int, function, action):
@@ -91,7 +76,7 @@ def main():
   )
   mesh = sharding.make_mesh(1)
   with preemption.stop_on_signals() as stop:
-    loop.train(config, Noise(), workdir, mesh=mesh, stop=stop)
+    loop.train(config, make_source(), workdir, mesh=mesh, stop=stop)
   if stop.obeyed:
     sys.exit(preemption.EXIT_CODE)
   if start:  # Not in a run that had ended before.

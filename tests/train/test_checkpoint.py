@@ -4,10 +4,10 @@ import functools
 import subprocess
 import sys
 
+import fake_state
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from sg3jax.train import checkpoint, sharding
@@ -16,39 +16,9 @@ from sg3jax.train.state import TrainState
 _OPTIONS = {'model': {'resolution': 16}, 'train': {'batch': 8}}
 
 
-def _make_state(step: int, width: int = 512) -> TrainState:
-  """A state of a megabyte each network, and as deep as a real one."""
-
-  def params(seed: int):
-    rng = np.random.RandomState(seed + step)
-    kernel = rng.randn(width, width).astype(np.float32)
-    return {'params': {'conv': {'weight': kernel, 'bias': kernel[0].copy()}}}
-
-  g, d, ema = params(0), params(100), params(200)
-  state = TrainState(
-    step=np.int32(step),
-    nimg=np.int32(8 * step),
-    generator=g,
-    discriminator=d,
-    generator_ema=ema,
-    generator_opt=optax.adam(1e-3).init(g['params']),
-    discriminator_opt=optax.partition(
-      {'all': optax.adam(1e-3)}, lambda p: jax.tree.map(lambda _: 'all', p)
-    ).init(d['params']),
-    pl_mean=np.float32(step),
-  )
-  return jax.tree.map(jnp.asarray, state)
-
-
 def _on_mesh(state: TrainState, num_devices: int) -> TrainState:
   mesh = sharding.make_mesh(num_devices)
   return jax.device_put(state, sharding.replicated(mesh))
-
-
-def _like(state: TrainState) -> TrainState:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-  )
 
 
 def _assert_equal(ours: TrainState, other: TrainState) -> None:
@@ -66,7 +36,7 @@ def saved(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
   checkpoints = checkpoint.Checkpoints(workdir)
   for step in (3, 7):
-    checkpoints.save(_on_mesh(_make_state(step), 4), _OPTIONS)
+    checkpoints.save(_on_mesh(fake_state.make_state(step), 4), _OPTIONS)
   checkpoints.close()
   return workdir
 
@@ -74,14 +44,14 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize('num_devices', [1, 4])
 def test_a_saved_state_may_be_donated_at_once(tmp_path, num_devices):
   # Large, so that the buffers are overwritten long before they are written.
-  expected = _make_state(0, width=1024)
+  expected = fake_state.make_state(0, width=1024)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state, factor):
     return jax.tree.map(lambda x: (x * factor).astype(x.dtype), state)
 
-  state = update(_on_mesh(_make_state(0, width=1024), num_devices), 1)
-  like = _like(state)
+  state = update(_on_mesh(fake_state.make_state(0, width=1024), num_devices), 1)
+  like = fake_state.like(state)
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(state, _OPTIONS)
   for _ in range(3):
@@ -97,7 +67,7 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path, num_devices):
 def test_saving_goes_on_in_the_background(tmp_path):
   """`save` returns before the checkpoint is there; `close` waits for it."""
   checkpoints = checkpoint.Checkpoints(tmp_path)
-  checkpoints.save(_on_mesh(_make_state(5, width=2048), 1), _OPTIONS)
+  checkpoints.save(_on_mesh(fake_state.make_state(5, width=2048), 1), _OPTIONS)
   there_at_once = (tmp_path / checkpoint.FOLDER / '5').exists()
   checkpoints.close()
   assert not there_at_once
@@ -106,8 +76,8 @@ def test_saving_goes_on_in_the_background(tmp_path):
 
 @pytest.mark.parametrize('num_devices', [1, 2, 4])
 def test_restores_onto_another_mesh(saved, num_devices):
-  expected = _make_state(7)
-  like = _like(_on_mesh(expected, num_devices))
+  expected = fake_state.make_state(7)
+  like = fake_state.like(_on_mesh(expected, num_devices))
   checkpoints = checkpoint.Checkpoints(saved)
   assert checkpoints.latest() == 7
   restored = checkpoints.restore(like)
@@ -124,7 +94,7 @@ def test_restores_onto_another_mesh(saved, num_devices):
 def test_load_networks_takes_runs_and_checkpoints(saved, path, step):
   options, networks, loaded_step = checkpoint.load_networks(saved / path)
   assert (options, loaded_step) == (_OPTIONS, step)
-  expected = _make_state(step)
+  expected = fake_state.make_state(step)
   assert set(networks) == {'generator', 'generator_ema', 'discriminator'}
   for name, variables in networks.items():
     for ours, theirs in zip(
@@ -140,7 +110,7 @@ def test_load_arrays_reads_the_optimizers_too(saved):
   arrays = checkpoint.load_arrays(saved)
   assert int(arrays['progress']['step']) == 7
   assert int(arrays['progress']['nimg']) == 56
-  count = len(jax.tree.leaves(_make_state(7)))
+  count = len(jax.tree.leaves(fake_state.make_state(7)))
   assert len(jax.tree.leaves(arrays)) == count
 
 
@@ -164,7 +134,7 @@ def test_a_machine_with_fewer_devices_reads_networks(saved):
 def test_keeps_the_newest(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
   for step in (1, 2, 3, 4):
-    checkpoints.save(_make_state(step, width=4), _OPTIONS)
+    checkpoints.save(fake_state.make_state(step, width=4), _OPTIONS)
   checkpoints.close()
   folder = tmp_path / checkpoint.FOLDER
   assert sorted(p.name for p in folder.iterdir() if p.name.isdigit()) == [
@@ -183,7 +153,7 @@ def test_an_incomplete_checkpoint_is_none(saved, tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path)
   assert checkpoints.latest() is None
   with pytest.raises(FileNotFoundError, match='no complete checkpoint'):
-    checkpoints.restore(_like(_make_state(0, width=4)))
+    checkpoints.restore(fake_state.like(fake_state.make_state(0, width=4)))
   checkpoints.close()
 
 
@@ -198,7 +168,7 @@ def test_missing_folders_are_named(tmp_path):
 
 def test_other_shapes_are_one_clear_error(saved):
   checkpoints = checkpoint.Checkpoints(saved)
-  like = _like(_make_state(7))
+  like = fake_state.like(fake_state.make_state(7))
   like.generator['params']['conv']['bias'] = jax.ShapeDtypeStruct(
     (511,), jnp.float32
   )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import fake_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,38 +15,9 @@ import optax
 import pytest
 
 from sg3jax.train import checkpoint
-from sg3jax.train.state import TrainState
 
 _OPTIONS = {'train': {'batch': 8}}
 _STEPS = (3, 7)
-
-
-def _make_state(step: int, width: int = 64) -> TrainState:
-  def params(seed: int):
-    rng = np.random.RandomState(seed + step)
-    kernel = rng.randn(width, width).astype(np.float32)
-    return {'params': {'conv': {'weight': kernel}}}
-
-  g, d, ema = params(0), params(100), params(200)
-  tx = optax.adam(1e-3)
-  state = TrainState(
-    step=np.int32(step),
-    nimg=np.int32(8 * step),
-    generator=g,
-    discriminator=d,
-    generator_ema=ema,
-    generator_opt=tx.init(g['params']),
-    discriminator_opt=tx.init(d['params']),
-    pl_mean=np.float32(step),
-  )
-  return jax.tree.map(jnp.asarray, state)
-
-
-def _like() -> TrainState:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    _make_state(0),
-  )
 
 
 def _save(workdir, figures=(), **options):
@@ -53,7 +25,7 @@ def _save(workdir, figures=(), **options):
   checkpoints = checkpoint.Checkpoints(workdir, **options)
   for step, value in enumerate(figures, 1):
     found = {} if value is None else {'swd': value, 'eqt50k_int': -value}
-    checkpoints.save(_make_state(step, width=4), _OPTIONS, found)
+    checkpoints.save(fake_state.make_state(step, width=4), _OPTIONS, found)
   checkpoints.close()
 
 
@@ -62,7 +34,7 @@ def saved(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
   checkpoints = checkpoint.Checkpoints(workdir)
   for step in _STEPS:
-    checkpoints.save(_make_state(step), _OPTIONS)
+    checkpoints.save(fake_state.make_state(step), _OPTIONS)
   checkpoints.close()
   return workdir
 
@@ -104,11 +76,13 @@ def _restore(workdir):
   said = []
   checkpoints = checkpoint.Checkpoints(workdir)
   try:
-    state = checkpoints.restore(_like(), said.append)
+    state = checkpoints.restore(
+      fake_state.like(fake_state.make_state(0)), said.append
+    )
     assert checkpoints.latest() == int(state.step)
   finally:
     checkpoints.close()
-  expected = _make_state(int(state.step))
+  expected = fake_state.make_state(int(state.step))
   for a, b in zip(
     jax.tree.leaves(state), jax.tree.leaves(expected), strict=True
   ):
@@ -135,7 +109,7 @@ def test_a_damaged_checkpoint_is_moved_aside_for_the_one_before(run, damage):
   assert checkpoint.load_networks(run)[2] == 3
   # The run comes by there again, and may meet the same fate.
   checkpoints = checkpoint.Checkpoints(run)
-  checkpoints.save(_make_state(7), _OPTIONS)
+  checkpoints.save(fake_state.make_state(7), _OPTIONS)
   checkpoints.close()
   _truncate(_largest_file(run, 7))
   assert _restore(run)[0] == 3
@@ -154,7 +128,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_stay(run):
 
 
 def test_other_optimizers_are_no_damage(run):
-  like = _like()
+  like = fake_state.like(fake_state.make_state(0))
   like = like.replace(generator_opt=optax.sgd(1.0).init({}))
   checkpoints = checkpoint.Checkpoints(run)
   with pytest.raises(ValueError, match='generator_opt'):
@@ -164,7 +138,7 @@ def test_other_optimizers_are_no_damage(run):
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
-  state = _make_state(1, width=4)
+  state = fake_state.make_state(1, width=4)
   weight = state.generator['params']['conv']['weight'].at[1, 2].set(jnp.nan)
   state.generator['params']['conv']['weight'] = weight
   checkpoints = checkpoint.Checkpoints(tmp_path)
@@ -185,9 +159,9 @@ _FILL = """
   if {limit}:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
   checkpoints = checkpoint.Checkpoints(sys.argv[1])
-  checkpoints.save(faults._make_state(1, width=4), {{}})
+  checkpoints.save(faults.make_state(1, width=4), {{}})
   try:
-    checkpoints.save(faults._make_state(2, width=512), {{}})
+    checkpoints.save(faults.make_state(2, width=512), {{}})
     checkpoints.close()
   except OSError as error:
     print(error)
@@ -243,8 +217,10 @@ def test_the_best_one_is_kept_beside_the_newest(tmp_path, figure, kept, best):
   _save(tmp_path, [3.0, 1.0, 2.0], keep=2, best=figure)
   # Another session, which measures less well or not at all.
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=2, best=figure)
-  checkpoints.save(_make_state(4, width=4), _OPTIONS, {'swd': float('nan')})
-  checkpoints.save(_make_state(5, width=4), _OPTIONS)
+  checkpoints.save(
+    fake_state.make_state(4, width=4), _OPTIONS, {'swd': float('nan')}
+  )
+  checkpoints.save(fake_state.make_state(5, width=4), _OPTIONS)
   checkpoints.close()
   assert _names(tmp_path) == kept
   path = tmp_path / checkpoint.FOLDER / checkpoint.BEST

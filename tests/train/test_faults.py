@@ -16,21 +16,6 @@ from sg3jax.train import checkpoint, loop, preemption, sharding, steps
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _compile_once(tmp_path_factory):
-  """Runs of the same configuration share their programs."""
-  options = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
 def _config(**log):
   """Ticks of two steps, a snapshot with each."""
   config = tiny.tiny_config(total_kimg=0.048)
@@ -42,7 +27,9 @@ def _config(**log):
 
 def _train(config, workdir, **options):
   mesh = sharding.make_mesh(1)
-  return loop.train(config, run_tiny.Noise(), workdir, mesh=mesh, **options)
+  return loop.train(
+    config, run_tiny.make_source(), workdir, mesh=mesh, **options
+  )
 
 
 def _figures(snapshot):

@@ -5,6 +5,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import noise
 import numpy as np
 import pytest
 import tiny
@@ -26,45 +27,6 @@ _STATS = (
   'Timing/maintenance_sec', 'Resources/cpu_mem_gb',
   'Resources/peak_gpu_mem_gb',
 )  # fmt: skip
-
-
-class _Noise:
-  """Random images in memory, with one-hot labels if asked for."""
-
-  name, resolution = 'noise', 16
-
-  def __init__(self, count=20, channels=3, label_dim=0):
-    rng = np.random.RandomState(0)
-    self.channels, self.label_dim = channels, label_dim
-    shape = (count, 16, 16, channels)
-    self._images = rng.randint(0, 256, shape).astype(np.uint8)
-    self._labels = np.zeros((count, label_dim), np.float32)
-    if label_dim:
-      self._labels[range(count), rng.randint(label_dim, size=count)] = 1
-
-  def __len__(self):
-    return len(self._images)
-
-  def __getitem__(self, index):
-    return {'image': self._images[index], 'label': self._labels[index]}
-
-  def labels(self):
-    return self._labels
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compile_once(tmp_path_factory):
-  """Runs of the same configuration share their programs."""
-  options = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 def _train(config, source, workdir, metrics=None):
@@ -111,7 +73,7 @@ def run(tmp_path_factory):
   """Six steps: ticks at 16, 32 and 48 images, snapshots at 0, 32 and 48."""
   workdir = tmp_path_factory.mktemp('run')
   metrics = ('swd', 'eqt', 'eqr')
-  state = _train(_ada_config(), _Noise(), workdir, metrics=metrics)
+  state = _train(_ada_config(), noise.Noise(), workdir, metrics=metrics)
   return workdir, state
 
 
@@ -208,7 +170,7 @@ def test_another_configuration_is_refused(run):
   config.model.z_dim = 4
   before = _read_stats(workdir)
   with pytest.raises(ValueError, match='another configuration') as error:
-    _train(config, _Noise(), workdir)
+    _train(config, noise.Noise(), workdir)
   message = str(error.value)
   assert 'model.z_dim: 8 -> 4' in message
   assert 'train.g_lr: 0.0025 -> 0.01' in message
@@ -230,7 +192,7 @@ def test_other_hosts_compute_but_write_nothing(run, tmp_path, monkeypatch):
   workdir, state = run
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   evaluator = evaluators.SnapshotEvaluator(
-    _Noise(),
+    noise.Noise(),
     metrics=('swd',),
     num_samples=16,
     grid=(4, 2),
@@ -253,10 +215,10 @@ def test_other_hosts_compute_but_write_nothing(run, tmp_path, monkeypatch):
 def test_a_larger_total_goes_on(run, tmp_path):
   original, state = run
   workdir = shutil.copytree(original, tmp_path / 'run')
-  same = _train(_ada_config(), _Noise(), workdir)
+  same = _train(_ada_config(), noise.Noise(), workdir)
   for ours, theirs in zip(_flat(same), _flat(state), strict=True):
     np.testing.assert_array_equal(ours, theirs)
-  longer = _train(_ada_config(total_kimg=0.064), _Noise(), workdir)
+  longer = _train(_ada_config(total_kimg=0.064), noise.Noise(), workdir)
   assert (int(longer.step), int(longer.nimg)) == (8, 64)
   stats = _read_stats(workdir)
   assert [tick['Progress/tick']['mean'] for tick in stats] == [0, 1, 2, 3]
@@ -275,7 +237,7 @@ def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
 
   config = _config(total_kimg=0.016)
   monkeypatch.setattr(losses, 'generator_loss', sick)
-  state = _train(config, _Noise(), tmp_path)
+  state = _train(config, noise.Noise(), tmp_path)
   for leaf in _flat(state):
     assert np.all(np.isfinite(leaf))
   (tick,) = _read_stats(tmp_path)
@@ -306,7 +268,7 @@ def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
   config.train.augment.update(mode='fixed', p=0.5)
   config.data.cond = label_dim > 0
   config.log.kimg_per_tick = 2 * batch / 1000
-  source = _Noise(count, channels, label_dim)
+  source = noise.Noise(count, channels, label_dim)
   state = _train(config, source, tmp_path)
   assert int(state.step) == 4
   for leaf in _flat(state):
@@ -326,4 +288,4 @@ def test_an_unwritable_workdir_is_refused_before_compute(tmp_path, monkeypatch):
   (tmp_path / 'file').touch()
   monkeypatch.setattr(loop.steps, 'jit_init', None)  # Nothing is computed.
   with pytest.raises(OSError, match=r'Cannot write to the workdir .*/file/run'):
-    _train(_config(), _Noise(), tmp_path / 'file' / 'run')
+    _train(_config(), noise.Noise(), tmp_path / 'file' / 'run')

@@ -22,22 +22,11 @@ _KILLS = int(os.environ.get('SG3JAX_KILLS', '1'))
 _STATUS = {'SIGKILL': -signal.SIGKILL, 'SIGTERM': preemption.EXIT_CODE}
 
 
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  """The processes run the same programs: they compile them once."""
-  return tmp_path_factory.mktemp('cache')
-
-
-def _run(cache, workdir, *kill) -> tuple[int, str]:
+def _run(workdir, *kill) -> tuple[int, str]:
   """Returns the exit status and what was printed."""
   process = subprocess.run(
     [sys.executable, str(_SCRIPT), str(workdir), 't', *map(str, kill)],
-    env=os.environ
-    | {
-      'JAX_COMPILATION_CACHE_DIR': str(cache),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PLATFORMS': 'cpu',
-    },
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
     text=True,
     timeout=300,
@@ -56,17 +45,17 @@ def _final(workdir):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(cache, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   """The last state."""
   workdir = tmp_path_factory.mktemp('whole')
-  assert _run(cache, workdir)[0] == 0
+  assert _run(workdir)[0] == 0
   return _final(workdir)
 
 
 @pytest.fixture(scope='module')
-def seconds(cache, uninterrupted, tmp_path_factory):
+def seconds(uninterrupted, tmp_path_factory):
   """From the first step to the end, without the compilation."""
-  out = _run(cache, tmp_path_factory.mktemp('again'))[1]
+  out = _run(tmp_path_factory.mktemp('again'))[1]
   return float(out.splitlines()[-1])
 
 
@@ -87,29 +76,29 @@ def _assert_as_if_uninterrupted(workdir, uninterrupted):
 
 # Twelve steps; a checkpoint after every fourth.
 @pytest.mark.slow
-def test_killed_runs_resume_bit_for_bit(cache, uninterrupted, tmp_path):
+def test_killed_runs_resume_bit_for_bit(uninterrupted, tmp_path):
   for kill in [
     ('SIGKILL', 'step', 3),  # Before the first checkpoint.
     ('SIGKILL', 'save', 1),
     ('SIGTERM', 'step', 2),
     ('SIGKILL', 'step', 3),  # After it.
   ]:
-    assert _run(cache, tmp_path, *kill)[0] == _STATUS[kill[0]], kill
-  assert _run(cache, tmp_path)[0] == 0
+    assert _run(tmp_path, *kill)[0] == _STATUS[kill[0]], kill
+  assert _run(tmp_path)[0] == 0
   _assert_as_if_uninterrupted(tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', range(_KILLS))
 def test_runs_killed_at_random_resume_bit_for_bit(
-  cache, uninterrupted, seconds, tmp_path, seed
+  uninterrupted, seconds, tmp_path, seed
 ):
   rng = random.Random(seed)
   names = rng.sample(['SIGKILL', 'SIGTERM'], 2)
   struck = []
   for name in names:
     after = rng.uniform(0, seconds)
-    status, _ = _run(cache, tmp_path, name, 'time', after)
+    status, _ = _run(tmp_path, name, 'time', after)
     struck.append(
       (
         name,
@@ -119,5 +108,5 @@ def test_runs_killed_at_random_resume_bit_for_bit(
       )
     )
   print(seed, seconds, *struck)
-  assert _run(cache, tmp_path)[0] == 0
+  assert _run(tmp_path)[0] == 0
   _assert_as_if_uninterrupted(tmp_path, uninterrupted)

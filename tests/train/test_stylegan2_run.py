@@ -3,6 +3,7 @@
 import json
 
 import jax
+import noise
 import numpy as np
 import pytest
 import tiny
@@ -12,40 +13,6 @@ from sg3jax.eval import evaluators
 from sg3jax.train import checkpoint, loop, sharding
 
 pytestmark = pytest.mark.slow
-
-
-class _Noise:
-  """Random images in memory, without labels."""
-
-  name, resolution, channels, label_dim = 'noise', 8, 3, 0
-
-  def __init__(self):
-    rng = np.random.RandomState(0)
-    self._images = rng.randint(0, 256, (20, 8, 8, 3)).astype(np.uint8)
-
-  def __len__(self):
-    return len(self._images)
-
-  def __getitem__(self, index):
-    return {'image': self._images[index], 'label': self.labels()[index]}
-
-  def labels(self):
-    return np.zeros((len(self), 0), np.float32)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compile_once(tmp_path_factory):
-  """All use one step, which takes long to compile: second derivatives."""
-  options = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 def _config(num_steps=4):
@@ -59,7 +26,7 @@ def _config(num_steps=4):
 
 
 def _train(workdir, num_steps, evaluate=False):
-  source, mesh = _Noise(), sharding.make_mesh(1)
+  source, mesh = noise.Noise(resolution=8), sharding.make_mesh(1)
   evaluator = evaluators.SnapshotEvaluator(
     source,
     metrics=(),

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import noise
 import numpy as np
 import pytest
 import tiny
@@ -13,26 +14,11 @@ from sg3jax.train import config as config_lib
 from sg3jax.types import Snapshot
 
 
-class _Scenes:
-  """Random images in memory, with labels of two floats."""
-
-  name, resolution, channels, label_dim = 'scenes', 16, 3, 2
-
+class _Scenes(noise.Noise):
   unused_labels = 'the names hold labels'
 
   def __init__(self):
-    rng = np.random.RandomState(0)
-    self._images = rng.randint(0, 256, (20, 16, 16, 3)).astype(np.uint8)
-    self._labels = rng.randn(20, 2).astype(np.float32)
-
-  def __len__(self):
-    return len(self._images)
-
-  def __getitem__(self, index):
-    return {'image': self._images[index], 'label': self._labels[index]}
-
-  def labels(self):
-    return self._labels
+    super().__init__(label_dim=2, one_hot=False)
 
 
 def _config(init_from=None, label_dim=2, resolution=16, **train):
