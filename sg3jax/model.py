@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sg3jax.interop import model_files, schema
-from sg3jax.nets import factory, stylegan2
+from sg3jax.nets import factory, layers
 from sg3jax.train import checkpoint
 from sg3jax.types import AnyArray, Array, Variables
 
@@ -199,18 +199,14 @@ class Model:
         homogeneous, in units of the image's width: [3, 3] or [n, 3, 3].
         StyleGAN2 starts from a learned constant and takes none.
       noise_mode: 'const' for the noise that StyleGAN2 stores, 'random' for new
-        noise, 'none' for none. Alias-free generators have no noise inputs, so
-        that all three draw the same.
+        noise, 'none' for none. Generators without noise inputs, as the
+        alias-free ones of the paper, draw the same with all three.
       noise_seed: Of random noise, which differs within the batch.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
-    if noise_mode not in stylegan2.NOISE_MODES:
-      raise ValueError(
-        f'noise_mode must be one of {", ".join(stylegan2.NOISE_MODES)}, is '
-        f'{noise_mode!r}'
-      )
+    layers.check_noise_mode(noise_mode)
     return self._synthesis(
       self.variables, ws, transform, noise_seed, noise_mode=noise_mode
     )

@@ -14,7 +14,7 @@ from sg3jax.nets import synthesis as synthesis_lib
 from sg3jax.types import AnyArray, Array
 
 # Designs of synthesis networks. What all have: `resolution`, `img_channels`,
-# `num_layers`, `num_ws`, and `takes_transforms`.
+# `image_shape`, `num_layers`, `num_ws`, and `takes_transforms`.
 Spec = spec_lib.SynthesisSpec | stylegan2.StyleGAN2Spec
 
 # Weight of the past in w_avg, a batch.

@@ -8,11 +8,52 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.ops import bias_act, resample_conv
+from sg3jax.ops import bias_act, filters, resample_conv
 from sg3jax.types import AnyArray, Array
 
-# The binomial filter of all of StyleGAN2's resampling, per axis.
-LOWPASS = np.array([1, 3, 3, 1]) / 8
+NOISE_MODES = ('const', 'random', 'none')
+
+
+def check_noise_mode(mode: str) -> None:
+  """Raises ValueError unless the mode is known."""
+  if mode not in NOISE_MODES:
+    raise ValueError(
+      f'noise_mode must be one of {", ".join(NOISE_MODES)}, is {mode!r}'
+    )
+
+
+def scaled_noise(
+  module: nn.Module,
+  mode: str,
+  shape: tuple[int, ...],
+  strength: AnyArray,
+  const: AnyArray,
+) -> Float[Array, '#n #h #w 1']:
+  """Returns noise for a module's features, equal in all channels.
+
+  Args:
+    module: Whose rng 'noise' random noise is drawn from.
+    mode: 'const' for `const`, 'random' for new noise, 'none' for none.
+    shape: Of the features, [n, h, w, c].
+    strength: Factor.
+    const: Stored noise [h, w].
+  """
+  n, height, width, _ = shape
+  if mode == 'random':
+    noise = jax.random.normal(module.make_rng('noise'), (n, height, width, 1))
+  elif mode == 'const':
+    noise = jnp.asarray(const)[None, :, :, None]
+  else:
+    noise = jnp.zeros((1, 1, 1, 1))
+  return noise * strength
+
+
+def check_styles(ws: Array, num_ws: int) -> None:
+  """Raises ValueError unless `ws` is [n, num_ws, w_dim]."""
+  if ws.ndim != 3 or ws.shape[1] != num_ws:
+    raise ValueError(
+      f'ws must have the shape [n, {num_ws}, w_dim], has {list(ws.shape)}'
+    )
 
 
 class Dense(nn.Module):
@@ -98,7 +139,7 @@ class Conv(nn.Module):
     x = resample_conv.resample_conv(
       x,
       weight / np.sqrt(np.prod(shape[:3])),
-      LOWPASS,
+      filters.BINOMIAL,
       up=self.up,
       down=self.down,
     )

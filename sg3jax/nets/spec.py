@@ -15,122 +15,27 @@ The canvas is the unit square that the image shows, extended by a margin.
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
+from sg3jax.nets.layer_spec import FILTERS, LOBES, LayerSpec
 from sg3jax.ops import filters
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+# How sampling rates and cutoffs follow from layer to layer (math.md 2.5):
+# 'critical' and 'lowered' double the rate with every second layer, and differ
+# in the cutoff, at or below the Nyquist frequency; 'flexible' are T's and R's.
+SAMPLINGS = ('flexible', 'lowered', 'critical')
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerSpec:
-  """The geometry of one synthesis layer, a value that fixes its operator.
-
-  Attributes:
-    index: Position, 0 for the first; ToRGB comes last.
-    in_channels: Channels of the input.
-    out_channels: Channels of the output.
-    in_size: Samples a side of the input, margins included.
-    out_size: Samples a side of the output.
-    in_sampling_rate: Sampling rate of the input, samples a canvas side.
-    out_sampling_rate: Sampling rate of the output.
-    tmp_sampling_rate: Rate at which the nonlinearity is evaluated (s').
-    in_cutoff: Cutoff of the upsampling filter, cycles a canvas side.
-    out_cutoff: Cutoff of the downsampling filter.
-    in_half_width: Half-width of the upsampling filter's transition band.
-    out_half_width: The same of the downsampling filter.
-    up_factor: s' / in_sampling_rate.
-    down_factor: s' / out_sampling_rate.
-    up_taps: Taps of the upsampling filter, 1 for none.
-    down_taps: Taps of the downsampling filter a side, 1 for none.
-    radial_down_filter: Whether the downsampling filter is a jinc.
-    padding: ((top, bottom), (left, right)) around the zero-inserted input, in
-      samples of s'; negative amounts crop.
-    conv_kernel: Side of the convolution kernel.
-    is_critical: Whether the output is critically sampled, f_c = s/2.
-    is_torgb: Whether this is ToRGB: no filters, nonlinearity, demodulation.
-  """
-
-  index: int
-  in_channels: int
-  out_channels: int
-  in_size: int
-  out_size: int
-  in_sampling_rate: float
-  out_sampling_rate: float
-  tmp_sampling_rate: float
-  in_cutoff: float
-  out_cutoff: float
-  in_half_width: float
-  out_half_width: float
-  up_factor: int
-  down_factor: int
-  up_taps: int
-  down_taps: int
-  radial_down_filter: bool
-  padding: Padding
-  conv_kernel: int
-  is_critical: bool
-  is_torgb: bool
-
-  @property
-  def name(self) -> str:
-    """The layer's name in parameter trees."""
-    return f'L{self.index}'
-
-  def up_filter(self) -> np.ndarray | None:
-    """Returns the upsampling low-pass [t], float64, or None for factor 1."""
-    if self.up_taps == 1:
-      return None
-    return filters.kaiser_lowpass(
-      self.up_taps,
-      cutoff=self.in_cutoff,
-      half_width=self.in_half_width,
-      sampling_rate=self.tmp_sampling_rate,
-    )
-
-  def down_filter(self) -> np.ndarray | None:
-    """Returns the downsampling low-pass, [t] or radial [t, t], or None."""
-    if self.down_taps == 1:
-      return None
-    design = (
-      filters.radial_lowpass
-      if self.radial_down_filter
-      else filters.kaiser_lowpass
-    )
-    return design(
-      self.down_taps,
-      cutoff=self.out_cutoff,
-      half_width=self.out_half_width,
-      sampling_rate=self.tmp_sampling_rate,
-    )
-
-  @property
-  def padded_size(self) -> int:
-    """Rows and columns that the convolution puts out."""
-    return self.in_size + self.conv_kernel - 1
-
-  def nonlinearity(self) -> dict[str, Any]:
-    """Returns the layer's arguments of `ops.filtered_lrelu`, but the clamp.
-
-    ToRGB is linear: no filters, slope 1.
-    """
-    return {
-      'fu': self.up_filter(),
-      'fd': self.down_filter(),
-      'up': self.up_factor,
-      'down': self.down_factor,
-      'padding': self.padding,
-      'gain': 1.0 if self.is_torgb else 2**0.5,
-      'slope': 1.0 if self.is_torgb else 0.2,
-    }
+_GROUP = 4  # Orientations of a p4-symmetric layer.
+_TAIL = 8  # Samples that a Gaussian reaches to each side.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SynthesisSpec:
   """A design of an alias-free synthesis network (config T by default).
+
+  Configs D to H of the paper's ladder, and its ablations, are other values of
+  it (docs/ladder.md).
 
   Attributes:
     resolution: Image size a side, s_N. Sampling rates are s_N over powers of
@@ -139,16 +44,25 @@ class SynthesisSpec:
     img_channels: Image channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     channel_base: Channels are channel_base / (2 f_c), ...
     channel_max: ... at most this many.
-    num_layers: N, layers before ToRGB.
+    num_layers: N, layers before ToRGB; where rates double with every second
+      layer, two for each rate from the image's down to 4.
     num_critical: Critically sampled layers at the end.
-    first_cutoff: f_c of layer 0.
-    first_stopband: f_t of layer 0.
+    sampling: How rates and cutoffs follow, of `SAMPLINGS`.
+    first_cutoff: f_c of the input, and of layer 0 if the sampling is flexible.
+    first_stopband: f_t of layer 0; of flexible sampling alone, as the next is.
     last_stopband_rel: f_t of the last layer over its cutoff s_N / 2.
+    learned_transform: Whether a style turns and shifts the input (from H on).
     margin: Samples added around the canvas on each side.
-    filter_size: Taps of a low-pass filter per unit of its factor, n.
+    filter: Design of the low-pass filters, of `FILTERS`.
+    filter_size: Taps of a Kaiser filter per unit of its factor, n.
     lrelu_upsampling: m, oversampling of the nonlinearity.
+    conv_before_up: Whether upsampling is a part of the nonlinearity; if not, it
+      comes before the convolution, and the nonlinearity is pointwise (D, E).
     conv_kernel: Side of the convolution kernels: 3 for T, 1 for R.
     radial_filters: Whether non-critical layers downsample with a jinc (R).
+    noise: Whether layers add noise, as StyleGAN2's do.
+    p4: Whether layers are equivariant to turns by 90 degrees (appendix F.3):
+      features of four orientations, with `channel_base` for each.
 
   Raises:
     ValueError: If the design is impossible; the message names the field.
@@ -160,16 +74,28 @@ class SynthesisSpec:
   channel_max: int = 512
   num_layers: int = 14
   num_critical: int = 2
+  sampling: str = 'flexible'
   first_cutoff: float = 2.0
   first_stopband: float = 2.0**2.1
   last_stopband_rel: float = 2.0**0.3
+  learned_transform: bool = True
   margin: int = 10
+  filter: str = 'kaiser'
   filter_size: int = 6
   lrelu_upsampling: int = 2
+  conv_before_up: bool = True
   conv_kernel: int = 3
   radial_filters: bool = False
+  noise: bool = False
+  p4: bool = False
 
   def __post_init__(self):
+    for name, known in (('sampling', SAMPLINGS), ('filter', FILTERS)):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name} must be one of {", ".join(known)}, is '
+          f'{getattr(self, name)!r}'
+        )
     positive = {
       'channel_base': self.channel_base,
       'channel_max': self.channel_max,
@@ -184,11 +110,7 @@ class SynthesisSpec:
         raise ValueError(f'{name} must be positive, is {value}')
     if self.resolution < 16:
       raise ValueError(f'resolution must be at least 16, is {self.resolution}')
-    if self.img_channels not in (1, 3, 4):
-      raise ValueError(
-        f'img_channels must be 1 (grey), 3 (RGB) or 4 (RGBA), is '
-        f'{self.img_channels}'
-      )
+    check_img_channels(self.img_channels)
     if self.conv_kernel % 2 != 1:
       raise ValueError(f'conv_kernel must be odd, is {self.conv_kernel}')
     if self.num_layers <= self.num_critical:
@@ -207,6 +129,7 @@ class SynthesisSpec:
         f'{self.first_cutoff}, first_stopband {self.first_stopband}, '
         f'last_stopband_rel {self.last_stopband_rel}'
       )
+    self._check_combination()
     odd_part = self.resolution // (self.resolution & -self.resolution)
     if self.resolution / self.sampling_rates[0] > self.resolution / odd_part:
       raise ValueError(
@@ -215,10 +138,42 @@ class SynthesisSpec:
         'smaller odd factor'
       )
 
+  def _check_combination(self) -> None:
+    if self.sampling != 'flexible':
+      needed = 2 * len(_doubled_rates(self.resolution))
+      if self.num_layers != needed:
+        raise ValueError(
+          f'num_layers must be {needed} where the sampling is '
+          f'{self.sampling!r} and the resolution {self.resolution}, is '
+          f'{self.num_layers}'
+        )
+    if not self.conv_before_up and self.lrelu_upsampling != 1:
+      raise ValueError(
+        'lrelu_upsampling must be 1 where conv_before_up is off, as the '
+        f'nonlinearity is pointwise there; is {self.lrelu_upsampling}'
+      )
+    if self.filter == 'ideal' and not self.conv_before_up:
+      raise ValueError("the filter 'ideal' needs conv_before_up")
+    if self.filter == 'binomial' and self.lrelu_upsampling != 1:
+      raise ValueError(
+        "the filter 'binomial' upsamples by 2 alone: it needs "
+        f'lrelu_upsampling 1, is {self.lrelu_upsampling}'
+      )
+    if self.radial_filters and self.filter != 'kaiser':
+      raise ValueError(
+        "radial_filters need the filter 'kaiser', which is "
+        f'{self.filter!r}: the others are separable'
+      )
+
   @property
   def num_ws(self) -> int:
     """Styles the network takes: Fourier input, layers, ToRGB."""
     return self.num_layers + 2
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Rows, columns and channels of an image."""
+    return (self.resolution, self.resolution, self.img_channels)
 
   @property
   def takes_transforms(self) -> bool:
@@ -228,22 +183,33 @@ class SynthesisSpec:
   @functools.cached_property
   def cutoffs(self) -> np.ndarray:
     """f_c of layers 0..N, float64 [N + 1] (Eq. 35)."""
+    if self.sampling != 'flexible':
+      cutoffs = self.sampling_rates / 2
+      if self.sampling == 'lowered':
+        is_lowered = np.arange(self.num_layers + 1) < self._first_critical
+        cutoffs = cutoffs - is_lowered * _transition(self.sampling_rates)
+      return cutoffs
     return self._geometric(self.first_cutoff, self.resolution / 2)
 
   @functools.cached_property
   def stopbands(self) -> np.ndarray:
     """f_t of layers 0..N, float64 [N + 1] (Eq. 36)."""
+    if self.sampling != 'flexible':
+      return self.cutoffs + _transition(self.sampling_rates)
     last = self.resolution / 2 * self.last_stopband_rel
     return self._geometric(self.first_stopband, last)
 
   def _geometric(self, first: float, last: float) -> np.ndarray:
     layers = np.arange(self.num_layers + 1)
-    exponents = np.minimum(layers / (self.num_layers - self.num_critical), 1)
+    exponents = np.minimum(layers / self._first_critical, 1)
     return first * (last / first) ** exponents
 
   @functools.cached_property
   def sampling_rates(self) -> np.ndarray:
     """S of layers 0..N: the least s_N / 2^k that holds 2 f_t, or s_N."""
+    if self.sampling != 'flexible':
+      rates = np.repeat(_doubled_rates(self.resolution), 2)
+      return np.append(rates, self.resolution).astype(float)
     wanted = np.minimum(2 * self.stopbands, self.resolution)
     halvings = np.floor(np.log2(self.resolution / wanted))
     return self.resolution / np.exp2(halvings)
@@ -269,6 +235,10 @@ class SynthesisSpec:
     return channels
 
   @property
+  def _first_critical(self) -> int:
+    return self.num_layers - self.num_critical
+
+  @property
   def input_size(self) -> int:
     """Samples a side of the Fourier features."""
     return int(self.sizes[0])
@@ -281,18 +251,27 @@ class SynthesisSpec:
   def _layer(self, i: int) -> LayerSpec:
     previous = max(i - 1, 0)
     is_torgb = i == self.num_layers
-    is_critical = i >= self.num_layers - self.num_critical
+    is_critical = self.sampling == 'critical' or i >= self._first_critical
     in_rate, out_rate = self.sampling_rates[[previous, i]]
     in_size, out_size = (int(size) for size in self.sizes[[previous, i]])
     oversampling = 1 if is_torgb else self.lrelu_upsampling
     tmp_rate = max(in_rate, out_rate) * oversampling
     up, down = int(tmp_rate / in_rate), int(tmp_rate / out_rate)
-    filtered = not is_torgb
-    up_taps = self.filter_size * up if up > 1 and filtered else 1
-    down_taps = self.filter_size * down if down > 1 and filtered else 1
+    # The band of the input is its own, whatever layer 0 leaves of it.
+    in_cutoff = self.cutoffs[previous] if i else self.first_cutoff
+    out_cutoff = self.cutoffs[i]
+    up_taps = self._taps(up, tmp_rate / in_cutoff)
+    down_taps = self._taps(down, tmp_rate / out_cutoff)
     conv_kernel = 1 if is_torgb else self.conv_kernel
+    conv_before_up = self.conv_before_up or is_torgb
+    border = conv_kernel - 1
     pad = _padding(
-      in_size + conv_kernel - 1, out_size, up, down, up_taps, down_taps
+      in_size + (border if conv_before_up else 0),
+      out_size + (0 if conv_before_up else border),
+      up,
+      down,
+      up_taps,
+      down_taps,
     )
     return LayerSpec(
       index=i,
@@ -303,8 +282,8 @@ class SynthesisSpec:
       in_sampling_rate=float(in_rate),
       out_sampling_rate=float(out_rate),
       tmp_sampling_rate=float(tmp_rate),
-      in_cutoff=float(self.cutoffs[previous]),
-      out_cutoff=float(self.cutoffs[i]),
+      in_cutoff=float(in_cutoff),
+      out_cutoff=float(out_cutoff),
       in_half_width=float(self.half_widths[previous]),
       out_half_width=float(self.half_widths[i]),
       up_factor=up,
@@ -316,6 +295,53 @@ class SynthesisSpec:
       conv_kernel=conv_kernel,
       is_critical=is_critical,
       is_torgb=is_torgb,
+      filter=self.filter,
+      conv_before_up=conv_before_up,
+      noise=self.noise and not is_torgb,
+      group=_GROUP if self.p4 else 1,
+    )
+
+  def _taps(self, factor: int, cutoff_period: float) -> int:
+    """Returns the length of a filter; even, so that it keeps the centre.
+
+    Args:
+      factor: Of the resampling.
+      cutoff_period: That of the cutoff, samples.
+    """
+    if factor == 1 or self.filter == 'ideal':
+      return 1
+    if self.filter == 'binomial':
+      return len(filters.BINOMIAL)
+    if self.filter == 'lanczos':
+      return 2 * math.ceil(LOBES * cutoff_period / 2)
+    if self.filter == 'gaussian':
+      return 2 * _TAIL * factor
+    return self.filter_size * factor
+
+
+def _doubled_rates(resolution: int) -> list[int]:
+  """Returns the resolution and its halves down to 4 to 7, the least first."""
+  rates = [resolution]
+  while rates[-1] > 7 and rates[-1] % 2 == 0:
+    rates.append(rates[-1] // 2)
+  if rates[-1] > 7:
+    raise ValueError(
+      f'resolution {resolution} cannot be halved down to 4 to 7, as this '
+      'sampling needs: use a power of two'
+    )
+  return rates[::-1]
+
+
+def _transition(rate: np.ndarray) -> np.ndarray:
+  """Returns f_h of layers whose rates double: (sqrt(2) - 1) s / 2."""
+  return (2**0.5 - 1) * rate / 2
+
+
+def check_img_channels(channels: int) -> None:
+  """Raises ValueError unless images of so many channels are known."""
+  if channels not in (1, 3, 4):
+    raise ValueError(
+      f'img_channels must be 1 (grey), 3 (RGB) or 4 (RGBA), is {channels}'
     )
 
 

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from sg3jax.nets import fourier, layers
+from sg3jax.nets import spec as spec_lib
 from sg3jax.nets.discriminator import block_resolutions
+from sg3jax.ops import filters
 from sg3jax.ops.bias_act import DEFAULT_GAINS, bias_act
 from sg3jax.ops.modulated_conv import modulated_conv
 from sg3jax.ops.upfirdn import upfirdn
@@ -18,7 +20,6 @@ from sg3jax.types import AnyArray, Array
 
 ARCHITECTURES = ('skip', 'resnet', 'orig')
 INPUTS = ('constant', 'fourier')
-NOISE_MODES = ('const', 'random', 'none')
 
 # Cycles a canvas side, the bandwidth of config B's Fourier features.
 _FOURIER_BANDWIDTH = 2.0
@@ -57,11 +58,7 @@ class StyleGAN2Spec:
 
   def __post_init__(self):
     block_resolutions(self.resolution)  # Raises.
-    if self.img_channels not in (1, 3, 4):
-      raise ValueError(
-        f'img_channels must be 1 (grey), 3 (RGB) or 4 (RGBA), is '
-        f'{self.img_channels}'
-      )
+    spec_lib.check_img_channels(self.img_channels)
     if self.channel_max < 1 or self.channel_base < self.resolution:
       raise ValueError(
         f'channel_base {self.channel_base} and channel_max {self.channel_max} '
@@ -93,6 +90,11 @@ class StyleGAN2Spec:
     the layer behind them.
     """
     return self.num_layers + 1
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Rows, columns and channels of an image."""
+    return (self.resolution, self.resolution, self.img_channels)
 
   @property
   def takes_transforms(self) -> bool:
@@ -141,7 +143,7 @@ class StyledConv(nn.Module):
       styles,
       padding=1 if self.up == 1 else 0,
       up=self.up,
-      up_filter=layers.LOWPASS,
+      up_filter=filters.BINOMIAL,
     )
     if self.noise:
       x = x + self._noise(x.shape, noise_mode).astype(x.dtype)
@@ -157,20 +159,14 @@ class StyledConv(nn.Module):
     self, shape: tuple[int, ...], mode: str
   ) -> Float[Array, '#n #h #w 1']:
     """Returns scaled noise, equal in all channels."""
-    n, height, width, _ = shape
     strength = self.param('noise_strength', nn.initializers.zeros, ())
     const = self.variable(
       'noise',
       'noise_const',
-      lambda: jax.random.normal(self.make_rng('params'), (height, width)),
+      lambda: jax.random.normal(self.make_rng('params'), shape[1:3]),
     )
-    if mode == 'random':
-      noise = jax.random.normal(self.make_rng('noise'), (n, height, width, 1))
-    elif mode == 'const':
-      noise = jnp.asarray(const.value)[None, :, :, None]
-    else:
-      noise = jnp.zeros((1, 1, 1, 1))
-    return noise * strength
+    value = jnp.asarray(const.value)
+    return layers.scaled_noise(self, mode, shape, strength, value)
 
 
 class ToRGB(nn.Module):
@@ -310,15 +306,8 @@ class Synthesis(nn.Module):
     del update_averages
     spec = self.spec
     ws = jnp.asarray(ws, jnp.float32)
-    if ws.ndim != 3 or ws.shape[1] != spec.num_ws:
-      raise ValueError(
-        f'ws must have the shape [n, {spec.num_ws}, w_dim], has '
-        f'{list(ws.shape)}'
-      )
-    if noise_mode not in NOISE_MODES:
-      raise ValueError(
-        f'noise_mode must be one of {", ".join(NOISE_MODES)}, is {noise_mode!r}'
-      )
+    layers.check_styles(ws, spec.num_ws)
+    layers.check_noise_mode(noise_mode)
     if transform is not None and not spec.takes_transforms:
       raise ValueError(
         "this generator's input is a learned constant, which no transform can "
@@ -362,4 +351,4 @@ def _double(image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   """Upsamples by two, with the binomial filter."""
   # As in `resample_conv`: the zero behind the last sample counts as padding.
   edges = ((2, 1), (2, 1))
-  return upfirdn(image, layers.LOWPASS, up=2, padding=edges, gain=4)
+  return upfirdn(image, filters.BINOMIAL, up=2, padding=edges, gain=4)

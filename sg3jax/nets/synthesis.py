@@ -1,4 +1,4 @@
-"""The alias-free synthesis network (paper section 3 and appendix)."""
+"""Alias-free synthesis networks, configs D to R (paper section 3, appendix)."""
 
 from typing import Any
 
@@ -11,14 +11,18 @@ from sg3jax.nets import fourier, layers
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import conv
 from sg3jax.ops.filtered_lrelu import filtered_lrelu
+from sg3jax.ops.ideal_lowpass import ideal_filtered_lrelu
 from sg3jax.ops.modulated_conv import Modulation, modulate, scale_channels
+from sg3jax.ops.upfirdn import upfirdn
 from sg3jax.types import AnyArray, Array
 
 
 class SynthesisLayer(nn.Module):
   """One layer: modulated convolution, then the filtered nonlinearity.
 
-  ToRGB is the same without demodulation, filters and nonlinearity.
+  ToRGB is the same without demodulation, filters and nonlinearity. In a
+  p4-symmetric layer (appendix F.3) the features of four orientations follow
+  each other; the kernel of each is the same one, turned.
 
   Attributes:
     spec: The layer's geometry.
@@ -39,6 +43,8 @@ class SynthesisLayer(nn.Module):
   def setup(self):  # noqa: D102
     spec = self.spec
     kernel = (spec.conv_kernel, spec.conv_kernel)
+    if spec.group > 1 and not spec.is_torgb:
+      kernel = (*kernel, spec.group)  # Orientations of the input.
     self.weight = self.param(
       'weight',
       nn.initializers.normal(1.0),
@@ -48,19 +54,31 @@ class SynthesisLayer(nn.Module):
     self.affine = layers.Dense(spec.in_channels, bias_init=1.0)
     # The moving average of the input's mean square.
     self.magnitude = self.variable('moving_averages', 'magnitude', jnp.ones, ())
+    if spec.noise:
+      self.noise_strength = self.param(
+        'noise_strength', nn.initializers.zeros, ()
+      )
+      size = (spec.padded_size, spec.padded_size)
+      self.noise_const = self.variable(
+        'noise',
+        'noise_const',
+        lambda: jax.random.normal(self.make_rng('params'), size),
+      )
 
   def __call__(
     self,
     x: Float[Array, 'n h w i'],
     w: Float[Array, 'n d'],
     *,
+    noise_mode: str = 'const',
     update_averages: bool = False,
   ) -> Float[Array, 'n h2 w2 o']:
-    """Returns features [n, out_size, out_size, out_channels], `dtype`.
+    """Returns features [n, out_size, out_size, group * out_channels], `dtype`.
 
     Args:
       x: Input features.
       w: Style.
+      noise_mode: See `stylegan2.Synthesis`.
       update_averages: Whether to update the average input magnitude, from the
         whole batch; 'moving_averages' must be mutable then.
     """
@@ -68,15 +86,21 @@ class SynthesisLayer(nn.Module):
     if update_averages:
       self._observe(x)
     modulation = self.modulate(w)
-    return self.convolve(scale_channels(x, modulation.input_scale), modulation)
+    x = scale_channels(x, modulation.input_scale)
+    return self.convolve(x, modulation, noise_mode=noise_mode)
 
   def modulate(self, w: Float[Array, 'n d']) -> Modulation:
     """Returns the convolution that a style makes of the layer's."""
     styles = self.affine(w)
     if self.spec.is_torgb:  # Not demodulated: it needs the gain of the weights.
       styles = styles / self.spec.in_channels**0.5
+    weight = self.weight
+    if self.spec.group > 1:
+      styles = jnp.tile(styles, self.spec.group)
+      expand = _mean_kernel if self.spec.is_torgb else _p4_kernel
+      weight = expand(weight, self.spec.group)
     return modulate(
-      self.weight,
+      weight,
       styles,
       demodulate=not self.spec.is_torgb,
       input_gain=jax.lax.rsqrt(jnp.asarray(self.magnitude.value)),
@@ -87,6 +111,7 @@ class SynthesisLayer(nn.Module):
     x: Float[Array, 'n h w i'],
     modulation: Modulation,
     output_scale: Float[Array, 'n o'] | None = None,
+    noise_mode: str = 'const',
   ) -> Float[Array, 'n h2 w2 o']:
     """Returns the features that `__call__` does, times `output_scale`.
 
@@ -94,21 +119,38 @@ class SynthesisLayer(nn.Module):
       x: Input features, times the modulation's `input_scale`.
       modulation: Of `modulate`.
       output_scale: Factors, or None for 1.
+      noise_mode: See `stylegan2.Synthesis`.
     """
-    x = conv.conv2d(
-      x.astype(self.dtype),
-      modulation.kernel,
-      padding=self.spec.conv_kernel - 1,
-    )
+    spec = self.spec
+    x = x.astype(self.dtype)
+    border = spec.conv_kernel - 1
+    if not spec.conv_before_up:
+      x, border = upfirdn(x, **spec.upsampling()), 0
+    x = conv.conv2d(x, modulation.kernel, padding=border)
+    bias = jnp.tile(self.bias, 1 if spec.is_torgb else spec.group)
+    input_scale = modulation.output_scale
+    if spec.noise or spec.is_ideal:
+      x, input_scale = scale_channels(x, input_scale), None
+    if spec.noise:
+      x = x + self._noise(x.shape, noise_mode).astype(x.dtype)
+    if spec.is_ideal:
+      x = ideal_filtered_lrelu(
+        x, bias, **spec.ideal_nonlinearity(), clamp=self.conv_clamp
+      )
+      return scale_channels(x, output_scale)
     return filtered_lrelu(
       x,
-      b=self.bias,
-      **self.spec.nonlinearity(),
+      b=bias,
+      **spec.nonlinearity(),
       clamp=self.conv_clamp,
-      input_scale=modulation.output_scale,
+      input_scale=input_scale,
       output_scale=output_scale,
       implementation=self.filtered_lrelu_implementation,
     )
+
+  def _noise(self, shape: tuple[int, ...], mode: str) -> Array:
+    const = jnp.asarray(self.noise_const.value)
+    return layers.scaled_noise(self, mode, shape, self.noise_strength, const)
 
   def _observe(self, x: Float[Array, 'n h w i']) -> None:
     """Lets the average input magnitude see a batch."""
@@ -118,6 +160,28 @@ class SynthesisLayer(nn.Module):
     self.magnitude.value = jax.lax.stop_gradient(
       current + beta * (average - current)
     )
+
+
+def _p4_kernel(
+  weight: Float[Array, 'k k g i o'], group: int
+) -> Float[Array, 'k k i2 o2']:
+  """Returns the kernel of all orientations of the output.
+
+  For each, orientations of the input are counted from its own, and the picture
+  is turned with it.
+  """
+  turned = [
+    jnp.rot90(jnp.roll(weight, g, axis=2), g, axes=(0, 1)) for g in range(group)
+  ]
+  kernel = jnp.concatenate(turned, axis=-1)
+  return kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+
+
+def _mean_kernel(
+  weight: Float[Array, 'k k i o'], group: int
+) -> Float[Array, 'k k i2 o']:
+  """Returns the kernel that works on the mean of all orientations."""
+  return jnp.tile(weight / group, (1, 1, group, 1))
 
 
 class Synthesis(nn.Module):
@@ -156,6 +220,7 @@ class Synthesis(nn.Module):
       size=spec.input_size,
       sampling_rate=float(spec.sampling_rates[0]),
       bandwidth=spec.first_cutoff,
+      learned_transform=spec.learned_transform,
     )
     self.layers = [
       layer_class(
@@ -189,19 +254,16 @@ class Synthesis(nn.Module):
       ws: Styles, one each for the input, the layers and ToRGB.
       transform: Inverse of the transform the images shall undergo, canvas
         units (the image is 1 wide): [3, 3] or [n, 3, 3].
-      noise_mode: Ignored: layers add no noise.
+      noise_mode: Of layers that add noise: see `stylegan2.Synthesis`.
       update_averages: Whether to update the input magnitudes.
 
     Raises:
-      ValueError: If `ws` or `transform` has the wrong shape.
+      ValueError: If `ws` or `transform` has the wrong shape, or the noise mode
+        is unknown.
     """
-    del noise_mode
+    layers.check_noise_mode(noise_mode)
     ws = jnp.asarray(ws, jnp.float32)
-    if ws.ndim != 3 or ws.shape[1] != self.spec.num_ws:
-      raise ValueError(
-        f'ws must have the shape [n, {self.spec.num_ws}, w_dim], has '
-        f'{list(ws.shape)}'
-      )
+    layers.check_styles(ws, self.spec.num_ws)
     if transform is not None and transform.shape not in (
       (3, 3),
       (ws.shape[0], 3, 3),
@@ -211,9 +273,10 @@ class Synthesis(nn.Module):
         f'{list(transform.shape)}'
       )
     x = self.input(ws[:, 0], transform)
+    x = jnp.tile(x, self.spec.layers[0].group)  # The same in all orientations.
     if update_averages:
       for i, layer in enumerate(self.layers):
-        x = layer(x, ws[:, i + 1], update_averages=True)
+        x = layer(x, ws[:, i + 1], noise_mode=noise_mode, update_averages=True)
       return x.astype(jnp.float32) * self.output_scale
     # Each layer leaves its output as the next one wants it, scaled by the next
     # one's style: that costs kernels nothing. Averages are of the unscaled.
@@ -225,5 +288,5 @@ class Synthesis(nn.Module):
     for layer, modulation, output_scale in zip(
       self.layers, modulations, [*output_scales, None], strict=True
     ):
-      x = layer.convolve(x, modulation, output_scale)
+      x = layer.convolve(x, modulation, output_scale, noise_mode)
     return x.astype(jnp.float32) * self.output_scale

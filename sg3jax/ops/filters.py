@@ -18,6 +18,9 @@ from jaxtyping import Float
 Taps = Float[np.ndarray, ' t']
 Taps2D = Float[np.ndarray, 't t']
 
+# The binomial filter of all of StyleGAN2's resampling, sum 1.
+BINOMIAL: Taps = np.array([1, 3, 3, 1]) / 8
+
 
 def kaiser_attenuation(
   num_taps: int, *, half_width: float, sampling_rate: float
