@@ -20,7 +20,7 @@ _ALLOWED = {
   'interop': {'nets', 'ops', 'types', 'version'},
   'cli': {
     'nets', 'ops', 'data', 'train', 'eval', 'interop', 'types', 'version',
-    'model',
+    'model', 'experiment',
   },
 }  # fmt: skip
 

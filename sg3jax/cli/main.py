@@ -4,6 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {
+  'spec': 'shows the design of a model, layer by layer',
   'train': 'trains a model',
   'generate': 'draws pictures with a trained model',
   'evaluate': 'measures a trained model',

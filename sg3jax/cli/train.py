@@ -17,26 +17,19 @@ run the same command again. A second signal ends it at once.
 starts a new run from the networks of another one.
 """
 
-import pathlib
 import sys
 
 import jax
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
-import sg3jax
-import sg3jax.model
-from sg3jax.cli import common
+from sg3jax import experiment
+from sg3jax.cli import common, config_flag
 from sg3jax.data import sources
-from sg3jax.eval import evaluators
-from sg3jax.nets import factory
 from sg3jax.train import loop, planning, preemption, profiling, sharding
 from sg3jax.types import Config
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
-)
+flags.declare_key_flag('config')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
 _INIT_FROM = flags.DEFINE_string(
   'init_from',
@@ -78,12 +71,12 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: list[str] | None = None) -> None:
   """Parses the flags and trains."""
-  common.run(_train, _locate(argv or sys.argv))
+  common.run(_train, config_flag.locate(argv or sys.argv))
 
 
 def _train() -> None:
   workdir = None if _PLAN.value else common.require(_WORKDIR)
-  config = common.require(_CONFIG)
+  config = common.require(config_flag.CONFIG)
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
@@ -94,43 +87,19 @@ def _train() -> None:
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)
-  if config.data.source is None:
-    raise ValueError(
-      'there are no training images: pass --config.data.source= with a folder, '
-      'a .zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
-    )
-  source = sources.open_source(
-    config.data.source,
-    resolution=config.model.resolution,
-    use_labels=config.data.cond,
-    max_images=config.data.max_images,
-    seed=config.seed,
-  )
+  source = experiment.open_source(config)
   if workdir is None:
     _plan(config, source, mesh)
     return
-  model = config.model.to_dict() | {'img_channels': source.channels}
-  evaluator = evaluators.SnapshotEvaluator(
-    source,
-    # On the command line, `swd,eqt` makes a tuple of one.
-    metrics=[m for part in config.log.metrics for m in part.split(',') if m],
-    num_samples=config.log.metric_samples,
-    grid=config.log.grid,
-    seed=config.seed,
-    mesh=mesh,
-    takes_transforms=factory.make_spec(model).takes_transforms,
-  )
   with preemption.stop_on_signals() as stop:
-    loop.train(
+    experiment.train(
       config,
       source,
       workdir,
       mesh=mesh,
-      evaluators=[evaluator],
       stop=stop,
       profile=profile,
       allow_config_change=_ALLOW_CONFIG_CHANGE.value,
-      read_networks=sg3jax.model.read_networks,
     )
   if stop.obeyed:
     sys.exit(preemption.EXIT_CODE)
@@ -152,37 +121,4 @@ def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
   print(
     f'{memory / 2**30:g} GiB hold {batch // chosen.micro_batches} images at a '
     f'time: --config.train.micro_batches={chosen.micro_batches}'
-  )
-
-
-def _locate(args: list[str]) -> list[str]:
-  """Turns the name behind `--config` into the path of its file."""
-  args = list(args)
-  for i, arg in enumerate(args):
-    flag, equals, value = arg.partition('=')
-    if flag in ('--config', '-config'):
-      if equals:
-        args[i] = f'{flag}={_find_config(value)}'
-      elif i + 1 < len(args):
-        args[i + 1] = _find_config(args[i + 1])
-      break
-  return args
-
-
-def _find_config(value: str) -> str:
-  """Returns `FILE.py[:ARGUMENT]` for `NAME[:ARGUMENT]`, or ends."""
-  name, colon, argument = value.partition(':')
-  package = pathlib.Path(sg3jax.__file__).parent
-  # Installed, they are in the package; in a clone, beside it.
-  folders = [package / 'configs', package.parent / 'configs']
-  candidates = [folder / f'{name}.py' for folder in folders]
-  if name.endswith('.py'):
-    candidates = [pathlib.Path(name)]
-  for path in candidates:
-    if path.is_file():
-      return f'{path}{colon}{argument}'
-  names = sorted({p.stem for f in folders for p in f.glob('*.py')})
-  sys.exit(
-    f'error: there is no configuration {name!r}: use {", ".join(names)} or '
-    'the path of a file'
   )

@@ -13,7 +13,7 @@ import numpy as np
 from sg3jax.eval import pictures
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 
 @dataclasses.dataclass
@@ -65,6 +65,15 @@ def plot_curves(stats_path: pictures.Path, out_png: pictures.Path) -> None:
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=110)
   pictures.write_bytes(out_png, buffer.getvalue())
+
+
+def style_axis(axis) -> None:
+  """Gives an axis the look of all figures: light grid, small labels."""
+  axis.tick_params(which='both', labelsize=8)
+  axis.grid(color='0.9', linewidth=0.7)
+  axis.set_axisbelow(True)
+  axis.spines[['top', 'right']].set_visible(False)
+  axis.margins(x=0.02)
 
 
 def _stats_panels(path: pathlib.Path) -> list[_Panel]:
@@ -184,7 +193,7 @@ def _smooth(y: np.ndarray, window: int) -> np.ndarray:
 
 
 def _draw(axis, panel: _Panel) -> None:
-  for line, colour in zip(panel.lines, _COLOURS * 4, strict=False):
+  for line, colour in zip(panel.lines, COLOURS * 4, strict=False):
     style = {'color': colour, 'label': line.label, 'linewidth': 1.6}
     value = line.value
     if panel.markers or len(value) == 1:
@@ -202,11 +211,7 @@ def _draw(axis, panel: _Panel) -> None:
   axis.set_title(panel.title, fontsize=10, loc='left')
   axis.set_xlabel('real images shown (thousands, kimg)', fontsize=9)
   axis.set_ylabel(panel.ylabel, fontsize=9)
-  axis.tick_params(which='both', labelsize=8)
-  axis.grid(color='0.9', linewidth=0.7)
-  axis.set_axisbelow(True)
-  axis.spines[['top', 'right']].set_visible(False)
-  axis.margins(x=0.02)
+  style_axis(axis)
   values = np.concatenate([line.value for line in panel.lines])
   positive = bool(np.all(values[np.isfinite(values)] > 0))
   if panel.log and positive:

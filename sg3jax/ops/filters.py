@@ -149,6 +149,29 @@ def gaussian_lowpass(
   return _normalize(np.exp(-(x**2) / (2 * sigma**2)))
 
 
+def frequency_response(
+  f: Taps | Taps2D,
+  frequencies: Float[np.ndarray, ' n'],
+  *,
+  sampling_rate: float,
+) -> Float[np.ndarray, ' n'] | Float[np.ndarray, 'n n']:
+  """Returns the gain of a symmetric filter at frequencies; 1 at DC.
+
+  A symmetric filter has no phase: its transform about its centre is real.
+
+  Args:
+    f: Taps [t], or [t, t] of a filter in two dimensions.
+    frequencies: In Hz; for two dimensions those along each axis.
+    sampling_rate: Sampling rate s of the taps, Hz.
+
+  Returns:
+    float64 [n]; or [n, n], at every pair of frequencies.
+  """
+  x = (np.arange(len(f)) - (len(f) - 1) / 2) / sampling_rate
+  waves = np.cos(2 * np.pi * np.outer(frequencies, x))
+  return waves @ f if f.ndim == 1 else waves @ f @ waves.T
+
+
 def split_low_rank(
   f: Float[np.ndarray, 'h w'], tol: float = 4e-7
 ) -> list[tuple[Float[np.ndarray, ' h'], Float[np.ndarray, ' w']]]:

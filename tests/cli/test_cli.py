@@ -377,6 +377,35 @@ def test_an_unknown_command_lists_the_commands(cli):
   assert 'generate' in error
 
 
+def test_spec_prints_the_layers_and_draws_them(cli, tmp_path):
+  status, out, error = cli(
+    'spec', f'--config={_CONFIG}', f'--outdir={tmp_path}'
+  )
+  assert status == 0, error
+  assert [line.split()[1] for line in out.splitlines()[:8]] == [
+    'layer', '-----', 'input', 'L0', 'L1', 'L2', 'L3', 'ToRGB',
+  ]  # fmt: skip
+  assert 'Attenuation:    at least' in out
+  assert {path.name for path in tmp_path.iterdir()} == {
+    'layers.png',
+    'filters.png',
+  }
+
+
+def test_spec_of_stylegan2_has_no_bands(cli, tmp_path):
+  outdir = tmp_path / 'new'
+  status, out, error = cli(
+    'spec',
+    f'--config={_CONFIG}',
+    '--config.model.generator=stylegan2',
+    f'--outdir={outdir}',
+  )
+  assert status == 1
+  assert '| b16 ' in out
+  assert "error: StyleGAN2's blocks have fixed binomial filters" in error
+  assert not outdir.exists()
+
+
 def test_help(cli):
   status, out, _ = cli('--help')
   assert status == 0
@@ -394,6 +423,7 @@ def test_help(cli):
                   'rotate', '[no]overwrite', 'truncation_towards', 'label']),
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),
     ('doctor', ['devices']),
+    ('spec', ['config', 'outdir']),
   ],
 )  # fmt: skip
 def test_help_of_commands_lists_their_options(cli, command, options):

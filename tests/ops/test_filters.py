@@ -176,3 +176,21 @@ def test_split_of_a_separable_filter_is_one_pair():
 def test_bad_splits_are_refused(f):
   with pytest.raises(ValueError, match='2-D filter'):
     filters.split_low_rank(f, 0.0)
+
+
+def test_frequency_response():
+  rate, frequencies = 32.0, np.linspace(0, 16, 9)
+  f = filters.kaiser_lowpass(12, cutoff=2, half_width=6, sampling_rate=rate)
+  gain = filters.frequency_response(f, frequencies, sampling_rate=rate)
+  # The transform about the centre, between the two middle taps.
+  x = (np.arange(12) - 5.5) / rate
+  expected = np.exp(-2j * np.pi * np.outer(frequencies, x)) @ f
+  np.testing.assert_allclose(gain, expected, atol=1e-12)
+  assert gain[0] == pytest.approx(1)
+  # Beyond f_c + f_h = 8 the formula promises 67 dB; the filter has 62.
+  stopband = 20 * np.log10(np.abs(gain[frequencies >= 8.5]).max())
+  assert -70 < stopband < -60
+  grid = filters.frequency_response(
+    np.outer(f, f), frequencies, sampling_rate=rate
+  )
+  np.testing.assert_allclose(grid, np.outer(gain, gain), atol=1e-12)

@@ -1,0 +1,29 @@
+"""The flag `--config` of the commands that take a configuration."""
+
+import sys
+from collections.abc import Sequence
+
+from ml_collections import config_flags
+
+from sg3jax.train import config_files
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'
+)
+
+
+def locate(args: Sequence[str]) -> list[str]:
+  """Turns the name behind `--config` into the path of its file, or ends."""
+  args = list(args)
+  for i, arg in enumerate(args):
+    flag, equals, value = arg.partition('=')
+    if flag in ('--config', '-config'):
+      try:
+        if equals:
+          args[i] = f'{flag}={config_files.locate(value)}'
+        elif i + 1 < len(args):
+          args[i + 1] = config_files.locate(args[i + 1])
+      except ValueError as error:
+        sys.exit(f'error: {error}')
+      break
+  return args

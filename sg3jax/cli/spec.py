@@ -1,0 +1,68 @@
+r"""Shows the design of a model, layer by layer, without computing anything.
+
+    sg3jax spec --config=stylegan3_t:256
+    sg3jax spec --config=stylegan3_r:1024 --outdir=out \
+      --config.model.synthesis.filter_size=8
+
+Frequencies are in cycles, rates in samples a canvas side: f_c is the cutoff of
+a layer's downsampling filter, f_t its least stopband, f_h half the width of its
+transition band, s the rate of its output, s' the one at which the nonlinearity
+is evaluated, and A how much the filter attenuates what would alias, by Kaiser's
+formula. `--outdir` also draws the paper's Figure 4 for the design.
+"""
+
+import pathlib
+import sys
+
+import jax
+from absl import flags
+
+from sg3jax.cli import common, config_flag
+from sg3jax.eval import layer_plots, tables
+from sg3jax.nets import factory, layer_tables
+from sg3jax.nets import spec as spec_lib
+
+flags.declare_key_flag('config')
+flags.declare_key_flag('outdir')
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Parses the flags and prints the design."""
+  common.run(_spec, config_flag.locate(argv or sys.argv))
+
+
+def _spec() -> None:
+  config = common.require(config_flag.CONFIG)
+  jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
+  model = config.model.to_dict()
+  # What the data would settle.
+  model['img_channels'] = model['img_channels'] or 3
+  model['label_dim'] = model['label_dim'] or 0
+  generator = factory.make_generator(model)
+  discriminator = factory.make_discriminator(model)
+  spec = generator.spec
+  g, d = layer_tables.shapes(generator, discriminator, config.train.batch)
+  params = g['params']
+  print(tables.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
+  print(
+    f'\nGenerator:      {layer_tables.count(params):,} parameters, '
+    f'{layer_tables.count(params["mapping"]):,} of them in the mapping; '
+    f'{spec.num_layers} layers, {spec.num_ws} styles'
+  )
+  print(f'Discriminator:  {layer_tables.count(d["params"]):,} parameters')
+  worst, worst_lowered = layer_tables.worst_attenuations(spec)
+  if worst is not None:
+    lowered = '-' if worst_lowered is None else f'{worst_lowered:.1f} dB'
+    print(
+      f'Attenuation:    at least {worst:.1f} dB; {lowered} without the '
+      'critically sampled layers'
+    )
+  if not common.OUTDIR.value:
+    return
+  if not isinstance(spec, spec_lib.SynthesisSpec):
+    raise ValueError(
+      "StyleGAN2's blocks have fixed binomial filters and no bands to draw: "
+      'leave --outdir out, or choose an alias-free configuration'
+    )
+  for path in layer_plots.draw_design(spec, pathlib.Path(common.OUTDIR.value)):
+    print(f'Written:        {path}')

@@ -1,0 +1,31 @@
+import pytest
+from PIL import Image
+
+from sg3jax.eval import layer_plots
+from sg3jax.nets import spec as spec_lib
+
+
+@pytest.mark.parametrize(
+  ('design', 'names'),
+  [
+    (spec_lib.stylegan3_t, ['layers.png', 'filters.png']),
+    (
+      spec_lib.stylegan3_r,
+      ['layers.png', 'filters.png', 'radial_filters.png'],
+    ),
+  ],
+)
+def test_pictures_of_a_design(design, names, tmp_path):
+  paths = layer_plots.draw_design(design(32, num_layers=5), tmp_path / 'new')
+  assert [path.name for path in paths] == names
+  for path in paths:
+    with Image.open(path) as image:
+      assert min(image.size) > 200
+  assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == sorted(names)
+
+
+def test_layers_without_filters_are_drawn(tmp_path):
+  # Nothing is oversampled: most layers filter nothing on the way down.
+  spec = spec_lib.stylegan3_t(32, lrelu_upsampling=1)
+  assert any(layer.down_taps == 1 for layer in spec.layers[:-1])
+  assert len(layer_plots.draw_design(spec, tmp_path)) == 2
