@@ -35,7 +35,7 @@ def test_fresh_r_generator_exceeds_60_db():
     sample_ws,
     batch_size=16,
     metrics=('eqt', 'eqr'),
-    num_samples=64,
+    num_samples=16,
   )(variables)
   assert figures['eqt50k_int'] > 60
   assert figures['eqr50k'] > 60

@@ -1,4 +1,4 @@
-"""Training with a kernel in every layer, interpreted."""
+"""Training with a kernel in every layer, interpreted; and in 16 bits."""
 
 import functools
 
@@ -78,3 +78,23 @@ def test_a_step_on_gpus_equals_that_of_banded(design):
     # masks: banded itself is off by 0.013 in it.
     error = _error(_gradients(ours, name), _gradients(expected, name))
     assert error < 0.03, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('precision', 'tolerance'),
+  # A rounding is 2^-11 in float16 and 2^-8 in bfloat16; what it amounts to
+  # grows in the same ratio, about, for it is masks that change.
+  [('fp16', 0.05), ('bf16', 0.2)],
+)
+def test_a_step_in_16_bits_is_close_to_one_in_32(precision, tolerance):
+  ours, moments = _step('t', 'banded', precision)
+  expected, expected_moments = _step('t', 'banded')
+  for name, value in expected_moments.items():
+    if name.startswith('Loss/') and 'signs' not in name:
+      np.testing.assert_allclose(
+        moments[name], value, rtol=tolerance, atol=1e-3, err_msg=name
+      )
+  for name in ('generator_opt', 'discriminator_opt'):
+    error = _error(_gradients(ours, name), _gradients(expected, name))
+    assert 0 < error < tolerance, name

@@ -256,21 +256,21 @@ def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('precision', 'channels', 'label_dim', 'count', 'batch'),
   [
-    # Between them: both 16-bit types, grey and RGBA, labels, one image, and a
-    # batch of one.
-    ('bf16', 1, 3, 20, 8),
+    # Between them: both 16-bit types, grey and RGBA, labels, ten images and
+    # one, and a batch of one.
+    ('bf16', 1, 3, 10, 8),
     ('fp16', 4, 0, 1, 1),
   ],
 )
 def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
-  config = _config(batch=batch, total_kimg=4 * batch / 1000)
+  config = _config(batch=batch, total_kimg=20 * batch / 1000)
   config.model.precision = precision
   config.train.augment.update(mode='fixed', p=0.5)
   config.data.cond = label_dim > 0
-  config.log.kimg_per_tick = 2 * batch / 1000
-  source = noise.Noise(count, channels, label_dim)
+  config.log.kimg_per_tick = 10 * batch / 1000
+  source = noise.Noise(count, channels=channels, label_dim=label_dim)
   state = _train(config, source, tmp_path)
-  assert int(state.step) == 4
+  assert int(state.step) == 20
   for leaf in _flat(state):
     assert np.all(np.isfinite(leaf))
   for tick in _read_stats(tmp_path):

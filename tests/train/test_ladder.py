@@ -1,0 +1,75 @@
+"""Every step of the ladder, and every change of it, in a run: tiny."""
+
+import importlib.util
+import json
+import pathlib
+
+import noise
+import numpy as np
+import pytest
+
+from sg3jax import experiment
+from sg3jax import model as model_lib
+from sg3jax.train import preemption, sharding
+
+_PATH = pathlib.Path(__file__).parents[2] / 'configs' / 'ladder.py'
+_SPEC = importlib.util.spec_from_file_location('ladder', _PATH)
+ladder = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(ladder)
+
+pytestmark = pytest.mark.slow
+
+# Changes of T and of R take turns.
+_CHANGES = [
+  f'{step}-{change}'
+  for step, change in zip('TR' * 20, ladder._changes(0), strict=False)
+]
+
+
+def _config(name: str):
+  size = 'resolution=16,batch=4,channel_base=64,channel_max=8'
+  config = ladder.get_config(f'{name},{size}')
+  if config.model.synthesis.sampling == 'flexible':
+    config.model.synthesis.num_layers = 3
+    config.model.synthesis.num_critical = 1
+  config.model.z_dim = config.model.w_dim = 8
+  config.model.precision = 'fp32'
+  config.train.blur_init_sigma = min(config.train.blur_init_sigma, 1.0)
+  config.train.r1_interval = config.train.pl_interval = 2
+  config.train.total_kimg = 0.012
+  config.log.kimg_per_tick = 0.004
+  config.log.grid = (2, 1)
+  config.log.metric_samples = 4
+  return config
+
+
+@pytest.mark.parametrize('name', ['A', *'BCDEFGHTR', *_CHANGES])
+def test_trains_goes_on_draws_and_is_measured(name, tmp_path):
+  config = _config(name)
+  source, mesh = noise.Noise(), sharding.make_mesh(1)
+
+  def train():
+    experiment.train(
+      config, source, tmp_path, mesh=mesh, stop=preemption.Stop()
+    )
+    lines = (tmp_path / 'stats.jsonl').read_text().splitlines()
+    return [json.loads(line)['Progress/kimg']['mean'] for line in lines]
+
+  np.testing.assert_allclose(train(), [0.004, 0.008, 0.012])
+  config.train.total_kimg = 0.016
+  if name != 'A':  # Its input is a constant, which nothing moves.
+    config.log.metrics = ('eqt', 'eqt_frac', 'eqr')
+  np.testing.assert_allclose(train(), [0.004, 0.008, 0.012, 0.016])
+
+  model = model_lib.load_model(tmp_path)
+  assert model.step == 4
+  images = model(model_lib.seed_latents([0, 1], 8))
+  assert images.shape == (2, 16, 16, 3)
+  assert np.all(np.isfinite(images))
+  assert (tmp_path / 'fakes000000.png').is_file()
+  results = [
+    json.loads(path.read_text().splitlines()[-1])['results']
+    for path in tmp_path.glob('metric-*.jsonl')
+  ]
+  assert len(results) == len(config.log.metrics)
+  assert np.all(np.isfinite([x for r in results for x in r.values()]))
