@@ -189,7 +189,7 @@ UNUSUAL = {
   'generator': 'stylegan3',
   'precision': 'fp32',
   'filtered_lrelu_implementation': None,
-  'conv_clamp': 0.5,
+  'conv_clamp': 1.0,
   'output_scale': 0.75,
   'synthesis': {
     'channel_base': 64,
@@ -209,7 +209,7 @@ UNUSUAL = {
     'channel_base': 64,
     'channel_max': 8,
     'mbstd_group': 2,
-    'conv_clamp': 0.5,
+    'conv_clamp': 1.0,
     'mapping_layers': 3,
   },
 }  # fmt: skip
@@ -222,12 +222,25 @@ SMALL = UNUSUAL | {
 
 
 def _init(module, seed, *inputs):
-  """Returns variables of which none has its initial value."""
-  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  """Returns variables, none at its initial value, that keep signals alive.
+
+  Some of the values reach a clamp of 1, and some do not.
+  """
   rng = np.random.RandomState(seed)
-  return jax.tree.map(
-    lambda x: np.abs(rng.randn(*x.shape)).astype(np.float32), variables
-  )
+
+  def draw(path, x):
+    values = np.asarray(rng.randn(*x.shape), np.float32)
+    name = jax.tree_util.keystr(path)
+    if 'fc' in name:  # Layers of mappings hold a hundred times what they apply.
+      values = values * 100
+    if name.endswith("['bias']") and 'affine' not in name:
+      values = values * np.float32(0.1)
+    if 'magnitude' in name:
+      values = np.float32(0.1) + np.float32(0.1) * np.abs(values)
+    return values
+
+  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  return jax.tree.map_with_path(draw, variables)
 
 
 @functools.cache
