@@ -21,9 +21,9 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from sg3jax.interop import names, schema
+from sg3jax.interop import schema
 from sg3jax.interop.records import CheckpointError
-from sg3jax.types import Tree
+from sg3jax.types import Tree, flatten
 from sg3jax.version import __version__
 
 ARRAYS = 'model.safetensors'
@@ -84,7 +84,7 @@ def save(
   arrays = {
     f'{network}/{name}': np.asarray(array, order='C')
     for network, variables in networks.items()
-    for name, array in names.flatten(variables).items()
+    for name, array in flatten(variables).items()
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = pathlib.Path(
