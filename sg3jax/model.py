@@ -290,15 +290,34 @@ def read_networks(
     The options of the run; variables by name: `generator_ema`, `generator` and
     `discriminator`, as far as they are there; and the step, 0 of an import.
   """
-  path = pathlib.Path(path)
-  if model_files.is_model_folder(path):
+  if _is_import(path):
     return *model_files.load(path, schema.NETWORKS), 0
+  return checkpoint.load_networks(path)
+
+
+def read_options(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads the options of a run folder, of a checkpoint or of an import.
+
+  Args:
+    path: As in `load_model`, which raises the same.
+
+  Returns:
+    The options of the run; of an import, only their `model` part.
+  """
+  if _is_import(path):
+    return model_files.read_config(path)['options']
+  return checkpoint.load_options(path)
+
+
+def _is_import(path: str | pathlib.Path) -> bool:
+  """Tells imports from runs; raises a ValueError of official checkpoints."""
+  path = pathlib.Path(path)
   if path.is_file():
     raise ValueError(
       f'{path} is a file: convert an official checkpoint once, with '
       f'`sg3jax import {path} --output=FOLDER`, and open the folder'
     )
-  return checkpoint.load_networks(path)
+  return model_files.is_model_folder(path)
 
 
 def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:

@@ -1,11 +1,8 @@
 """Our own files, and the commands that write and open them."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
+import commands
 import jax
 import numpy as np
 import official_networks
@@ -120,25 +117,7 @@ def test_official_files_are_to_be_imported_first(tmp_path):
 @pytest.fixture(scope='module')
 def cli(tmp_path_factory):
   """`cli('import', ...)` runs a command: (status, out, error)."""
-  env = os.environ | {
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('cache')),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': str(pathlib.Path(sg3jax.__file__).parents[1]),
-  }
-
-  def call(*args):
-    process = subprocess.run(
-      [sys.executable, '-m', 'sg3jax', *map(str, args)],
-      env=env,
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
-
-  return call
+  return commands.make(tmp_path_factory.mktemp('cache'))
 
 
 @pytest.mark.slow
