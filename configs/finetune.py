@@ -8,7 +8,7 @@ then, if given, `batch` and `gamma`. Every field of `config.model` becomes that
 of the source, and `train.init_from` the source itself, so `--init_from` is not
 needed. A conditional model trains on labels. The other fields are those of
 the published configuration of the generator; the log says what transfer
-settles otherwise.
+settles otherwise. Keep the source while the run is to go on.
 """
 
 from sg3jax import model as model_lib
@@ -23,7 +23,11 @@ def get_config(arg: str = ''):
       'a model to start from is required: --config=finetune:FOLDER'
     )
   numbers = config_lib.parse_arg(rest, batch=32, gamma=None)
-  options = model_lib.read_options(source)
+  try:
+    options = model_lib.read_options(source)
+  except OSError as error:
+    # A configuration's OSError is taken for a missing file of its own.
+    raise ValueError(str(error)) from error
   config = config_lib.default_config()
   config_lib.take_model(config, options['model'])
   if 'train' not in options:

@@ -90,6 +90,6 @@ def _export_program(
   inputs = ', '.join(about['inputs'])
   print(
     f'{output}: ({inputs}) -> {about["output"]["shape"]}, '
-    f'{len(program) / 2**20:.1f} MiB, for {", ".join(about["platforms"])}'
+    f'{len(program):,} bytes, for {", ".join(about["platforms"])}'
   )
   print(f'{about_path}: what it takes and returns')

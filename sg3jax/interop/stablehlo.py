@@ -23,7 +23,11 @@ PARTS = ('generator_ema', 'mapping', 'synthesis')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 # The plain form of the nonlinearity, in full precision.
-_PORTABLE = {'precision': 'fp32', 'filtered_lrelu_implementation': 'banded'}
+_PORTABLE = {
+  'precision': 'fp32',
+  'filtered_lrelu_implementation': 'banded',
+  'remat': False,
+}
 _FORMAT = 'sg3jax.program'
 _VERSION = 1
 _COMPATIBILITY = (

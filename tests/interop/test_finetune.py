@@ -123,7 +123,7 @@ def test_the_usual_clamp_comes_and_goes_with_the_precision(precision, imported):
 def test_sources_that_cannot_be_are_one_clear_error(imported, tmp_path):
   with pytest.raises(ValueError, match=r'--config=finetune:FOLDER'):
     _get_config('')
-  with pytest.raises(FileNotFoundError, match='no run or checkpoint folder'):
+  with pytest.raises(ValueError, match='no run or checkpoint folder'):
     _get_config(str(tmp_path / 'nowhere'))
   (tmp_path / 'net.pkl').write_bytes(b'')
   with pytest.raises(ValueError, match=r'`sg3jax import .*net\.pkl'):
@@ -179,6 +179,18 @@ def test_a_stylegan2_learns_and_is_drawn_and_measured(cli, images, tmp_path):
   # Two steps at a rate of 0.002 move pictures a little.
   difference = np.abs(np.asarray(before(z)) - np.asarray(after(z))).max()
   assert 0 < difference < 0.2 * np.ptp(before(z))
+  # A run can be gone on from in the same way.
+  config = _get_config(str(run))
+  assert config.model.precision == 'fp32'
+  start = _prepare(config, model_lib.read_options(run)['model'])
+  assert start
+  assert start.report[0] == f'Transfer:       all 91 arrays of {run}, step 2'
+  out = _succeeds(
+    cli, 'export', f'--network={run}', f'--output={tmp_path / "g.stablehlo"}'
+  )
+  assert "(z, truncation_psi) -> ['batch', 32, 32, 3], " in out
+  about = json.loads((tmp_path / 'g.stablehlo.json').read_text())
+  assert about['source'] == {'step': 2}
   for network in (model, run):
     outdir = tmp_path / f'out_{network.name}'
     _succeeds(
