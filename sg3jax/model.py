@@ -26,6 +26,9 @@ _AVERAGED, _AVERAGED_BATCH = 10_000, 1000
 class Model:
   """A generator with its arrays; calls are jitted, a program for each shape.
 
+  Calls and sizes also have the names that the official G has: `c_dim`,
+  `img_resolution`, `force_fp32`. Images are NHWC here.
+
   Attributes:
     options: The configuration of the run that trained it; of an imported
       model, only its `model` part.
@@ -72,9 +75,24 @@ class Model:
     return self.generator.label_dim
 
   @property
+  def c_dim(self) -> int:
+    """The same as `label_dim`."""
+    return self.label_dim
+
+  @property
+  def w_dim(self) -> int:
+    """Features of a style."""
+    return self.generator.w_dim
+
+  @property
   def resolution(self) -> int:
     """Pixels a side."""
     return self.generator.spec.resolution
+
+  @property
+  def img_resolution(self) -> int:
+    """The same as `resolution`."""
+    return self.resolution
 
   @property
   def img_channels(self) -> int:
@@ -96,18 +114,20 @@ class Model:
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     noise_seed: int = 0,
     truncation_towards: str = 'global',
+    force_fp32: bool = True,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
     Args:
       z: Latents, N(0, 1).
-      c: Labels; None for an unconditional model.
+      c: Labels; None, or of no features, for an unconditional model.
       truncation_psi: Distance from the mean style: 1 leaves styles alone.
       truncation_cutoff: Truncated styles, from the first; None for all.
       noise_mode: See `synthesis`.
       transform: See `synthesis`.
       noise_seed: See `synthesis`.
       truncation_towards: See `mapping`.
+      force_fp32: See `synthesis`.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
@@ -115,7 +135,7 @@ class Model:
     ws = self.mapping(
       z, c, truncation_psi, truncation_cutoff, truncation_towards
     )
-    return self.synthesis(ws, transform, noise_mode, noise_seed)
+    return self.synthesis(ws, transform, noise_mode, noise_seed, force_fp32)
 
   def mapping(
     self,
@@ -147,7 +167,7 @@ class Model:
       truncation_cutoff = self.generator.spec.num_ws
     center = None
     if truncation_towards == 'class':
-      if c is None:
+      if c is None or not self.label_dim:
         raise ValueError(
           'there are no classes to truncate towards: the network takes no '
           'labels'
@@ -190,6 +210,7 @@ class Model:
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     noise_mode: str = 'const',
     noise_seed: int = 0,
+    force_fp32: bool = True,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
@@ -202,10 +223,17 @@ class Model:
         noise, 'none' for none. Generators without noise inputs, as the
         alias-free ones of the paper, draw the same with all three.
       noise_seed: Of random noise, which differs within the batch.
+      force_fp32: As it is anyway: models are drawn in float32 throughout.
+        False is refused.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
+    if not force_fp32:
+      raise ValueError(
+        'force_fp32=False is not possible: models are always drawn in float32. '
+        'Leave it out'
+      )
     layers.check_noise_mode(noise_mode)
     return self._synthesis(
       self.variables, ws, transform, noise_seed, noise_mode=noise_mode
@@ -286,15 +314,34 @@ def read_networks(
     The options of the run; variables by name: `generator_ema`, `generator` and
     `discriminator`, as far as they are there; and the step, 0 of an import.
   """
-  path = pathlib.Path(path)
-  if model_files.is_model_folder(path):
+  if _is_import(path):
     return *model_files.load(path, schema.NETWORKS), 0
+  return checkpoint.load_networks(path)
+
+
+def read_options(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads the options of a run folder, of a checkpoint or of an import.
+
+  Args:
+    path: As in `load_model`, which raises the same.
+
+  Returns:
+    The options of the run; of an import, only their `model` part.
+  """
+  if _is_import(path):
+    return model_files.read_config(path)['options']
+  return checkpoint.load_options(path)
+
+
+def _is_import(path: str | pathlib.Path) -> bool:
+  """Tells imports from runs; raises a ValueError of official checkpoints."""
+  path = pathlib.Path(path)
   if path.is_file():
     raise ValueError(
       f'{path} is a file: convert an official checkpoint once, with '
       f'`sg3jax import {path} --output=FOLDER`, and open the folder'
     )
-  return checkpoint.load_networks(path)
+  return model_files.is_model_folder(path)
 
 
 def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:

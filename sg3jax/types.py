@@ -41,6 +41,14 @@ Tree: TypeAlias = Any
 Variables: TypeAlias = Mapping[str, Any]
 
 
+def flatten(tree: Tree) -> dict[str, Any]:
+  """Returns the leaves of a tree by path: `params/mapping/fc0/weight`, say."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
   """A moment of a training run, as the trainer hands it to evaluators.

@@ -91,3 +91,34 @@ def test_centers_that_are_not_there(model, z):
     model.mapping(z, _CLASSES, 0.5, truncation_towards='mean')
   with pytest.raises(ValueError, match='no classes to truncate towards'):
     _make_model(0).mapping(z, None, 0.5, truncation_towards='class')
+
+
+def test_official_words_are_understood(model, z):
+  """As scripts call G; only the axes of images are others here."""
+  assert (model.z_dim, model.c_dim, model.w_dim, model.num_ws) == (8, 3, 8, 6)
+  assert (model.img_resolution, model.img_channels) == (16, 3)
+  options = {'truncation_psi': 0.7, 'truncation_cutoff': 2}
+  ws = model.mapping(z, _CLASSES, **options)
+  assert ws.shape == (3, model.num_ws, model.w_dim)
+  images = model.synthesis(ws, noise_mode='const', force_fp32=True)
+  assert images.shape == (3, 16, 16, 3)
+  assert images.dtype == np.float32
+  np.testing.assert_array_equal(
+    images,
+    model(z, _CLASSES, noise_mode='const', force_fp32=True, **options),
+  )
+  np.testing.assert_array_equal(images, model.synthesis(ws))
+  for call, *args in ((model.synthesis, ws), (model, z, _CLASSES)):
+    with pytest.raises(ValueError, match='always drawn in float32'):
+      call(*args, force_fp32=False)
+
+
+def test_labels_of_no_features_are_none(z):
+  """Scripts make `zeros([1, G.c_dim])` for every model."""
+  unconditional = _make_model(0)
+  none = np.zeros((3, unconditional.c_dim), np.float32)
+  np.testing.assert_array_equal(
+    unconditional.mapping(z, none, 0.5), unconditional.mapping(z, None, 0.5)
+  )
+  with pytest.raises(ValueError, match='no classes to truncate towards'):
+    unconditional.mapping(z, none, 0.5, truncation_towards='class')

@@ -1,25 +1,39 @@
-r"""Writes a network's arrays under their official names.
+r"""Writes a network as arrays under official names, or as a program.
 
     sg3jax export --network=runs/t256 --output=g_ema.npz
     sg3jax export --network=models/ffhq --of=discriminator \
       --output=d.safetensors
 
-They are the whole state dictionary of the official module, in its layout.
+are the whole state dictionary of the official module, in its layout.
+
+    sg3jax export --network=models/ffhq --output=g.stablehlo
+
+is the generator with its arrays as StableHLO, which JAX runs on a CPU, a GPU or
+a TPU without this package: see `examples/draw_stablehlo.py`. Its two halves are
+`--of=mapping` and `--of=synthesis`. What it takes and returns is in
+`g.stablehlo.json`.
 """
+
+import pathlib
 
 import jax
 from absl import flags
 
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.interop import model_files, official
+from sg3jax.interop import model_files, official, stablehlo
 
 flags.declare_key_flag('network')
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'The file to write: .npz or .safetensors.'
+  'output', None, 'The file to write: .npz, .safetensors or .stablehlo.'
 )
+_NETWORKS = ('generator_ema', 'discriminator')
 _OF = flags.DEFINE_enum(
-  'of', 'generator_ema', ['generator_ema', 'discriminator'], 'Which network.'
+  'of',
+  'generator_ema',
+  sorted({*_NETWORKS, *stablehlo.PARTS}),
+  'Which network: discriminator as arrays alone, mapping and synthesis as '
+  'programs alone.',
 )
 
 
@@ -29,8 +43,26 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _export() -> None:
-  output = common.require(_OUTPUT)
-  model = model_lib.load_model(common.require(common.NETWORK))
+  output = pathlib.Path(common.require(_OUTPUT))
+  network = common.require(common.NETWORK)
+  model_files.check_is_new_file(
+    output, [*model_files.ARRAY_SUFFIXES, model_files.PROGRAM_SUFFIX]
+  )
+  is_program = output.suffix == model_files.PROGRAM_SUFFIX
+  choices = stablehlo.PARTS if is_program else _NETWORKS
+  if _OF.value not in choices:
+    raise ValueError(
+      f'--of={_OF.value} cannot be written as {output.suffix}: use --of='
+      + ' or --of='.join(choices)
+    )
+  model = model_lib.load_model(network)
+  if is_program:
+    _export_program(output, network, model)
+  else:
+    _export_arrays(output, model)
+
+
+def _export_arrays(output: pathlib.Path, model: model_lib.Model) -> None:
   variables = model.variables
   if _OF.value == 'discriminator':
     variables = model.discriminator_variables
@@ -41,3 +73,23 @@ def _export() -> None:
   )
   model_files.save_arrays(output, arrays)
   print(f'{output}: {len(arrays)} arrays')
+
+
+def _export_program(
+  output: pathlib.Path, network: str, model: model_lib.Model
+) -> None:
+  program, about = stablehlo.export_program(
+    _OF.value, model.options['model'], model.variables
+  )
+  source = {'step': model.step}
+  if model_files.is_model_folder(network):
+    source = model_files.read_config(network)['source']
+  about_path = model_files.save_program(
+    output, program, about | {'source': source}
+  )
+  inputs = ', '.join(about['inputs'])
+  print(
+    f'{output}: ({inputs}) -> {about["output"]["shape"]}, '
+    f'{len(program):,} bytes, for {", ".join(about["platforms"])}'
+  )
+  print(f'{about_path}: what it takes and returns')

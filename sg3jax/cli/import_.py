@@ -15,7 +15,8 @@ import pathlib
 from absl import flags
 
 from sg3jax.cli import common
-from sg3jax.interop import model_files, names, official, reader
+from sg3jax.interop import model_files, official, reader
+from sg3jax.types import flatten
 
 _OUTPUT = flags.DEFINE_string('output', None, 'The folder to write, a new one.')
 
@@ -52,7 +53,7 @@ def _describe(converted: official.Converted) -> None:
     f'{model["img_channels"]} channels, {model["label_dim"]} labels'
   )
   for network, variables in converted.networks.items():
-    arrays = names.flatten(variables).values()
+    arrays = flatten(variables).values()
     print(
       f'converted     {network}: {len(arrays)} arrays, '
       f'{sum(array.size for array in arrays):,} numbers'

@@ -23,12 +23,16 @@ from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import factory, stylegan2
 from sg3jax.nets import spec as spec_lib
 
-# What `SynthesisNetwork` is made with: the official name, ours in
-# `SynthesisSpec`, the default and the largest value believed. A design beyond
-# could ask for filters that fill the memory.
-_SYNTHESIS = (
+# What networks are made with: the official name, ours, the default and the
+# largest value believed. A design beyond could ask for filters that fill the
+# memory.
+_Table = tuple[tuple[str, str, float, float], ...]
+_CHANNELS: _Table = (
   ('channel_base', 'channel_base', 32768, 1 << 24),
   ('channel_max', 'channel_max', 512, 1 << 14),
+)
+_SYNTHESIS: _Table = (
+  *_CHANNELS,
   ('num_layers', 'num_layers', 14, 100),
   ('num_critical', 'num_critical', 2, 100),
   ('first_cutoff', 'first_cutoff', 2.0, 1 << 12),
@@ -100,18 +104,8 @@ def _first_part(module: Module) -> str:
 def _stylegan3_model(
   model: dict[str, Any], synthesis: Module
 ) -> dict[str, Any]:
-  arguments = _arguments(synthesis)
-  known = {name for name, *_ in _SYNTHESIS} | _OTHER_ARGUMENTS
-  unknown = [name for name in arguments if name not in known]
-  if unknown:
-    raise CheckpointError(
-      f'the generator was made with {quoted(unknown[0])}, which this package '
-      'does not know'
-    )
-  design: dict[str, Any] = {
-    ours: _number(name, arguments.get(name, default), most, type(default))
-    for name, ours, default, most in _SYNTHESIS
-  }
+  arguments = _known_arguments(synthesis, _SYNTHESIS, _OTHER_ARGUMENTS)
+  design = _numbers(arguments, _SYNTHESIS)
   design['radial_filters'] = _flag(
     'use_radial_filters', arguments.get('use_radial_filters', False)
   )
@@ -131,20 +125,9 @@ def _stylegan3_model(
 def _stylegan2_model(
   model: dict[str, Any], synthesis: Module
 ) -> dict[str, Any]:
-  arguments = _arguments(synthesis)
-  known = {name for name, *_ in _SYNTHESIS[:2]} | _STYLEGAN2_ARGUMENTS
-  unknown = [name for name in arguments if name not in known]
-  if unknown:
-    raise CheckpointError(
-      f'the generator was made with {quoted(unknown[0])}, which this package '
-      'does not know'
-    )
+  arguments = _known_arguments(synthesis, _CHANNELS, _STYLEGAN2_ARGUMENTS)
   first = synthesis.submodule('b4').submodule('conv1')
-  design: dict[str, Any] = {
-    ours: _number(name, arguments.get(name, default), most, int)
-    for name, ours, default, most in _SYNTHESIS[:2]
-  }
-  design |= {
+  design = _numbers(arguments, _CHANNELS) | {
     'architecture': arguments.get('architecture', 'skip'),
     'noise': _flag('use_noise', first.state.get('use_noise')),
   }
@@ -283,10 +266,7 @@ def discriminator_model(discriminator: Module) -> dict[str, Any]:
     _check_block(block, f'b{side}', clamp)
   mbstd = epilogue.submodule('mbstd')
   _check(mbstd, 'mbstd', {'num_channels': 1})
-  model['discriminator'] = {
-    name: _number(name, arguments.get(name, default), most, int)
-    for name, _, default, most in _SYNTHESIS[:2]
-  } | {
+  model['discriminator'] = _numbers(arguments, _CHANNELS) | {
     'mbstd_group': _attribute(mbstd, 'group_size', 1 << 20),
     'conv_clamp': clamp,
   }
@@ -414,6 +394,29 @@ def _arguments(module: Module) -> dict[str, Any]:
       'with'
     )
   return arguments
+
+
+def _known_arguments(
+  synthesis: Module, table: _Table, others: frozenset[str]
+) -> dict[str, Any]:
+  """Returns what a synthesis network was made with; refuses what is unknown."""
+  arguments = _arguments(synthesis)
+  known = {name for name, *_ in table} | others
+  unknown = [name for name in arguments if name not in known]
+  if unknown:
+    raise CheckpointError(
+      f'the generator was made with {quoted(unknown[0])}, which this package '
+      'does not know'
+    )
+  return arguments
+
+
+def _numbers(arguments: Mapping[str, Any], table: _Table) -> dict[str, Any]:
+  """Returns arguments by our names; the kind of a default is that of all."""
+  return {
+    ours: _number(name, arguments.get(name, default), most, type(default))
+    for name, ours, default, most in table
+  }
 
 
 def _attribute(module: Module, name: str, most: int) -> int:

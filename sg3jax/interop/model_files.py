@@ -4,29 +4,33 @@
     model.safetensors   all arrays: `generator_ema/params/.../weight`
 
 Neither can hold code. Arrays are mapped into memory and only those read that
-are asked for.
+are asked for. Exported files are written here too.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from sg3jax.interop import names, schema
+from sg3jax.interop import schema
 from sg3jax.interop.records import CheckpointError
-from sg3jax.types import Tree
+from sg3jax.types import Tree, flatten
 from sg3jax.version import __version__
 
 ARRAYS = 'model.safetensors'
 CONFIG = 'config.json'
+
+ARRAY_SUFFIXES = ('.npz', '.safetensors')
+PROGRAM_SUFFIX = '.stablehlo'
 _FORMAT = 'sg3jax.model'
 _VERSION = 1
 
@@ -80,7 +84,7 @@ def save(
   arrays = {
     f'{network}/{name}': np.asarray(array, order='C')
     for network, variables in networks.items()
-    for name, array in names.flatten(variables).items()
+    for name, array in flatten(variables).items()
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = pathlib.Path(
@@ -116,7 +120,7 @@ def load(
       do not fit the configuration.
   """
   path = pathlib.Path(path)
-  options = _read_config(path / CONFIG)
+  options = read_config(path)['options']
   found: dict[str, Tree] = {}
   with _open_arrays(path / ARRAYS) as file:
     for name in file.keys():  # noqa: SIM118
@@ -134,6 +138,28 @@ def load(
   return options, found
 
 
+def check_is_new_file(
+  path: str | pathlib.Path, suffixes: Sequence[str]
+) -> None:
+  """Checks that a file can be written.
+
+  Args:
+    path: The file.
+    suffixes: How its name may end.
+
+  Raises:
+    ValueError: If the name ends otherwise.
+    FileExistsError: If the file exists.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in suffixes:
+    raise ValueError(
+      f'{path} must end in {", ".join(suffixes[:-1])} or {suffixes[-1]}'
+    )
+  if path.exists():
+    raise FileExistsError(f'{path} exists: choose another name')
+
+
 def save_arrays(
   path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]
 ) -> None:
@@ -143,22 +169,70 @@ def save_arrays(
     ValueError: If the name ends otherwise.
     FileExistsError: If the file exists.
   """
+  check_is_new_file(path, ARRAY_SUFFIXES)
+  with _writing(path) as temporary:
+    if temporary.suffix == '.npz':
+      np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+    else:
+      safetensors_numpy.save_file(dict(arrays), temporary)
+
+
+def save_program(
+  path: str | pathlib.Path, program: bytes, about: Mapping[str, Any]
+) -> pathlib.Path:
+  """Writes a program as `.stablehlo`, and what there is to know as JSON.
+
+  Args:
+    path: The file; the JSON beside it is called the same with `.json` behind.
+    program: As `stablehlo.export_program` made it.
+    about: What it said of it.
+
+  Returns:
+    The path of the JSON, which also has the program's SHA-256.
+
+  Raises:
+    ValueError: If the name ends otherwise.
+    FileExistsError: If one of the two files exists.
+  """
   path = pathlib.Path(path)
-  if path.suffix not in ('.npz', '.safetensors'):
-    raise ValueError(f'{path} must end in .npz or .safetensors')
-  if path.exists():
-    raise FileExistsError(f'{path} exists: choose another name')
+  about_path = path.with_name(f'{path.name}.json')
+  check_is_new_file(path, [PROGRAM_SUFFIX])
+  check_is_new_file(about_path, ['.json'])
+  digest = hashlib.sha256(program).hexdigest()
+  text = json.dumps({**about, 'sha256': digest}, indent=2) + '\n'
+  # The program last: where it is, the other is too.
+  with _writing(about_path) as temporary:
+    temporary.write_text(text)
+  with _writing(path) as temporary:
+    temporary.write_bytes(program)
+  return about_path
+
+
+@contextlib.contextmanager
+def _writing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a file to write, which gets its name when it is complete."""
+  path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.stem}-writing{path.suffix}')
-  if path.suffix == '.npz':
-    np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
-  else:
-    safetensors_numpy.save_file(dict(arrays), temporary)
-  temporary.chmod(0o644)
-  os.replace(temporary, path)
+  try:
+    yield temporary
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
+def read_config(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads the configuration of a model's folder.
+
+  Returns:
+    `options`, with a part `model`, and `source`, where the model came from.
+
+  Raises:
+    CheckpointError: If it is damaged or of a later version.
+  """
+  path = pathlib.Path(path) / CONFIG
   try:
     config = json.loads(path.read_text())
   except ValueError as error:
@@ -173,7 +247,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
   options = config.get('options')
   if not isinstance(options, dict) or 'model' not in options:
     raise CheckpointError(f'{path} has no options of a model')
-  return options
+  return config
 
 
 @contextlib.contextmanager

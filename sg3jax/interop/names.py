@@ -17,14 +17,12 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
 import numpy as np
 
 from sg3jax.interop.records import CheckpointError, quoted
 from sg3jax.nets import spec as spec_lib
-from sg3jax.types import Tree
+from sg3jax.types import Tree, flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,14 +234,6 @@ def layer_names(spec: spec_lib.SynthesisSpec) -> dict[str, str]:
   return {
     layer.name: f'{layer.name}_{layer.out_size}_{layer.out_channels}'
     for layer in spec.layers
-  }
-
-
-def flatten(variables: Tree) -> dict[str, Any]:
-  """Returns the arrays of a tree by path: `params/mapping/fc0/weight`, say."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): array
-    for path, array in jax.tree.leaves_with_path(variables)
   }
 
 

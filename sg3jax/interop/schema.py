@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from sg3jax.interop.names import flatten
 from sg3jax.interop.records import CheckpointError
 from sg3jax.nets import factory
-from sg3jax.types import Tree
+from sg3jax.types import Tree, flatten
 
 GENERATORS = ('generator_ema', 'generator')
 NETWORKS = (*GENERATORS, 'discriminator')

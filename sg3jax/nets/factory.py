@@ -13,8 +13,9 @@ from sg3jax.nets import stylegan2
 # Types of the layers of the highest resolutions; float32 elsewhere.
 PRECISIONS = {'fp32': None, 'bf16': jnp.bfloat16, 'fp16': jnp.float16}
 
-# Bound of the feature maps where they are stored in 16 bits.
-_CONV_CLAMP = 256.0
+# Bound of the feature maps where they are stored in 16 bits. In float32 they do
+# not come near it.
+CONV_CLAMP = 256.0
 
 
 def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
@@ -22,8 +23,8 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
 
   Args:
     model: The fields of `train.config.default_config().model`, with
-      `img_channels` and `label_dim` set. A converted model also has
-      `output_scale`, and the bound `conv_clamp` of feature maps of any type.
+      `img_channels` and `label_dim` set. `output_scale`, and the bound
+      `conv_clamp` of feature maps of any type, may be missing.
 
   Raises:
     ValueError: If the design is impossible, or the generator or the precision
@@ -89,5 +90,5 @@ def _precision(name: str, clamp: float | None) -> dict[str, Any]:
   dtype = PRECISIONS[name]
   return {
     'low_precision_dtype': dtype,
-    'conv_clamp': _CONV_CLAMP if clamp is None and dtype else clamp,
+    'conv_clamp': CONV_CLAMP if clamp is None and dtype else clamp,
   }

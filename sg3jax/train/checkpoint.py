@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from sg3jax.train import best as best_lib
 from sg3jax.train import storage
 from sg3jax.train.state import TrainState
-from sg3jax.types import Tree
+from sg3jax.types import Tree, flatten
 
 FOLDER = 'checkpoints'
 BEST = 'best'  # In the place of a step.
@@ -120,7 +120,7 @@ class Checkpoints:
       OSError: If the one before could not be written.
     """
     self.check()
-    arrays = _flatten(jax.device_get(state))
+    arrays = flatten(jax.device_get(state))
     for name, array in arrays.items():
       if not np.all(np.isfinite(array)):
         raise FloatingPointError(f'{name} has values that are not finite')
@@ -205,7 +205,7 @@ class Checkpoints:
     expected = self._manager.restore(
       step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
     )['checksums']
-    for name, array in _flatten(jax.device_get(state)).items():
+    for name, array in flatten(jax.device_get(state)).items():
       if _checksum(array) != expected.get(name):
         raise ValueError(f'{name} differs from what was saved')
     return state
@@ -246,14 +246,6 @@ class Checkpoints:
       self._manager.close()
 
 
-def _flatten(tree: Tree) -> dict[str, Any]:
-  """Returns the leaves by their paths, `generator/params/conv/bias` say."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree.leaves_with_path(tree)
-  }
-
-
 def _checksum(array: np.ndarray) -> int:
   return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
@@ -284,6 +276,19 @@ def load_networks(
   folder = _locate(pathlib.Path(path).absolute())
   restored = _read(folder, ('networks', 'options'))
   return restored['options'], restored['networks'], int(folder.name)
+
+
+def load_options(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads the options of a run or of one checkpoint, and no arrays.
+
+  Args:
+    path: As in `load_networks`.
+
+  Raises:
+    FileNotFoundError: As in `load_networks`.
+  """
+  folder = _locate(pathlib.Path(path).absolute())
+  return _read(folder, ('options',))['options']
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
@@ -346,7 +351,7 @@ def _check(folder: pathlib.Path, like: TrainState) -> None:
       'with, or another --workdir'
     )
   stored, wanted = (
-    {name: tuple(x.shape) for name, x in _flatten(tree).items()}
+    {name: tuple(x.shape) for name, x in flatten(tree).items()}
     for tree in (
       trees['networks'].tree | trees['progress'].tree,
       _part(like, _NETWORKS) | _part(like, _PROGRESS),

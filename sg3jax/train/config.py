@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -49,14 +50,20 @@ def default_config() -> Config:
   model.mapping_layers = 2
   # fp32, or the type of the four highest octaves: bf16 or fp16.
   model.precision = 'fp32'
+  # Bound of the feature maps; without one, 256 where they are of 16 bits.
+  model.conv_clamp = config_dict.placeholder(float)
+  model.output_scale = 0.25  # Of what ToRGB puts out; of alias-free ones.
   model.filtered_lrelu_implementation = config_dict.placeholder(str)
   model.remat = False  # Gradients compute layers again: slower, less memory.
   # The designs of the two generators; that of the other one is not used.
   model.synthesis = _defaults(spec_lib.SynthesisSpec)
   model.stylegan2 = _defaults(stylegan2.StyleGAN2Spec)
-  model.discriminator = ml_collections.ConfigDict(
-    {'channel_base': 32768, 'channel_max': 512, 'mbstd_group': 4}
-  )
+  model.discriminator = ml_collections.ConfigDict()
+  discriminator = model.discriminator
+  discriminator.channel_base, discriminator.channel_max = 32768, 512
+  discriminator.mbstd_group = 4  # Images that are compared with each other.
+  discriminator.mapping_layers = 8  # Of labels.
+  discriminator.conv_clamp = config_dict.placeholder(float)  # As that of G.
 
   config.train = ml_collections.ConfigDict()
   train = config.train
@@ -123,6 +130,28 @@ def _defaults(design: type) -> Config:
       if field.name not in ('resolution', 'img_channels')
     }
   )
+
+
+def take_model(config: Config, model: Mapping[str, Any]) -> None:
+  """Gives a configuration the networks of another, in place.
+
+  Args:
+    config: A configuration with the fields of `default_config`.
+    model: The `model` part of another one, or of an imported model. Channels
+      and labels are left to the data.
+
+  Raises:
+    ValueError: If it has a field that there is not here.
+  """
+  fields = dict(model)
+  for name in ('img_channels', 'label_dim'):
+    fields.pop(name, None)
+  try:
+    config.model.update(fields)
+  except (AttributeError, KeyError) as error:
+    raise ValueError(
+      f'the model to start from has a field that this sg3jax lacks: {error}'
+    ) from error
 
 
 def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
@@ -254,10 +283,12 @@ def _check(config: Config) -> None:
     'log.metric_samples': 1,
     'log.max_nonfinite_ticks': 1,
     'model.discriminator.mbstd_group': 1,
+    'model.discriminator.mapping_layers': 1,
   }
   above_zero = [
     'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick',
-    'train.augment.speed_kimg',
+    'train.augment.speed_kimg', 'model.output_scale', 'model.conv_clamp',
+    'model.discriminator.conv_clamp',
   ]  # fmt: skip
   not_negative = [
     'train.r1_gamma', 'train.ema_kimg', 'train.ema_rampup',

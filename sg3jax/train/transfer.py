@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sg3jax.nets import factory
 from sg3jax.train import checkpoint
 from sg3jax.train.state import TrainState
 from sg3jax.train.steps import Trainer
@@ -32,7 +33,9 @@ _HINTS = {
   'img_channels': 'the source has images of {} channels, the data of {}',
   'label_dim': 'the source has labels of {} features, the data of {}',
 }
-_OTHER_FIELDS = ('z_dim', 'w_dim', 'mapping_layers')
+_OTHER_FIELDS = (
+  'z_dim', 'w_dim', 'mapping_layers', 'discriminator.mapping_layers'
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +125,8 @@ def prepare(
       f'--init_from={options.init_from} does not fit: '
       + '; '.join(hints or ['its arrays are others']),
       *_describe(comparison),
-      'Use the options that the source was trained with, or --init_partial to '
-      'copy what fits',
+      f'--config=finetune:{options.init_from} takes the fields of the source; '
+      '--init_partial copies what fits',
     ]
     raise ValueError('\n'.join(message))
   return Start(
@@ -196,12 +199,10 @@ def _model_differences(
   for name, hint in _HINTS.items():
     if name in there and there[name] != here[name]:
       yield hint.format(there[name], here[name])
-  for name in _OTHER_FIELDS:
-    if name in there and there[name] != here[name]:
-      yield f'model.{name} is {there[name]!r} there, {here[name]!r} here'
-  for name in ('channel_base', 'channel_max'):
-    yield from _differences('discriminator', name, there, here)
-    yield from _differences(_design(here), name, there, here)
+  names = [*_OTHER_FIELDS]
+  for part in ('discriminator', _design(here)):
+    names += [f'{part}.channel_base', f'{part}.channel_max']
+  yield from _differences(names, there, here)
   yield from _design_differences(there, here)
 
 
@@ -209,9 +210,20 @@ def _design_differences(
   there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> Iterable[str]:
   """Yields in what designs differ that have the same arrays, or may have."""
-  for name in here[_design(here)]:
-    if name not in ('channel_base', 'channel_max'):
-      yield from _differences(_design(here), name, there, here)
+  design = _design(here)
+  names = [
+    f'{design}.{name}'
+    for name in here[design]
+    if name not in ('channel_base', 'channel_max')
+  ]
+  if design == 'synthesis':
+    names.append('output_scale')
+  yield from _differences(names, there, here)
+  for name in ('conv_clamp', 'discriminator.conv_clamp'):
+    old, new = _field(there, name), _field(here, name)
+    # The usual one comes and goes with the precision, which may differ.
+    if old != new and {old, new} - {None, factory.CONV_CLAMP}:
+      yield f'model.{name} is {old!r} there, {new!r} here'
 
 
 def _design(model: Mapping[str, Any]) -> str:
@@ -219,11 +231,21 @@ def _design(model: Mapping[str, Any]) -> str:
 
 
 def _differences(
-  part: str, name: str, there: Mapping[str, Any], here: Mapping[str, Any]
+  names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> Iterable[str]:
-  old, new = there.get(part, {}).get(name), here[part][name]
-  if old is not None and old != new:
-    yield f'model.{part}.{name} is {old!r} there, {new!r} here'
+  """Yields the fields that differ, of those that the source has."""
+  for name in names:
+    old, new = _field(there, name), _field(here, name)
+    if old is not None and old != new:
+      yield f'model.{name} is {old!r} there, {new!r} here'
+
+
+def _field(model: Mapping[str, Any], dotted: str) -> Any:
+  """Returns the value of a field, None if there is none."""
+  *parts, name = dotted.split('.')
+  for part in parts:
+    model = model.get(part, {})
+  return model.get(name)
 
 
 def _describe(comparison: Comparison) -> list[str]:

@@ -298,8 +298,12 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstrat'),
-      "no configuration 'quickstrat': use published, quickstart, stylegan2, "
-      'stylegan3_r, stylegan3_t',
+      "no configuration 'quickstrat': use finetune, published, quickstart, "
+      'stylegan2, stylegan3_r, stylegan3_t',
+    ),
+    (
+      (*_TRAIN, '--config=finetune:nowhere'),
+      'there is no run or checkpoint folder',
     ),
     (
       (*_TRAIN, '--config=published:cats,t'),

@@ -14,7 +14,7 @@ from sg3jax.nets import spec as spec_lib
 _BUFFERS = frozenset(
   [
     'w_avg', 'freqs', 'phases', 'transform', 'magnitude_ema', 'up_filter',
-    'down_filter', 'resample_filter',
+    'down_filter', 'resample_filter', 'noise_const',
   ]
 )  # fmt: skip
 
@@ -100,6 +100,24 @@ def generator(model: dict, arrays: dict, changes: dict | None = None):
     arrays: Its arrays by official name.
     changes: Other attributes, by path of the module and name: lies.
   """
+  synthesis = {'stylegan3': _stylegan3, 'stylegan2': _stylegan2}
+  synthesis = synthesis[model['generator']](model)
+
+  def attributes(path: str, tree: dict) -> dict:
+    if path == '':
+      found = _sizes(model) | {k: model[k] for k in ('z_dim', 'w_dim')}
+    elif path == 'mapping':
+      found = {'num_layers': model['mapping_layers'], 'w_dim': model['w_dim']}
+    else:
+      found = synthesis(path) if path.startswith('synthesis') else None
+      found = _dense(path, tree) if found is None else found
+    return found | (changes or {}).get(path, {})
+
+  return _build(nested(arrays), attributes)
+
+
+def _stylegan3(model: dict):
+  """Returns a function: what each part says of itself, None if nothing."""
   spec = spec_lib.SynthesisSpec(
     resolution=model['resolution'],
     img_channels=model['img_channels'],
@@ -116,30 +134,65 @@ def generator(model: dict, arrays: dict, changes: dict | None = None):
     **design,
   }
 
-  def attributes(path: str, tree: dict) -> dict:
+  def attributes(path: str) -> dict | None:
     name = path.rpartition('.')[2]
-    found = {}
-    if path == '':
-      found = _sizes(model) | {k: model[k] for k in ('z_dim', 'w_dim')}
-    elif path == 'mapping':
-      found = {'num_layers': model['mapping_layers'], 'w_dim': model['w_dim']}
-    elif path == 'synthesis':
-      found = {'_init_kwargs': arguments}
-    elif path == 'synthesis.input':
-      found = {
+    if path == 'synthesis':
+      return {'_init_kwargs': arguments}
+    if path == 'synthesis.input':
+      return {
         'channels': int(spec.channels[0]),
         'size': np.array([spec.input_size] * 2),
         'sampling_rate': spec.sampling_rates[0],
         'bandwidth': spec.first_cutoff,
       }
-    elif name.startswith('L'):
+    if name.startswith('L'):
       index = int(name.split('_')[0].removeprefix('L'))
-      found = _layer(spec.layers[index], clamp)
-    else:
-      found = _dense(path, tree)
-    return found | (changes or {}).get(path, {})
+      return _layer(spec.layers[index], clamp)
+    return None
 
-  return _build(nested(arrays), attributes)
+  return attributes
+
+
+def _stylegan2(model: dict):
+  """The same for StyleGAN2."""
+  design, clamp = model['stylegan2'], model['conv_clamp']
+
+  def channels(side: int) -> int:
+    return min(design['channel_base'] // side, design['channel_max'])
+
+  def attributes(path: str) -> dict | None:
+    name = path.rpartition('.')[2]
+    if path == 'synthesis':
+      arguments = {k: design[k] for k in ('channel_base', 'channel_max')}
+      arguments['architecture'] = design['architecture']
+      # What it is made with beside: blocks pass the rest on to layers.
+      return {
+        '_init_kwargs': arguments
+        | {'conv_clamp': clamp, 'use_noise': design['noise']}
+      }
+    if name == 'affine':
+      return None
+    side = int(path.split('.')[1].removeprefix('b'))
+    if path.count('.') == 1:
+      return {
+        'resolution': side,
+        'architecture': design['architecture'],
+        'is_last': side == model['resolution'],
+        'in_channels': 0 if side == 4 else channels(side // 2),
+      }
+    if name == 'torgb':
+      return {'conv_clamp': clamp, 'out_channels': model['img_channels']}
+    if name == 'skip':
+      return {'conv_clamp': None, 'activation': 'linear', 'up': 2}
+    return {
+      'conv_clamp': clamp,
+      'activation': 'lrelu',
+      'up': 2 if name == 'conv0' else 1,
+      'use_noise': design['noise'],
+      'resolution': side,
+    }
+
+  return attributes
 
 
 def discriminator(model: dict, arrays: dict, changes: dict | None = None):
@@ -189,7 +242,7 @@ UNUSUAL = {
   'generator': 'stylegan3',
   'precision': 'fp32',
   'filtered_lrelu_implementation': None,
-  'conv_clamp': 0.5,
+  'conv_clamp': 1.0,
   'output_scale': 0.75,
   'synthesis': {
     'channel_base': 64,
@@ -209,31 +262,80 @@ UNUSUAL = {
     'channel_base': 64,
     'channel_max': 8,
     'mbstd_group': 2,
-    'conv_clamp': 0.5,
+    'conv_clamp': 1.0,
     'mapping_layers': 3,
   },
 }  # fmt: skip
 
 SMALL = UNUSUAL | {
   'label_dim': 0,
+  'discriminator': {
+    k: v for k, v in UNUSUAL['discriminator'].items() if k != 'mapping_layers'
+  },
   'synthesis': UNUSUAL['synthesis']
-  | {'num_layers': 3, 'filter_size': 2, 'lrelu_upsampling': 2, 'margin': 2},
+  | {
+    'num_layers': 3,
+    'filter_size': 2,
+    'lrelu_upsampling': 2,
+    'margin': 2,
+    'conv_kernel': 5,
+  },
+}
+
+
+def _stylegan2_model(architecture: str, noise: bool) -> dict:
+  without = ('synthesis', 'output_scale')
+  model = {k: v for k, v in UNUSUAL.items() if k not in without}
+  return model | {
+    'generator': 'stylegan2',
+    'mapping_layers': 5,
+    'stylegan2': {
+      'channel_base': 64,
+      'channel_max': 10,
+      'architecture': architecture,
+      'noise': noise,
+    },
+  }
+
+
+MODELS = {
+  'unusual': UNUSUAL,
+  'small': SMALL,
+  'skip': _stylegan2_model('skip', True),
+  'resnet': _stylegan2_model('resnet', True),
+  'orig': _stylegan2_model('orig', True),
+  'without noise': _stylegan2_model('skip', False),
 }
 
 
 def _init(module, seed, *inputs):
-  """Returns variables of which none has its initial value."""
-  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  """Returns variables, none at its initial value, that keep signals alive.
+
+  Some of the values reach a clamp of 1, and some do not.
+  """
   rng = np.random.RandomState(seed)
-  return jax.tree.map(
-    lambda x: np.abs(rng.randn(*x.shape)).astype(np.float32), variables
-  )
+
+  def draw(path, x):
+    values = np.asarray(rng.randn(*x.shape), np.float32)
+    name = jax.tree_util.keystr(path)
+    if 'fc' in name:  # Layers of mappings hold a hundred times what they apply.
+      values = values * 100
+    if name.endswith("['bias']"):  # Styles are about 1.
+      values = np.float32('affine' in name) + np.float32(0.1) * values
+    if x.ndim == 4 and x.shape[-1] == 1:  # ToRGB, of grey images.
+      values = np.float32(0.2) * values
+    if 'magnitude' in name:
+      values = np.float32(0.1) + np.float32(0.1) * np.abs(values)
+    return values
+
+  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  return jax.tree.map_with_path(draw, variables)
 
 
 @functools.cache
 def networks(which):
   """Returns a generator and a discriminator with their variables."""
-  model = {'unusual': UNUSUAL, 'small': SMALL}[which]
+  model = MODELS[which]
   labels = [np.eye(5, dtype=np.float32)[:2]] if model['label_dim'] else []
   z = np.zeros((2, model['z_dim']), np.float32)
   side = model['resolution']

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import official_networks
 import official_writer as writer
+import plain_networks
 import pytest
 from conftest import GOLDENS
 
@@ -146,27 +147,55 @@ def test_export_undoes_conversion(name, official_name):
 # Checkpoints of other hyper-parameters, written here.
 
 
-def test_other_hyper_parameters_survive():
-  """Every field of the design away from its default; and a clamp that bites."""
-  model, nets = official_networks.networks('unusual')
-  converted = official.convert(
-    reader.read_bytes(official_networks.checkpoint('unusual'))
-  )
+def _convert(which):
+  """Returns the official arrays of a checkpoint and what it becomes."""
+  data = official_networks.checkpoint(which)
+  arrays = official_networks.official_arrays(which, 'generator_ema')
+  return arrays, official.convert(reader.read_bytes(data))
+
+
+@pytest.mark.parametrize('which', official_networks.MODELS)
+def test_other_hyper_parameters_survive(which):
+  """Every field of the design away from its default, there and back."""
+  model, nets = official_networks.networks(which)
+  arrays, converted = _convert(which)
   assert converted.model == model
   for network, (_, variables) in nets.items():
     jax.tree.map(
       np.testing.assert_array_equal, converted.networks[network], variables
     )
+  again = official.export(
+    'generator_ema', converted.model, converted.networks['generator_ema']
+  )
+  assert again.keys() == arrays.keys()
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(again[name], array, name, strict=True)
+
+
+@pytest.mark.parametrize('which', official_networks.MODELS)
+def test_other_hyper_parameters_draw_as_plain_numpy_does(which):
+  """Grey, labels, five mapping layers; and a clamp that bites."""
+  arrays, converted = _convert(which)
   options = converted.model | {'filtered_lrelu_implementation': 'reference'}
   found = sg3jax.model.Model({'model': options}, converted.networks)
   z = np.random.RandomState(0).randn(2, 12).astype(np.float32)
-  c = np.eye(5, dtype=np.float32)[:2]
-  images = found(z, c)
-  assert images.shape == (2, 16, 16, 1)
-  # The clamp bites: ToRGB's outputs reach it, and output_scale follows.
-  assert np.abs(images).max() == np.float32(0.5 * 0.75)
-  assert (found.num_ws, found.img_channels, found.label_dim) == (12, 1, 5)
-  assert np.isfinite(found.discriminate(images, c)).all()
+  c = np.eye(5, dtype=np.float32)[:2] if found.label_dim else None
+  model = converted.model
+  expected = plain_networks.images(arrays, model, z, c)
+  assert expected.shape == (2, 16, 16, 1)
+  assert expected.std(axis=(1, 2)).min() > 0.01  # There is something to see.
+  # Float32 sums in up to eleven layers.
+  tolerance = 1e-5 * np.ptp(expected)
+  assert np.abs(found(z, c) - expected).max() < tolerance
+  unbounded = plain_networks.images(arrays, model | {'conv_clamp': None}, z, c)
+  assert np.abs(unbounded - expected).max() > 1000 * tolerance
+  assert np.isfinite(found.discriminate(expected.astype(np.float32), c)).all()
+  if model['generator'] == 'stylegan3':
+    return
+  without = plain_networks.images(arrays, model, z, c, noise=False)
+  assert np.abs(found(z, c, noise_mode='none') - without).max() < tolerance
+  is_noisy = model['stylegan2']['noise']
+  assert (np.abs(without - expected).max() > 1000 * tolerance) == is_noisy
 
 
 def test_half_and_double_arrays_become_float32():

@@ -1,0 +1,152 @@
+"""Generators as StableHLO programs, which JAX runs without this package.
+
+A program is what `jax.export` makes of a generator with its arrays: they are
+constants of it, the batch is of any size, and it can be compiled for every
+platform of `PLATFORMS`. It uses no kernel of ours, since only plain operators
+come with a promise of later versions that they will be understood.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from sg3jax.nets import factory
+from sg3jax.nets import generator as generator_lib
+from sg3jax.types import Array, Variables
+from sg3jax.version import __version__
+
+# What the program computes: images from latents, or one half of that.
+PARTS = ('generator_ema', 'mapping', 'synthesis')
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+# The plain form of the nonlinearity, in full precision.
+_PORTABLE = {
+  'precision': 'fp32',
+  'filtered_lrelu_implementation': 'banded',
+  'remat': False,
+}
+_FORMAT = 'sg3jax.program'
+_VERSION = 1
+_COMPATIBILITY = (
+  'what jax.export promises: a JAX released up to 6 months after, or up to 3 '
+  'weeks before, the one that wrote this reads and runs it'
+)
+
+
+def export_program(
+  part: str, model: Mapping[str, Any], variables: Variables
+) -> tuple[bytes, dict[str, Any]]:
+  """Returns a program, serialized, and what there is to know of it.
+
+  Its arguments are keywords, float32 all of them:
+
+    generator_ema(z, truncation_psi) -> images [batch, h, w, channels]
+    mapping(z, truncation_psi) -> ws [batch, num_ws, w_dim]
+    synthesis(ws) -> images
+
+  and `c`, the labels [batch, label_dim], beside the `z` of a conditional model.
+  Images are nominally in [-1, 1], with the constant noise of StyleGAN2.
+
+  Args:
+    part: One of `PARTS`.
+    model: The `model` part of a configuration.
+    variables: The generator's arrays.
+
+  Raises:
+    ValueError: If the part is unknown or the design impossible.
+    ImportError: If the package `flatbuffers` is missing.
+  """
+  if part not in PARTS:
+    raise ValueError(
+      f'only {", ".join(PARTS)} can be programs, and not {part!r}'
+    )
+  _check_flatbuffers()
+  generator = factory.make_generator({**model, **_PORTABLE})
+  function = _function(part, generator, variables)
+  inputs = _inputs(part, generator)
+  exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(**inputs)
+  spec = generator.spec
+  (output,) = exported.out_avals
+  return bytes(exported.serialize()), {
+    'format': _FORMAT,
+    'version': _VERSION,
+    'written_by': f'sg3jax {__version__}, jax {jax.__version__}',
+    'part': part,
+    'inputs': {name: _describe(x) for name, x in inputs.items()},
+    'output': _describe(output)
+    | ({} if part == 'mapping' else {'layout': 'NHWC', 'range': [-1, 1]}),
+    'resolution': spec.resolution,
+    'img_channels': spec.img_channels,
+    'z_dim': generator.z_dim,
+    'w_dim': generator.w_dim,
+    'num_ws': spec.num_ws,
+    'label_dim': generator.label_dim,
+    'noise_mode': 'const',
+    'platforms': list(exported.platforms),
+    'calling_convention_version': exported.calling_convention_version,
+    'compatibility': _COMPATIBILITY,
+  }
+
+
+def _check_flatbuffers() -> None:
+  try:
+    import flatbuffers  # noqa: F401  # pyright: ignore[reportMissingImports]
+  except ImportError as error:
+    raise ImportError(
+      'jax.export writes programs with the package flatbuffers, which is not '
+      'installed: pip install flatbuffers'
+    ) from error
+
+
+def _function(
+  part: str, generator: generator_lib.Generator, variables: Variables
+) -> Callable[..., Array]:
+  """Returns what is computed, with the arrays as constants."""
+  # As NumPy arrays: constants shall not depend on where they are.
+  variables = jax.tree.map(np.asarray, variables)
+
+  def mapping(z, truncation_psi, c=None):
+    return generator.apply(
+      variables, z, c, truncation_psi=truncation_psi, method='mapping'
+    )
+
+  def synthesis(ws):
+    return generator.apply(
+      variables, ws, noise_mode='const', method='synthesis'
+    )
+
+  def generator_ema(z, truncation_psi, c=None):
+    return synthesis(mapping(z, truncation_psi, c))
+
+  return {
+    'generator_ema': generator_ema,
+    'mapping': mapping,
+    'synthesis': synthesis,
+  }[part]
+
+
+def _inputs(
+  part: str, generator: generator_lib.Generator
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the arguments' shapes; the batch's size is a symbol."""
+  (batch,) = jax_export.symbolic_shape('batch')
+  shapes: dict[str, tuple[Any, ...]] = {}
+  if part == 'synthesis':
+    shapes['ws'] = (batch, generator.spec.num_ws, generator.w_dim)
+  else:
+    shapes['z'] = (batch, generator.z_dim)
+    if generator.label_dim:
+      shapes['c'] = (batch, generator.label_dim)
+    shapes['truncation_psi'] = ()
+  return {
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in shapes.items()
+  }
+
+
+def _describe(x: Any) -> dict[str, Any]:
+  shape = [size if isinstance(size, int) else str(size) for size in x.shape]
+  return {'shape': shape, 'dtype': x.dtype.name}
