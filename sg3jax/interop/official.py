@@ -14,6 +14,7 @@ from sg3jax.interop import designs, names, schema
 from sg3jax.interop.records import CheckpointError, Module, Tensor, quoted
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
+from sg3jax.ops import filters as filter_lib
 from sg3jax.types import Tree
 
 # Official names of networks, and ours.
@@ -27,7 +28,7 @@ _NETWORKS = {
 _FILTER_TOLERANCE = 1e-6
 
 # What StyleGAN2's networks resample with.
-_BINOMIAL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+_BINOMIAL = np.outer(filter_lib.BINOMIAL, filter_lib.BINOMIAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +132,32 @@ def export(
     network: Our name of it: one of `schema.NETWORKS`.
     model: The `model` part of our configuration.
     variables: Our variables, collection first.
+
+  Raises:
+    ValueError: If the official code has no such network.
   """
   layer_names = None
   if network in schema.GENERATORS:
     spec = designs.synthesis_spec(model)
     if isinstance(spec, spec_lib.SynthesisSpec):
+      _check_released(spec)
       layer_names = names.layer_names(spec)
   arrays = names.to_official(_table(network, model), variables, layer_names)
   arrays |= _recomputed(network, model, arrays)
   return {name: np.asarray(x, order='C') for name, x in sorted(arrays.items())}
+
+
+def _check_released(spec: spec_lib.SynthesisSpec) -> None:
+  """Raises ValueError unless the official code can draw with a design."""
+  for name in (
+    'sampling', 'learned_transform', 'filter', 'conv_before_up', 'noise', 'p4'
+  ):  # fmt: skip
+    if getattr(spec, name) != getattr(spec_lib.SynthesisSpec, name):
+      raise ValueError(
+        f'the official code has no network with model.synthesis.{name} = '
+        f'{getattr(spec, name)!r}: only T and R and what their other fields '
+        'make of them can be exported; .stablehlo can hold any'
+      )
 
 
 def _table(network: str, model: Mapping[str, Any]) -> names.Table:

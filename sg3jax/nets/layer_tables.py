@@ -21,9 +21,9 @@ Row = dict[str, Any]
 def down_attenuation(layer: spec_lib.LayerSpec) -> float | None:
   """Returns what Kaiser's formula says of the downsampling filter, in dB.
 
-  None where nothing is filtered, or by another filter. The formula is the design's own measure of
-  how much aliasing a layer lets through (paper section 3.2); the response of
-  the filter itself may differ by several dB.
+  None where nothing is filtered, or by other filters than Kaiser's. The formula
+  is the design's own measure of how much aliasing a layer lets through (paper
+  section 3.2); the response of the filter itself may differ by several dB.
   """
   if layer.down_taps == 1 or layer.filter != 'kaiser':
     return None

@@ -14,6 +14,7 @@ import numpy as np
 
 from sg3jax.nets import factory
 from sg3jax.train import checkpoint
+from sg3jax.train import config as config_lib
 from sg3jax.train.state import TrainState
 from sg3jax.train.steps import Trainer
 from sg3jax.types import Config, Tree, Variables
@@ -112,7 +113,8 @@ def prepare(
   comparison = compare(
     networks, {name: getattr(shapes, name) for name in NETWORKS}
   )
-  there, here = source_options.get('model', {}), config.model.to_dict()
+  there = _complete(source_options.get('model', {}))
+  here = config.model.to_dict()
   hints = list(_model_differences(there, here))
   if not comparison.fitting:
     raise ValueError(
@@ -204,6 +206,15 @@ def _model_differences(
     names += [f'{part}.channel_base', f'{part}.channel_max']
   yield from _differences(names, there, here)
   yield from _design_differences(there, here)
+
+
+def _complete(model: Mapping[str, Any]) -> dict[str, Any]:
+  """Fills in the fields of designs that are younger than the source."""
+  defaults = config_lib.default_config().model.to_dict()
+  designs = ('synthesis', 'stylegan2')
+  return dict(model) | {
+    name: defaults[name] | model[name] for name in designs if name in model
+  }
 
 
 def _design_differences(
