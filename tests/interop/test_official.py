@@ -14,6 +14,7 @@ from conftest import GOLDENS
 import sg3jax.model
 from sg3jax.interop import official, reader, records
 from sg3jax.nets import factory
+from sg3jax.train import config as config_lib
 
 _STYLEGAN3 = ['stylegan3_t32', 'stylegan3_r32_cond']
 
@@ -348,3 +349,14 @@ def test_damaged_attributes_are_one_clear_error():
       refused += 1
     target[key] = whole
   assert refused > 20
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('learned_transform', False), ('filter', 'lanczos')]
+)
+def test_designs_of_our_own_have_no_official_arrays(field, value):
+  model = config_lib.default_config().model.to_dict()
+  model |= {'img_channels': 3, 'label_dim': 0}
+  model['synthesis'][field] = value
+  with pytest.raises(ValueError, match=rf'no network with .*{field} = '):
+    official.export('generator_ema', model, {})

@@ -191,7 +191,14 @@ def test_every_config_is_covered():
   names = {path.stem for path in _CONFIGS.glob('*.py')}
   designs = {'quickstart', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
   # Which have tests of their own.
-  assert names == designs | {'published', 'finetune'}
+  assert names == designs | {'published', 'finetune', 'ladder', 'few_images'}
+
+
+def test_few_images_are_two_hundred_that_adapt_soon():
+  config = _get_config('few_images')
+  config_lib.resolve(config, img_channels=3, label_dim=0)
+  recipe = loop.make_trainer(config).recipe
+  assert (config.data.max_images, recipe.augmentation.speed_kimg) == (200, 30)
 
 
 def test_stylegan2_has_its_own_regularisation():

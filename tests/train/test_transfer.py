@@ -402,3 +402,15 @@ def test_a_refusal_leaves_no_trace(source, tmp_path):
   with pytest.raises(ValueError, match='does not fit'):
     loop.train(config, _Scenes(), tmp_path / 'run', mesh=sharding.make_mesh(1))
   assert not (tmp_path / 'run').exists()
+
+
+def test_fields_younger_than_the_source_count_as_their_defaults():
+  here = tiny.tiny_config().model.to_dict()
+  there = tiny.tiny_config().model.to_dict()
+  del there['synthesis']['learned_transform']
+  assert not list(transfer._model_differences(transfer._complete(there), here))
+  here['synthesis']['learned_transform'] = False
+  (difference,) = transfer._model_differences(transfer._complete(there), here)
+  assert difference == (
+    'model.synthesis.learned_transform is True there, False here'
+  )
