@@ -108,15 +108,16 @@ def _function(
   # As NumPy arrays: constants shall not depend on where they are.
   variables = jax.tree.map(np.asarray, variables)
 
+  def apply(*args, **options):
+    # Else compilers would compute with hundreds of megabytes, slowly.
+    arrays = jax.lax.optimization_barrier(variables)
+    return generator.apply(arrays, *args, **options)
+
   def mapping(z, truncation_psi, c=None):
-    return generator.apply(
-      variables, z, c, truncation_psi=truncation_psi, method='mapping'
-    )
+    return apply(z, c, truncation_psi=truncation_psi, method='mapping')
 
   def synthesis(ws):
-    return generator.apply(
-      variables, ws, noise_mode='const', method='synthesis'
-    )
+    return apply(ws, noise_mode='const', method='synthesis')
 
   def generator_ema(z, truncation_psi, c=None):
     return synthesis(mapping(z, truncation_psi, c))

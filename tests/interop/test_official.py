@@ -185,18 +185,18 @@ def test_other_hyper_parameters_draw_as_plain_numpy_does(which):
   expected = plain_networks.images(arrays, model, z, c)
   assert expected.shape == (2, 16, 16, 1)
   assert expected.std(axis=(1, 2)).min() > 0.01  # There is something to see.
-  # Float32 sums in up to eleven layers.
-  tolerance = 1e-5 * np.ptp(expected)
+  # Float32 sums in up to eleven layers; 5e-6 on one machine.
+  tolerance = 1e-4 * np.ptp(expected)
   assert np.abs(found(z, c) - expected).max() < tolerance
   unbounded = plain_networks.images(arrays, model | {'conv_clamp': None}, z, c)
-  assert np.abs(unbounded - expected).max() > 1000 * tolerance
+  assert np.abs(unbounded - expected).max() > 100 * tolerance
   assert np.isfinite(found.discriminate(expected.astype(np.float32), c)).all()
   if model['generator'] == 'stylegan3':
     return
   without = plain_networks.images(arrays, model, z, c, noise=False)
   assert np.abs(found(z, c, noise_mode='none') - without).max() < tolerance
   is_noisy = model['stylegan2']['noise']
-  assert (np.abs(without - expected).max() > 1000 * tolerance) == is_noisy
+  assert (np.abs(without - expected).max() > 100 * tolerance) == is_noisy
 
 
 def test_half_and_double_arrays_become_float32():
