@@ -38,7 +38,7 @@ from sg3jax.train.state import TrainState
 from sg3jax.types import Array, Config, Snapshot
 
 # What a resumed run may change: it has no part in the numbers of a step.
-_MAY_CHANGE = (
+MAY_CHANGE = (
   'train.total_kimg:',
   'train.micro_batches:',
   'log.',
@@ -209,7 +209,7 @@ def _check_options(
 ) -> list[str]:
   """Returns what differs from the run so far; raises if it may not."""
   difference = writer.open_options(config)
-  refused = [d for d in difference if not d.startswith(_MAY_CHANGE)]
+  refused = [d for d in difference if not d.startswith(MAY_CHANGE)]
   if refused and not allow_change:
     raise ValueError(
       f'{writer.workdir} holds a run of another configuration: '
