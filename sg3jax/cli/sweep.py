@@ -127,7 +127,8 @@ def _sweep() -> None:
     rerun_changed=_RERUN_CHANGED.value,
   )
   print(f'{len(sweep.points)} points, {len(todo)} to run', flush=True)
-  with preemption.stop_on_signals() as stop:
+  meaning = 'no further point begins, trainings finish their step and save'
+  with preemption.stop_on_signals(meaning) as stop:
     try:
       if todo:
         work.run(todo, resources, stop)

@@ -1,5 +1,6 @@
 """What is known of a point without training it, in seconds."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop
-from sg3jax.types import Config, Variables
+from sg3jax.types import Array, Config, Variables
 
 # Standard deviation of trained pictures, of the range [-1, 1], near enough.
 _CONTRAST = 0.5
@@ -129,10 +130,9 @@ class _Program:
 
   def equivariance(self, metrics: Sequence[str], samples: int) -> Figures:
     """Returns the metrics in dB, at the contrast of trained pictures."""
-    key = jax.random.key(self._seed)
     z, c, eye = self._inputs(0)
     args = (z,) if c is None else (z, c)
-    variables = jax.jit(self._generator.init)(key, *args)
+    variables = jax.jit(self._generator.init)(jax.random.key(self._seed), *args)
     errors: dict[str, list[equivariance.Errors]] = {m: [] for m in metrics}
     images = []
     for group in range(math.ceil(samples / _GROUP)):
@@ -141,11 +141,11 @@ class _Program:
       images.append(np.asarray(original))
       for i, name in enumerate(metrics):
         metric = equivariance.METRICS[name]
-        draw_key = jax.random.fold_in(jax.random.fold_in(key, group), i)
-        parameter = metric.draw(draw_key, original.shape[1:3])
-        inverse = metric.inverse_transform(parameter, original.shape[1:3])
-        transforms = np.tile(np.asarray(inverse, np.float32), (_GROUP, 1, 1))
-        moved = self._compiled(variables, z, c, transforms)
+        numbers = (self._seed, group, i)
+        parameter, inverse = _draw(metric, numbers, original.shape[1:3])
+        moved = self._compiled(
+          variables, z, c, np.tile(inverse, (_GROUP, 1, 1))
+        )
         compare = jax.jit(metric.compare)
         errors[name].append(compare(original, moved, parameter))
     # The errors grow with the contrast: no picture need be drawn twice.
@@ -175,3 +175,17 @@ class _Program:
     if generator.spec.takes_transforms:
       eye = np.tile(np.eye(3, dtype=np.float32), (_GROUP, 1, 1))
     return z, c, eye
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _draw(
+  metric: equivariance.Metric,
+  numbers: tuple[Any, Any, Any],
+  size: tuple[int, int],
+) -> tuple[Array, Array]:
+  """Returns the parameter of a random transform, and its inverse matrix."""
+  key = jax.random.key(0)
+  for number in numbers:
+    key = jax.random.fold_in(key, number)
+  parameter = metric.draw(key, size)
+  return parameter, metric.inverse_transform(parameter, size)

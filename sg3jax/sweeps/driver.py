@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sg3jax import version
+from sg3jax.eval import tables
 from sg3jax.sweeps import analysis, points, runner, store, training
 from sg3jax.train import loop, preemption, writer
 
@@ -19,7 +20,7 @@ MODES = ('analyse', 'train')
 class Driver:
   """One sweep in one folder.
 
-  A point's record is `started` when it is handed to Ray, then `done` or
+  A point's record is `unfinished` when it is handed to Ray, then `done` or
   `failed`. Points that are done stay so; those that were started, in a driver
   that is no more, are run again, and trainings go on where they were.
 
@@ -76,7 +77,7 @@ class Driver:
         todo.append((point, difference))
       elif difference:
         changed[point.name] = difference
-      elif record['status'] == 'started' or (
+      elif record['status'] == 'unfinished' or (
         record['status'] == 'failed' and (retry_failed or only)
       ):
         todo.append(point)
@@ -100,13 +101,13 @@ class Driver:
     jobs = [self._job(point) for point in todo]
     by_name = {point.name: point for point in todo}
     for point in todo:
-      self._write(point, {'status': 'started'})
+      self._write(point, {'status': 'unfinished'})
     ended = 0
 
     def report(job: runner.Job, outcome: runner.Outcome) -> None:
       nonlocal ended
       if not outcome.error and outcome.value is None:
-        return  # Told to stop; it stays `started`.
+        return  # Told to stop; it stays `unfinished`.
       ended += 1
       self._record(by_name[job.name], outcome)
       summary = outcome.error or _summary(outcome.value)
@@ -222,7 +223,7 @@ def _versions() -> dict[str, str]:
 
 def _summary(figures: Mapping[str, Any]) -> str:
   return ', '.join(
-    f'{name} {value:.4g}'
+    f'{name} {tables.cell(value)}'
     for name, value in figures.items()
     if value is not None
   )

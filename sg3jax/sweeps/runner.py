@@ -26,6 +26,9 @@ _POLL = 0.5
 # Results are a few numbers; by default Ray takes a third of the memory.
 _OBJECT_STORE = 100 * 2**20
 
+# Jobs of a process that has no accelerator, before it is replaced.
+_CALLS = 16
+
 _COLOURS = re.compile(r'\x1b\[[0-9;]*m')
 
 
@@ -118,9 +121,9 @@ def run(
   with _connected(ray, resources):
     _check_resources(ray, resources)
     # A process for each training: it leaves no memory taken, on no device.
-    remote = ray.remote(max_calls=1 if patient or not resources.on_cpu else 0)(
-      _call
-    )
+    # Short jobs share what they have compiled, but not for ever.
+    alone = patient or not resources.on_cpu
+    remote = ray.remote(max_calls=1 if alone else _CALLS)(_call)
     options = {
       'num_cpus': resources.cpus,
       'num_gpus': resources.gpus,
@@ -227,8 +230,6 @@ def _call(
   except Exception as problem:
     error = f'{type(problem).__name__}: {" ".join(str(problem).split())}'
     trace = traceback.format_exc()
-  finally:
-    jax.clear_caches()  # The next job in this process has other shapes.
   return Outcome(
     value,
     error,

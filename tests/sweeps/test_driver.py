@@ -60,7 +60,7 @@ def test_finished_points_are_not_run_again(tmp_path, ray):
   ray.stop_after = 1
   rows = _go(_driver(tmp_path))
   assert [row['status'] for row in rows.values()] == [
-    'done', 'started', 'started',
+    'done', 'unfinished', 'unfinished',
   ]  # fmt: skip
   ray.stop_after = None
   rows = _go(_driver(tmp_path))
