@@ -101,6 +101,8 @@ def _sweep() -> None:
     custom=_parse_resources(_RESOURCES.value),
     max_retries=_RETRIES.value,
   )
+  if not _LIST.value:
+    runner.import_ray()  # Before anything is read.
   unknown = set(_METRICS.value) - set(equivariance.METRICS)
   if unknown:
     raise ValueError(

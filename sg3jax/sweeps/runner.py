@@ -9,7 +9,9 @@ import dataclasses
 import os
 import platform
 import re
+import signal
 import socket
+import threading
 import time
 import traceback
 import warnings
@@ -117,7 +119,7 @@ def run(
     ValueError: If no machine has what a job takes.
     ConnectionError: If there is no cluster at the address.
   """
-  ray = _import_ray()
+  ray = import_ray()
   with _connected(ray, resources):
     _check_resources(ray, resources)
     # A process for each training: it leaves no memory taken, on no device.
@@ -149,7 +151,12 @@ def run(
           report(job, outcome)
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+  """Returns the package, of which only this module knows.
+
+  Raises:
+    ImportError: If it is not installed.
+  """
   # Ray would report the use of it to its makers otherwise.
   os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
   try:
@@ -176,7 +183,11 @@ def _connected(ray: Any, resources: Resources) -> Iterator[None]:
   with warnings.catch_warnings():
     # Of processes that are forked beside JAX's threads: Ray's begin anew.
     warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=resources.address, **quiet)
+  if threading.current_thread() is threading.main_thread():
+    # Ray's would end this process at once, and with it what is being trained.
+    signal.signal(signal.SIGTERM, handler)
   try:
     yield
   finally:

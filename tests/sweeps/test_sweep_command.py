@@ -108,9 +108,10 @@ def test_an_interrupted_training_goes_on(tmp_path):
   while not (run / 'stats.jsonl').exists():
     assert process.poll() is None, process.stderr.read()
     time.sleep(0.1)
-  process.send_signal(signal.SIGINT)
+  process.send_signal(signal.SIGTERM)
   status, _, error = _finish(process)
   assert status == 75, error
+  # Ray interrupts the worker.
   assert 'Stopped:        by SIGINT' in (run / 'log.txt').read_text()
   assert list((run / 'checkpoints').iterdir())
 
