@@ -18,9 +18,12 @@ _ALLOWED = {
   'train': {'nets', 'ops', 'data', 'types', 'version'},
   'eval': {'nets', 'ops', 'data', 'types', 'version'},
   'interop': {'nets', 'ops', 'types', 'version'},
+  'sweeps': {
+    'nets', 'ops', 'data', 'train', 'eval', 'types', 'version', 'experiment',
+  },
   'cli': {
     'nets', 'ops', 'data', 'train', 'eval', 'interop', 'types', 'version',
-    'model', 'experiment',
+    'model', 'experiment', 'sweeps',
   },
 }  # fmt: skip
 
@@ -30,6 +33,7 @@ _OWNERS = {
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),
   'orbax': ('train/checkpoint.py',),
   'pickle': (),
+  'ray': ('sweeps/runner.py',),
   'safetensors': ('interop/',),
   'tensorflow': (),
   'torch': (),

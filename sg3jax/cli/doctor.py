@@ -23,7 +23,7 @@ flags.declare_key_flag('devices')
 _PACKAGES = (
   'sg3jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain',
   'numpy', 'libtpu', 'jax-cuda13-plugin', 'jax-cuda12-plugin', 'scikit-image',
-  'tensorflow-datasets',
+  'tensorflow-datasets', 'ray',
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
   'spec': 'shows the design of a model, layer by layer',
   'train': 'trains a model',
+  'sweep': 'analyses or trains many variants of a model',
   'generate': 'draws pictures with a trained model',
   'evaluate': 'measures a trained model',
   'import': 'converts an official checkpoint, safely',

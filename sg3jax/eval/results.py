@@ -86,6 +86,18 @@ def append_result(
   return path
 
 
+def last_line(path: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the last whole record of a file of JSON lines, None if none is."""
+  if not path.exists():
+    return None
+  for line in reversed(path.read_text(encoding='utf-8').splitlines()):
+    try:
+      return json.loads(line)
+    except json.JSONDecodeError:
+      continue  # Cut short by a kill.
+  return None
+
+
 def _format_time(seconds: float | int) -> str:
   """Returns a duration as people read it, `1d 02h 03m` for instance."""
   whole = datetime.timedelta(seconds=round(seconds))

@@ -20,7 +20,7 @@ def markdown(rows: Rows, names: Sequence[str] | None = None) -> str:
     names: The columns; by default all, in the order of their appearance.
   """
   names = columns(rows) if names is None else list(names)
-  cells = [[_cell(row.get(name)) for name in names] for row in rows]
+  cells = [[cell(row.get(name)) for name in names] for row in rows]
   numeric = [
     all(_is_number(row.get(name)) for row in rows if row.get(name) is not None)
     for name in names
@@ -48,7 +48,8 @@ def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+  """Returns a value as a table shows it: numbers to four digits."""
   if value is None:
     return ''
   if isinstance(value, bool):

@@ -38,7 +38,7 @@ from sg3jax.train.state import TrainState
 from sg3jax.types import Array, Config, Snapshot
 
 # What a resumed run may change: it has no part in the numbers of a step.
-_MAY_CHANGE = (
+MAY_CHANGE = (
   'train.total_kimg:',
   'train.micro_batches:',
   'log.',
@@ -229,8 +229,10 @@ def _check_options(
   config: Config, writer: writer_lib.RunWriter, allow_change: bool
 ) -> list[str]:
   """Returns what differs from the run so far; raises if it may not."""
-  difference = writer.open_options(config)
-  refused = [d for d in difference if not d.startswith(_MAY_CHANGE)]
+  # A run may be older than a field, which it had the default of.
+  younger = writer_lib.config_difference({}, config_lib.default_config())
+  difference = [d for d in writer.open_options(config) if d not in younger]
+  refused = [d for d in difference if not d.startswith(MAY_CHANGE)]
   if refused and not allow_change:
     raise ValueError(
       f'{writer.workdir} holds a run of another configuration: '

@@ -50,11 +50,16 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(
+  meaning: str = 'the run finishes its step, saves and stops',
+) -> Iterator[Stop]:
   """Turns the first SIGTERM or SIGINT into a request; a second ends at once.
 
   For the main thread of a program: it takes the handlers of these signals, and
   gives them back. On several hosts it takes none, see `Stop.reached`.
+
+  Args:
+    meaning: What the program does on the first, to be said then.
   """
   stop = Stop()
   if jax.process_count() > 1:
@@ -66,7 +71,7 @@ def stop_on_signals() -> Iterator[Stop]:
   read_end, write_end = os.pipe()
   os.set_blocking(write_end, False)
   thread = threading.Thread(
-    target=_listen, args=(read_end, stop), name='signals', daemon=True
+    target=_listen, args=(read_end, stop, meaning), name='signals', daemon=True
   )
   thread.start()
   before_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -82,7 +87,7 @@ def stop_on_signals() -> Iterator[Stop]:
     os.close(read_end)
 
 
-def _listen(read_end: int, stop: Stop) -> None:
+def _listen(read_end: int, stop: Stop, meaning: str) -> None:
   while byte := os.read(read_end, 1):
     if byte[0] not in _SIGNALS:
       continue
@@ -90,8 +95,7 @@ def _listen(read_end: int, stop: Stop) -> None:
       os._exit(128 + byte[0])
     stop.signal = signal.Signals(byte[0]).name
     print(
-      f'{stop.signal}: the run finishes its step, saves and stops. Once more '
-      'stops it at once, without saving',
+      f'{stop.signal}: {meaning}. Once more stops it at once, without saving',
       file=sys.stderr,
       flush=True,
     )

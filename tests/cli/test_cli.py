@@ -428,6 +428,10 @@ def test_help(cli):
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),
     ('doctor', ['devices']),
     ('spec', ['config', 'outdir']),
+    ('sweep', ['file', 'outdir', 'mode', 'address', 'cpus_per_point',
+               'gpus_per_point', 'resources_per_point', 'max_retries', 'only',
+               '[no]retry_failed', '[no]rerun', '[no]rerun_changed',
+               '[no]skip_invalid', '[no]list']),
   ],
 )  # fmt: skip
 def test_help_of_commands_lists_their_options(cli, command, options):

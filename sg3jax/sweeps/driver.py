@@ -1,0 +1,229 @@
+"""Runs the points of a sweep that are to be run, and records each at once."""
+
+import datetime
+import fnmatch
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sg3jax import version
+from sg3jax.eval import tables
+from sg3jax.sweeps import analysis, points, runner, store, training
+from sg3jax.train import loop, preemption, writer
+
+MODES = ('analyse', 'train')
+
+
+class Driver:
+  """One sweep in one folder.
+
+  A point's record is `unfinished` when it is handed to Ray, then `done` or
+  `failed`. Points that are done stay so; those that were started, in a driver
+  that is no more, are run again, and trainings go on where they were.
+
+  Args:
+    sweep: The points.
+    folder: Their records.
+    mode: Of `MODES`.
+    options: Keyword arguments of `analysis.analyse`; part of the records.
+  """
+
+  def __init__(
+    self,
+    sweep: points.Sweep,
+    folder: store.Store,
+    *,
+    mode: str,
+    options: Mapping[str, Any],
+  ):
+    self.sweep = sweep
+    self.store = folder
+    self._mode = mode
+    self._options = dict(options) if mode == 'analyse' else {}
+
+  def select(
+    self,
+    *,
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+    rerun: bool = False,
+    rerun_changed: bool = False,
+  ) -> list[points.Point]:
+    """Returns the points to run; sets aside what is to be made again.
+
+    Args:
+      only: Names, or patterns with * and ?; of these points alone, and of those
+        among them that have failed.
+      retry_failed: Whether to run points that have failed.
+      rerun: Whether to run points that are done too.
+      rerun_changed: The same of those whose configuration has changed.
+
+    Raises:
+      ValueError: If a name is unknown; or if the configuration of a point is
+        not that of its record and it is not to be run again.
+    """
+    chosen = self._matching(only)
+    todo, changed = [], {}
+    for point in chosen:
+      record = self.store.read(point.name)
+      if record is None:
+        todo.append(point)
+        continue
+      difference = self._difference(record, point)
+      if rerun or (difference and rerun_changed):
+        todo.append((point, difference))
+      elif difference:
+        changed[point.name] = difference
+      elif record['status'] == 'unfinished' or (
+        record['status'] == 'failed' and (retry_failed or only)
+      ):
+        todo.append(point)
+    if changed:
+      lines = [f'  {name}: {"; ".join(d)}' for name, d in changed.items()]
+      raise ValueError(
+        f'{len(changed)} point(s) in {self.store.folder} were computed with '
+        'another configuration:\n' + '\n'.join(lines) + '\nRun them again with '
+        '--rerun_changed (what there is gets a number and stays), or choose '
+        'another --outdir'
+      )
+    return [self._set_aside(*x) if isinstance(x, tuple) else x for x in todo]
+
+  def run(
+    self,
+    todo: Sequence[points.Point],
+    resources: runner.Resources,
+    stop: preemption.Stop,
+  ) -> None:
+    """Runs points; errors as in `runner.run`."""
+    jobs = [self._job(point) for point in todo]
+    by_name = {point.name: point for point in todo}
+    for point in todo:
+      self._write(point, {'status': 'unfinished'})
+    ended = 0
+
+    def report(job: runner.Job, outcome: runner.Outcome) -> None:
+      nonlocal ended
+      if not outcome.error and outcome.value is None:
+        return  # Told to stop; it stays `unfinished`.
+      ended += 1
+      self._record(by_name[job.name], outcome)
+      summary = outcome.error or _summary(outcome.value)
+      verb = 'failed' if outcome.error else 'done'
+      print(f'[{ended}/{len(jobs)}] {job.name}: {verb}: {summary}', flush=True)
+
+    patient = self._mode == 'train'
+    runner.run(jobs, resources, report, stop=stop, patient=patient)
+
+  def rows(self) -> list[dict[str, Any]]:
+    """Returns a row for each point: name, values, status, figures, error."""
+    rows = []
+    for point in self.sweep.points:
+      record = self._current(point)
+      row: dict[str, Any] = {'point': point.name}
+      for field, short in self.sweep.short_names.items():
+        row[short] = points.get(point.config, field, point.values)
+      row['status'] = record['status']
+      row |= record.get('figures', {})
+      row |= {name: record.get(name) for name in ('seconds', 'error')}
+      rows.append(row)
+    return rows
+
+  def _current(self, point: points.Point) -> store.Record:
+    """Returns what is known of a point as the file describes it now."""
+    if point.error:
+      return {'status': 'invalid', 'error': point.error}
+    record = self.store.read(point.name)
+    if record is None:
+      return {'status': 'not run'}
+    # The figures of another configuration are not this point's.
+    changed = self._difference(record, point)
+    return {'status': 'changed'} if changed else record
+
+  def _matching(self, only: Sequence[str]) -> list[points.Point]:
+    valid = [point for point in self.sweep.points if not point.error]
+    if not only:
+      return valid
+    chosen = set()
+    for pattern in only:
+      found = {p.name for p in valid if fnmatch.fnmatchcase(p.name, pattern)}
+      if not found:
+        names = ', '.join(point.name for point in valid)
+        raise ValueError(
+          f'--only={pattern} is no point that can run: use {names}'
+        )
+      chosen |= found
+    return [point for point in valid if point.name in chosen]
+
+  def _difference(
+    self, record: Mapping[str, Any], point: points.Point
+  ) -> list[str]:
+    return writer.config_difference(
+      record['config'] | {'options': record['options']},
+      point.config.to_dict() | {'options': self._options},
+    )
+
+  def _set_aside(
+    self, point: points.Point, difference: Sequence[str]
+  ) -> points.Point:
+    # What has no part in a step's numbers, a run's own folder may go on with.
+    goes_on = difference and all(
+      line.startswith(loop.MAY_CHANGE) for line in difference
+    )
+    self.store.set_aside(point.name, with_run=not goes_on)
+    return point
+
+  def _job(self, point: points.Point) -> runner.Job:
+    if self._mode == 'train':
+      folder = str(self.store.run_folder(point.name))
+      arguments = {'config': point.config, 'workdir': folder}
+      return runner.Job(point.name, training.train, arguments)
+    arguments = {'config': point.config, **self._options}
+    return runner.Job(point.name, analysis.analyse, arguments)
+
+  def _record(self, point: points.Point, outcome: runner.Outcome) -> None:
+    result: dict[str, Any] = {
+      'status': 'failed' if outcome.error else 'done',
+      'figures': {
+        name: None if value is None or not math.isfinite(value) else value
+        for name, value in (outcome.value or {}).items()
+      },
+      'error': outcome.error or None,
+      'seconds': outcome.seconds and round(outcome.seconds, 3),
+      'host': outcome.host,
+      'device': outcome.device,
+    }
+    self._write(point, result, outcome.traceback)
+
+  def _write(
+    self, point: points.Point, result: Mapping[str, Any], traceback: str = ''
+  ) -> None:
+    record = {
+      'point': point.name,
+      **result,
+      'values': dict(point.values),
+      'options': self._options,
+      'time': datetime.datetime.now(datetime.UTC).isoformat(),
+      'versions': _versions(),
+      'config': point.config.to_dict(),
+    }
+    record = json.loads(json.dumps(record))  # Tuples become lists.
+    self.store.write(point.name, record, traceback)
+
+
+def _versions() -> dict[str, str]:
+  return {
+    'sg3jax': version.__version__,
+    'jax': importlib.metadata.version('jax'),
+    'python': platform.python_version(),
+  }
+
+
+def _summary(figures: Mapping[str, Any]) -> str:
+  return ', '.join(
+    f'{name} {tables.cell(value)}'
+    for name, value in figures.items()
+    if value is not None
+  )

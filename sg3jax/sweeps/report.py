@@ -1,0 +1,224 @@
+"""The table and the pictures of a sweep."""
+
+import csv
+import io
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sg3jax.eval import curves, pictures, tables
+from sg3jax.sweeps import store
+
+Row = Mapping[str, Any]
+
+# What is about a point, and not what came out.
+_ABOUT = ('point', 'status', 'seconds', 'error')
+_MOST_LABELS = 8
+
+# Of figures whose names do not say what they are; others are called by theirs.
+_TITLES = {
+  'g_parameters': 'Parameters of G',
+  'd_parameters': 'Parameters of D',
+  'attenuation_db': 'Least attenuation (dB)',
+  'noncritical_db': 'The same, critical layers apart (dB)',
+  'forward_gflop': 'GFLOP an image',
+  'forward_mib': 'MiB of drawing four images',
+  'eqt_db': 'EQ-T at initialisation (dB)',
+  'eqt_frac_db': 'EQ-T_frac at initialisation (dB)',
+  'eqr_db': 'EQ-R at initialisation (dB)',
+  'swd': '1000 x sliced Wasserstein distance',
+  'sec_per_kimg': 'Seconds per 1000 images',
+}
+
+
+def write(
+  rows: Sequence[Row], fields: Sequence[str], folder: store.Store
+) -> list[pathlib.Path]:
+  """Writes the results of a sweep for people, spreadsheets and programs.
+
+  Args:
+    rows: See `driver.Driver.rows`.
+    fields: Columns of what varies; `seed` is drawn as a spread.
+    folder: Gets `table.csv`, `table.json`, `table.md` and for each field that
+      varies among what is done `plot-FIELD.png`; older files are replaced.
+
+  Returns:
+    The files.
+  """
+  names = _in_order(rows)
+  texts = {
+    'table.csv': _csv(rows, names),
+    'table.json': json.dumps(
+      [{name: row.get(name) for name in names} for row in rows], indent=2
+    )
+    + '\n',
+    'table.md': tables.markdown(rows, names) + '\n',
+  }
+  paths = []
+  for name, text in texts.items():
+    paths.append(folder.folder / name)
+    folder.write_text(paths[-1], text)
+  done = [row for row in rows if row['status'] == 'done']
+  axes = [name for name in fields if name != 'seed']
+  for axis in axes:
+    if len({_key(row[axis]) for row in done}) > 1:
+      path = folder.folder / f'plot-{axis}.png'
+      if plot(done, axis, axes, path):
+        paths.append(path)
+  return paths
+
+
+def _in_order(rows: Sequence[Row]) -> list[str]:
+  """Returns the columns: seconds and errors last, and only if there are any."""
+  names = [n for n in tables.columns(rows) if n not in ('seconds', 'error')]
+  return names + [
+    name
+    for name in ('seconds', 'error')
+    if any(row.get(name) is not None for row in rows)
+  ]
+
+
+def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
+  buffer = io.StringIO()
+  table = csv.DictWriter(buffer, names, restval='', lineterminator='\n')
+  table.writeheader()
+  for row in rows:
+    table.writerow({name: row.get(name) for name in names})
+  return buffer.getvalue()
+
+
+def plot(
+  rows: Sequence[Row], axis: str, axes: Sequence[str], path: pictures.Path
+) -> bool:
+  """Draws every figure against one field; returns whether there was any.
+
+  Points that agree in all other fields are joined. Where there are seeds, the
+  line is their mean, and the band reaches from the least to the greatest.
+
+  Args:
+    rows: Points that are done.
+    axis: The field.
+    axes: All fields that vary, apart from the seed.
+    path: The PNG file; one of that name is replaced.
+  """
+  from matplotlib.figure import Figure  # Takes long to import.
+
+  figures = _drawable(rows, axes)
+  if not figures:
+    return False
+  groups = _groups(rows, axis, axes)
+  columns = min(3, len(figures))
+  lines = math.ceil(len(figures) / columns)
+  figure = Figure(
+    figsize=(4.0 * columns, 2.9 * lines + 0.4), layout='constrained'
+  )
+  panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+  positions, labels = _positions(rows, axis)
+  for panel, name in zip(panels, figures, strict=False):
+    for i, (label, members) in enumerate(groups.items()):
+      colour = curves.COLOURS[i % len(curves.COLOURS)]
+      _draw_group(panel, members, axis, name, positions, label, colour)
+    panel.set_title(_TITLES.get(name, name), fontsize=10, loc='left')
+    panel.set_xlabel(axis, fontsize=9)
+    curves.style_axis(panel)
+    panel.margins(x=0.06, y=0.1)
+    if len(positions) <= _MOST_LABELS:
+      panel.set_xticks(list(positions.values()), labels)
+  for panel in panels[len(figures) :]:
+    panel.remove()
+  handles, names = figure.axes[0].get_legend_handles_labels()
+  if 1 < len(groups) <= _MOST_LABELS:
+    figure.legend(
+      handles, names, loc='outside lower center', fontsize=8, frameon=False,
+      ncols=min(3, len(groups)),
+    )  # fmt: skip
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', dpi=110)
+  pictures.write_bytes(path, buffer.getvalue())
+  return True
+
+
+def _drawable(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
+  """Returns the figures that are numbers and not the same everywhere."""
+  names = []
+  for name in tables.columns(rows):
+    values = [row.get(name) for row in rows]
+    numbers = [v for v in values if isinstance(v, int | float)]
+    if name not in (*_ABOUT, *axes, 'seed') and len(set(numbers)) > 1:
+      names.append(name)
+  return names
+
+
+def _key(value: Any) -> str:
+  return json.dumps(value)
+
+
+def _groups(
+  rows: Sequence[Row], axis: str, axes: Sequence[str]
+) -> dict[str, list[Row]]:
+  """Returns the points to join, by a label of what they have in common."""
+  others = [
+    name
+    for name in axes
+    if name != axis and len({_key(row[name]) for row in rows}) > 1
+  ]
+  groups: dict[str, list[Row]] = {}
+  for row in rows:
+    label = ', '.join(f'{name} = {tables.cell(row[name])}' for name in others)
+    groups.setdefault(label, []).append(row)
+  lines = {
+    label: members
+    for label, members in groups.items()
+    if len({_key(row[axis]) for row in members}) > 1
+  }
+  # Beside lines, what varies another field alone would be dots over one value.
+  return lines or groups
+
+
+def _positions(
+  rows: Sequence[Row], axis: str
+) -> tuple[dict[str, float], list[str]]:
+  """Returns where on the axis each value lies, and its label."""
+  values = {_key(row[axis]): row[axis] for row in rows}
+  if all(
+    isinstance(v, int | float) and not isinstance(v, bool)
+    for v in values.values()
+  ):
+    places = {key: float(value) for key, value in values.items()}
+  else:  # Text, side by side.
+    places = {key: float(i) for i, key in enumerate(values)}
+  return places, [tables.cell(value) for value in values.values()]
+
+
+def _draw_group(
+  panel: Any,
+  rows: Sequence[Row],
+  axis: str,
+  name: str,
+  positions: Mapping[str, float],
+  label: str,
+  colour: str,
+) -> None:
+  by_x: dict[float, list[float]] = {}
+  for row in rows:
+    value = row.get(name)
+    if isinstance(value, int | float):
+      by_x.setdefault(positions[_key(row[axis])], []).append(float(value))
+  x = np.array(sorted(by_x))
+  mean = np.array([np.mean(by_x[i]) for i in x])
+  if any(len(values) > 1 for values in by_x.values()):
+    panel.fill_between(
+      x,
+      [min(by_x[i]) for i in x],
+      [max(by_x[i]) for i in x],
+      color=colour,
+      alpha=0.18,
+      linewidth=0,
+    )
+  panel.plot(
+    x, mean, color=colour, marker='o', markersize=4, linewidth=1.4, label=label
+  )

@@ -1,0 +1,120 @@
+"""What is known of the points of a sweep, in files.
+
+    results/NAME.json   a point's record: its configuration, status and figures
+    errors/NAME.txt     the traceback of one that failed
+    runs/NAME/          the run folder of one that is trained
+
+A record is written whole or not at all. What is measured again is never lost:
+the older record and run folder get a number, `NAME.json.1` and `NAME.1`.
+"""
+
+import fcntl
+import json
+import pathlib
+from typing import Any
+
+from sg3jax.eval import pictures
+from sg3jax.train import storage
+
+Record = dict[str, Any]
+
+
+class Store:
+  """The folder of one sweep in one mode. One process may write to it.
+
+  Attributes:
+    folder: The folder.
+  """
+
+  def __init__(self, folder: str | pathlib.Path):
+    self.folder = pathlib.Path(folder).absolute()
+    self._lock = None
+
+  def lock(self) -> None:
+    """Keeps other processes from running the same sweep, until this one ends.
+
+    Raises:
+      ValueError: If one is.
+      OSError: If the folder cannot be written.
+    """
+    path = self.folder / '.lock'
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      self._lock = path.open('w', encoding='utf-8')
+    except OSError as error:
+      raise storage.write_error(self.folder, error) from error
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ValueError(
+        f'another process is running the sweep in {self.folder}: wait for it, '
+        'or choose another --outdir'
+      ) from error
+
+  def run_folder(self, name: str) -> pathlib.Path:
+    """Returns where a point is trained."""
+    return self.folder / 'runs' / name
+
+  def read(self, name: str) -> Record | None:
+    """Returns the record of a point, None if there is none.
+
+    Raises:
+      ValueError: If the file is damaged.
+    """
+    path = self._record(name)
+    if not path.exists():
+      return None
+    try:
+      return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise ValueError(
+        f'{path} is no valid record ({error}): move it away to run the point '
+        'again'
+      ) from error
+
+  def write(self, name: str, record: Record, traceback: str = '') -> None:
+    """Writes a record at once, and the traceback of a point that failed.
+
+    Raises:
+      OSError: If the folder cannot be written, or the disk is full.
+    """
+    text = json.dumps(record, indent=2, allow_nan=False)
+    self.write_text(self._record(name), f'{text}\n')
+    errors = self.folder / 'errors' / f'{name}.txt'
+    if traceback:
+      self.write_text(errors, traceback)
+    elif record['status'] == 'done':
+      errors.unlink(missing_ok=True)
+
+  def write_text(self, path: pathlib.Path, text: str) -> None:
+    """Writes a text file at once; errors as in `write`."""
+    try:
+      pictures.write_bytes(path, text.encode())
+    except OSError as error:
+      raise storage.write_error(path, error) from error
+
+  def names(self) -> set[str]:
+    """Returns the names of all points that have a record."""
+    return {path.stem for path in (self.folder / 'results').glob('*.json')}
+
+  def set_aside(self, name: str, *, with_run: bool) -> None:
+    """Numbers what there is of a point, so that it can be made again.
+
+    Args:
+      name: The point.
+      with_run: Whether that includes the run folder.
+    """
+    paths = [self._record(name)]
+    if with_run:
+      paths.append(self.run_folder(name))
+    number = 1
+    while any(
+      path.with_name(f'{path.name}.{number}').exists() for path in paths
+    ):
+      number += 1
+    for path in paths:
+      if path.exists():
+        path.rename(path.with_name(f'{path.name}.{number}'))
+
+  def _record(self, name: str) -> pathlib.Path:
+    return self.folder / 'results' / f'{name}.json'

@@ -1,0 +1,67 @@
+"""A point that is trained: a run folder of its own, and its last figures."""
+
+import pathlib
+from collections.abc import Callable
+
+from sg3jax import experiment
+from sg3jax.data import sources
+from sg3jax.eval import results
+from sg3jax.sweeps import analysis
+from sg3jax.train import preemption, sharding
+from sg3jax.types import Config
+
+
+def make_check() -> Callable[[Config], None]:
+  """Returns a function that raises what is wrong with a point to be trained.
+
+  It opens each set of images once, however many points train on it.
+  """
+  opened: dict[tuple, sources.ImageSource] = {}
+
+  def check(config: Config) -> None:
+    data = config.data
+    key = (config.model.resolution, data.source, data.cond, data.max_images)
+    if key not in opened:
+      opened[key] = experiment.open_source(config)
+    source = opened[key]
+    config = config.copy_and_resolve_references()
+    config.model.img_channels = source.channels
+    config.model.label_dim = source.label_dim
+    analysis.check(config)
+    experiment.make_evaluator(config, source, sharding.make_mesh(1))
+
+  return check
+
+
+def train(config: Config, workdir: str) -> analysis.Figures | None:
+  """Trains a point, or goes on; call it in the main thread of a process.
+
+  Args:
+    config: The configuration.
+    workdir: The run folder, on storage that every machine of a cluster sees:
+      another one may go on with it.
+
+  Returns:
+    The figures of the last snapshot, or None if the run was told to stop
+    before its end: the same call goes on from there.
+  """
+  mesh = sharding.make_mesh()
+  source = experiment.open_source(config)
+  with preemption.stop_on_signals() as stop:
+    experiment.train(config, source, workdir, mesh=mesh, stop=stop)
+  return None if stop.obeyed else last_figures(pathlib.Path(workdir))
+
+
+def last_figures(workdir: pathlib.Path) -> analysis.Figures:
+  """Returns a run's last measured figures, and its speed, by name."""
+  figures: analysis.Figures = {}
+  stats = results.last_line(workdir / 'stats.jsonl') or {}
+  for name, stat in (
+    ('kimg', 'Progress/kimg'),
+    ('sec_per_kimg', 'Timing/sec_per_kimg'),
+  ):
+    if stat in stats:
+      figures[name] = stats[stat]['mean']
+  for path in sorted(workdir.glob('metric-*.jsonl')):
+    figures |= (results.last_line(path) or {}).get('results', {})
+  return figures
