@@ -289,3 +289,15 @@ def test_an_unwritable_workdir_is_refused_before_compute(tmp_path, monkeypatch):
   monkeypatch.setattr(loop.steps, 'jit_init', None)  # Nothing is computed.
   with pytest.raises(OSError, match=r'Cannot write to the workdir .*/file/run'):
     _train(_config(), noise.Noise(), tmp_path / 'file' / 'run')
+
+
+def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
+  config = _config()
+  options = config.to_dict()
+  del options['model']['synthesis']['noise']
+  with writer_lib.RunWriter(tmp_path) as run:
+    run.write_options(options)
+    assert loop._check_options(config, run, allow_change=False) == []
+    config.model.synthesis.noise = True
+    with pytest.raises(ValueError, match=r'noise: \(absent\) -> true'):
+      loop._check_options(config, run, allow_change=False)
