@@ -14,6 +14,7 @@ from PIL import Image
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
 from sg3jax.train import checkpoint, loop, losses, sharding
+from sg3jax.train import writer as writer_lib
 from sg3jax.types import Snapshot
 
 pytestmark = pytest.mark.slow
