@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import pytest
 import sweep_files
@@ -213,3 +214,9 @@ def test_lines_join_what_differs_in_one_field_alone():
     'm = 2': [6, 4, 8]
   }
   assert report._drawable(rows, ['n', 'm']) == ['figure']
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'ray', None)
+  with pytest.raises(ImportError, match=r"pip install 'sg3jax\[sweep\]'"):
+    runner.import_ray()
