@@ -19,6 +19,10 @@ A sweep file is TOML (docs/sweeps.md):
     [[points]]                           # single ones, beside the grid
     name = 'wide'
     model.synthesis.channel_base = 4096
+
+    [[points]]                           # one of another configuration
+    name = 'T'
+    config = 'stylegan3_t:64'
 """
 
 import dataclasses
@@ -110,18 +114,26 @@ def _expand(
       raise ValueError(f'unknown key {key!r}: use {", ".join(_KEYS)}')
   if not isinstance(content.get('config'), str):
     raise ValueError("config is missing: give config = 'stylegan3_t:64', say")
-  base = _load(content['config'], folder)
-  _assign(base, _flatten(_table(content, 'base')))
+
+  def load(value: str) -> Config:
+    config = _load(value, folder)
+    _assign(config, _flatten(_table(content, 'base')))
+    return config
+
+  base = load(content['config'])
   known = list(_leaves(base))
   named = list(_combinations(content))
-  fields = dict.fromkeys(field for _, values in named for field in values)
-  short_names = {field: _short_name(field, known) for field in fields}
+  varied = dict.fromkeys(field for _, values in named for field in values)
+  short_names = {field: _short_name(field, known) for field in varied}
   points = []
   for name, values in named:
     config = base.copy_and_resolve_references()
     error = ''
     try:
-      values = _assign(config, values)
+      if 'config' in values:
+        config = load(values['config'])
+      fields = {k: v for k, v in values.items() if k != 'config'}
+      values = values | _assign(config, fields)
       if check is not None:
         check(config)
     except Exception as problem:  # Whatever a design of a user's leads to.

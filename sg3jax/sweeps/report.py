@@ -18,6 +18,7 @@ Row = Mapping[str, Any]
 # What is about a point, and not what came out.
 _ABOUT = ('point', 'status', 'seconds', 'error')
 _MOST_LABELS = 8
+_MOST_LETTERS = 40  # That fit below a panel side by side.
 
 # Of figures whose names do not say what they are; others are called by theirs.
 _TITLES = {
@@ -128,6 +129,8 @@ def plot(
     panel.margins(x=0.06, y=0.1)
     if len(positions) <= _MOST_LABELS:
       panel.set_xticks(list(positions.values()), labels)
+      if sum(map(len, labels)) > _MOST_LETTERS:
+        panel.tick_params(axis='x', labelrotation=90)
   for panel in panels[len(figures) :]:
     panel.remove()
   handles, names = figure.axes[0].get_legend_handles_labels()

@@ -179,3 +179,31 @@ def test_examples_can_run(path):
   sweep = points.read(path, analysis.check)
   assert len(sweep.points) > 1
   assert not sweep.invalid()
+
+
+def test_a_point_of_another_configuration(tmp_path):
+  sweep = _read(
+    tmp_path,
+    """
+    [base]
+    train.batch = 4
+    [[points]]
+    name = 'default'
+    [[points]]
+    name = 'F'
+    config = 'ladder:F,resolution=16'
+    model.synthesis.margin = 4
+    [[points]]
+    name = 'none'
+    config = 'ladder:X'
+    """,
+  )
+  default, f, none = sweep.points
+  assert default.config.model.synthesis.sampling == 'flexible'
+  assert f.config.model.synthesis.sampling == 'critical'
+  assert (f.config.train.batch, f.config.model.synthesis.margin) == (4, 4)
+  assert f.values == {
+    'config': 'ladder:F,resolution=16',
+    'model.synthesis.margin': 4,
+  }
+  assert "'X' is no configuration of the ladder" in none.error
