@@ -1,0 +1,111 @@
+"""Measures how far a small strided network follows shifts of its input.
+
+  python scripts/study_pooling.py
+
+prints, for a network of three stages that each halve the resolution, the
+signal-to-noise ratio in dB of "shift, then network" against "network, then
+shift", with binomial filters of several lengths in front of each subsampling
+(Zhang 2019). Weights are random, images are the embedded photographs, borders
+are periodic, and coarse features are compared on the grid of the input, which
+they reach by ideal interpolation: a network without aliasing would reach the
+precision of float32.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from sg3jax.data import embedded
+from sg3jax.eval import tables
+from sg3jax.ops import conv
+from sg3jax.ops.blur_pool import blur_pool
+from sg3jax.ops.ideal_lowpass import ideal_resample
+from sg3jax.types import Array
+
+_IMAGES = flags.DEFINE_integer('images', 64, 'Photographs of 64 pixels.')
+_SEEDS = flags.DEFINE_integer('seeds', 4, 'Networks of random weights.')
+
+_CHANNELS, _STAGES, _SIZE = 32, 3, 64
+_STRIDE = 2**_STAGES
+_TAPS = (1, 2, 3, 5)
+
+
+def max_pool(x: Array, taps: int) -> Array:
+  """Takes the maximum of 2x2 samples densely, and then subsamples."""
+  x = functools.reduce(
+    jnp.maximum,
+    [jnp.roll(x, (-i, -j), (1, 2)) for i in range(2) for j in range(2)],
+  )
+  return blur_pool(x, taps=taps)
+
+
+def average_pool(x: Array, taps: int) -> Array:
+  """Blurs by 2x2 samples in any case."""
+  return blur_pool(blur_pool(x, taps=2, stride=1), taps=taps)
+
+
+def strided(x: Array, taps: int) -> Array:
+  """A convolution that keeps every second sample."""
+  return blur_pool(x, taps=taps)
+
+
+def features(
+  x: Array, key: Array, pool: Callable[[Array, int], Array], taps: int
+) -> Array:
+  """Returns what the network makes of images [n, 64, 64, 3]."""
+  for stage_key in jax.random.split(key, _STAGES):
+    shape = (3, 3, x.shape[-1], _CHANNELS)
+    w = jax.random.normal(stage_key, shape) * (2 / np.prod(shape[:3])) ** 0.5
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    x = jax.nn.relu(conv.conv2d(jnp.pad(x, border, mode='wrap'), w))
+    x = pool(x, taps)
+  return x
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def measure(
+  images: Array, key: Array, pool: Callable[[Array, int], Array], taps: int
+) -> Array:
+  """Returns the signal's power and the error's, over all shifts of a row."""
+
+  def on_input_grid(x: Array) -> Array:
+    return ideal_resample(x, up=_STRIDE, cutoff=0.5 / _STRIDE)
+
+  still = on_input_grid(features(images, key, pool, taps))
+  powers = jnp.var(still, axis=(1, 2))
+  errors = [
+    jnp.mean(
+      jnp.square(
+        jnp.roll(still, shift, 2)
+        - on_input_grid(features(jnp.roll(images, shift, 2), key, pool, taps))
+      )
+    )
+    for shift in range(1, _STRIDE)
+  ]
+  return jnp.stack([jnp.mean(powers), jnp.mean(jnp.stack(errors))])
+
+
+def main(_: list[str]) -> None:
+  """Measures and prints a table."""
+  source = embedded.EmbeddedPhotographs(count=_IMAGES.value, resolution=_SIZE)
+  images = np.stack([source[i]['image'] for i in range(len(source))])
+  images = jnp.asarray(images, jnp.float32) / 127.5 - 1
+  rows = []
+  for pool in (strided, max_pool, average_pool):
+    row = {'pooling': pool.__name__}
+    for taps in _TAPS:
+      keys = [jax.random.key(seed) for seed in range(_SEEDS.value)]
+      found = [measure(images, key, pool, taps) for key in keys]
+      ratios = [10 * np.log10(power / error) for power, error in found]
+      name = 'no blur' if taps == 1 else f'{taps} taps'
+      row[name] = f'{np.mean(ratios):.1f} ± {np.std(ratios):.1f}'
+    rows.append(row)
+  print(tables.markdown(rows))
+
+
+if __name__ == '__main__':
+  app.run(main)
