@@ -298,8 +298,8 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstrat'),
-      "no configuration 'quickstrat': use finetune, published, quickstart, "
-      'stylegan2, stylegan3_r, stylegan3_t',
+      "no configuration 'quickstrat': use few_images, finetune, ladder, "
+      'published, quickstart, stylegan2, stylegan3_r, stylegan3_t',
     ),
     (
       (*_TRAIN, '--config=finetune:nowhere'),
