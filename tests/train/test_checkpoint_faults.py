@@ -154,14 +154,14 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
 _FILL = """
   import resource, sys
   sys.path.insert(0, {tests!r})
-  import test_checkpoint_faults as faults
+  import fake_state
   from sg3jax.train import checkpoint
   if {limit}:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
   checkpoints = checkpoint.Checkpoints(sys.argv[1])
-  checkpoints.save(faults.make_state(1, width=4), {{}})
+  checkpoints.save(fake_state.make_state(1, width=4), {{}})
   try:
-    checkpoints.save(faults.make_state(2, width=512), {{}})
+    checkpoints.save(fake_state.make_state(2, width=512), {{}})
     checkpoints.close()
   except OSError as error:
     print(error)
