@@ -26,8 +26,8 @@ from sg3jax.ops.blur_pool import blur_pool
 from sg3jax.ops.ideal_lowpass import ideal_resample
 from sg3jax.types import Array
 
-_IMAGES = flags.DEFINE_integer('images', 64, 'Photographs of 64 pixels.')
-_SEEDS = flags.DEFINE_integer('seeds', 4, 'Networks of random weights.')
+_PHOTOGRAPHS = flags.DEFINE_integer('photographs', 64, 'Of 64 pixels.')
+_NETWORKS = flags.DEFINE_integer('networks', 4, 'Of random weights.')
 
 _CHANNELS, _STAGES, _SIZE = 32, 3, 64
 _STRIDE = 2**_STAGES
@@ -91,14 +91,16 @@ def measure(
 
 def main(_: list[str]) -> None:
   """Measures and prints a table."""
-  source = embedded.EmbeddedPhotographs(count=_IMAGES.value, resolution=_SIZE)
+  source = embedded.EmbeddedPhotographs(
+    count=_PHOTOGRAPHS.value, resolution=_SIZE
+  )
   images = np.stack([source[i]['image'] for i in range(len(source))])
   images = jnp.asarray(images, jnp.float32) / 127.5 - 1
   rows = []
   for pool in (strided, max_pool, average_pool):
     row = {'pooling': pool.__name__}
     for taps in _TAPS:
-      keys = [jax.random.key(seed) for seed in range(_SEEDS.value)]
+      keys = [jax.random.key(seed) for seed in range(_NETWORKS.value)]
       found = [measure(images, key, pool, taps) for key in keys]
       ratios = [10 * np.log10(power / error) for power, error in found]
       name = 'no blur' if taps == 1 else f'{taps} taps'

@@ -29,6 +29,9 @@ Images: TypeAlias = Float[AnyArray, 'n h w c']
 ImagesU8: TypeAlias = UInt8[np.ndarray, 'n h w c']
 Labels: TypeAlias = Float[AnyArray, 'n classes']
 
+# Of an array that may be traced for export: a batch's size can be a symbol.
+Shape: TypeAlias = tuple[Any, ...]
+
 # The axis of a device mesh that a batch is spread over.
 DATA_AXIS = 'data'
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sg3jax.ops import bias_act, filters, resample_conv
-from sg3jax.types import AnyArray, Array
+from sg3jax.types import AnyArray, Array, Shape
 
 NOISE_MODES = ('const', 'random', 'none')
 
@@ -25,7 +25,7 @@ def check_noise_mode(mode: str) -> None:
 def scaled_noise(
   module: nn.Module,
   mode: str,
-  shape: tuple[int, ...],
+  shape: Shape,
   strength: AnyArray,
   const: AnyArray,
 ) -> Float[Array, '#n #h #w 1']:

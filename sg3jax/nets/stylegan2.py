@@ -16,7 +16,7 @@ from sg3jax.ops import filters
 from sg3jax.ops.bias_act import DEFAULT_GAINS, bias_act
 from sg3jax.ops.modulated_conv import modulated_conv
 from sg3jax.ops.upfirdn import upfirdn
-from sg3jax.types import AnyArray, Array
+from sg3jax.types import AnyArray, Array, Shape
 
 ARCHITECTURES = ('skip', 'resnet', 'orig')
 INPUTS = ('constant', 'fourier')
@@ -155,9 +155,7 @@ class StyledConv(nn.Module):
       clamp=None if self.clamp is None else self.clamp * self.gain,
     )
 
-  def _noise(
-    self, shape: tuple[int, ...], mode: str
-  ) -> Float[Array, '#n #h #w 1']:
+  def _noise(self, shape: Shape, mode: str) -> Float[Array, '#n #h #w 1']:
     """Returns scaled noise, equal in all channels."""
     strength = self.param('noise_strength', nn.initializers.zeros, ())
     const = self.variable(

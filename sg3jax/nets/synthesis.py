@@ -14,7 +14,7 @@ from sg3jax.ops.filtered_lrelu import filtered_lrelu
 from sg3jax.ops.ideal_lowpass import ideal_filtered_lrelu
 from sg3jax.ops.modulated_conv import Modulation, modulate, scale_channels
 from sg3jax.ops.upfirdn import upfirdn
-from sg3jax.types import AnyArray, Array
+from sg3jax.types import AnyArray, Array, Shape
 
 
 class SynthesisLayer(nn.Module):
@@ -148,7 +148,7 @@ class SynthesisLayer(nn.Module):
       implementation=self.filtered_lrelu_implementation,
     )
 
-  def _noise(self, shape: tuple[int, ...], mode: str) -> Array:
+  def _noise(self, shape: Shape, mode: str) -> Array:
     const = jnp.asarray(self.noise_const.value)
     return layers.scaled_noise(self, mode, shape, self.noise_strength, const)
 

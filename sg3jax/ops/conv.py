@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from sg3jax.types import AnyArray, Array
+from sg3jax.types import AnyArray, Array, Shape
 
 
 def conv2d(
@@ -59,7 +59,7 @@ def conv2d(
 
 @dataclasses.dataclass(frozen=True)
 class _Geometry:
-  x_shape: tuple[int, ...]
+  x_shape: Shape
   w_shape: tuple[int, ...]
   padding: int
   stride: int
@@ -164,7 +164,7 @@ def _kernel_gradient_by_taps(geometry: _Geometry, x: Array, g: Array) -> Array:
 
 
 def _transpose(
-  linear: Callable[[Array], Array], shape: tuple[int, ...], g: Array
+  linear: Callable[[Array], Array], shape: Shape, g: Array
 ) -> Array:
   """Applies the adjoint of a linear map of arrays of a shape."""
   like = jax.ShapeDtypeStruct(shape, g.dtype)

@@ -10,10 +10,9 @@ from PIL import Image
 
 import sg3jax
 from sg3jax import model as model_lib
-from sg3jax.cli import train as train_command
 from sg3jax.interop import model_files, official, reader
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, transfer
+from sg3jax.train import config_files, loop, transfer
 
 _GOLDENS = ('stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32')
 
@@ -42,7 +41,7 @@ def imported(tmp_path_factory):
 
 def _get_config(argument, name='finetune'):
   """Returns the configuration as `--config=finetune:ARGUMENT` finds it."""
-  path = train_command._find_config(name)
+  path = config_files.locate(name)
   scope = {}
   with open(path) as file:
     exec(compile(file.read(), path, 'exec'), scope)
