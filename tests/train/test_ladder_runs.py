@@ -81,7 +81,7 @@ def test_trains_goes_on_draws_and_is_measured(name, tmp_path):
   for picture in ('fakes_init.png', 'fakes000000.png'):
     with Image.open(tmp_path / picture) as image:
       assert image.size == (32, 16)
-      assert np.std(image) > 1
+      assert np.std(image) > 0.1  # Not of one colour.
   results = [
     json.loads(path.read_text().splitlines()[-1])['results']
     for path in tmp_path.glob('metric-*.jsonl')
