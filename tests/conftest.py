@@ -1,6 +1,7 @@
 """What all tests share: fake devices, compiled programs, goldens, commands."""
 
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -28,7 +29,16 @@ import pytest  # noqa: E402
 # Four devices on one CPU, so that every test may ask for a mesh of 1, 2 or 4.
 jax.config.update('jax_num_cpu_devices', 4)
 
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+
+
+def run_file(path: pathlib.Path):
+  """Returns the module that a file outside of packages makes: a config, say."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 @functools.cache

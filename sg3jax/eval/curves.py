@@ -2,15 +2,13 @@
 
 import dataclasses
 import io
-import json
 import math
 import pathlib
 import re
-from collections.abc import Iterator
 
 import numpy as np
 
-from sg3jax.eval import pictures
+from sg3jax.eval import pictures, results
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -77,7 +75,7 @@ def style_axis(axis) -> None:
 
 
 def _stats_panels(path: pathlib.Path) -> list[_Panel]:
-  ticks = [tick for tick in _read_lines(path) if 'Progress/kimg' in tick]
+  ticks = [tick for tick in results.read_lines(path) if 'Progress/kimg' in tick]
 
   def lines(*names: tuple[str, str], spread: bool = False) -> list[_Line]:
     found = []
@@ -129,13 +127,13 @@ def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
   panels = []
   for path in sorted(folder.glob('metric-*.jsonl')):
     # The last line counts where a snapshot was measured twice.
-    results: dict[str, dict[float, float]] = {}
-    for line in _read_lines(path):
+    measured: dict[str, dict[float, float]] = {}
+    for line in results.read_lines(path):
       if line.get('kimg') is not None:
         for name, value in line.get('results', {}).items():
-          results.setdefault(name, {})[line['kimg']] = value
+          measured.setdefault(name, {})[line['kimg']] = value
     panel = _Panel('', '', [], markers=True, from_zero=True)
-    for name, points in results.items():
+    for name, points in measured.items():
       kimg = np.array(sorted(points), np.float64)
       value = np.array([points[k] for k in sorted(points)], np.float64)
       label = _equivariance_label(name)
@@ -174,14 +172,6 @@ def _metric_title(name: str) -> tuple[str, str]:
       '1000 x sliced Wasserstein distance',
     )
   return f'Metric {name}', name
-
-
-def _read_lines(path: pathlib.Path) -> Iterator[dict]:
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      yield json.loads(line)
-    except json.JSONDecodeError:
-      continue  # Still being written, or cut short by a kill.
 
 
 def _smooth(y: np.ndarray, window: int) -> np.ndarray:

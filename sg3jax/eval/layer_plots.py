@@ -111,9 +111,10 @@ def _draw_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
   heights = [math.nan if value is None else value for value in values]
   colours = [green if layer.is_critical else blue for layer in layers]
   axis.bar(range(len(layers)), heights, color=colours, width=0.7)
-  for i, value in enumerate(values):
+  for i, (layer, value) in enumerate(zip(layers, values, strict=True)):
+    unknown = 'no filter' if layer.down_taps == 1 else layer.filter
     axis.annotate(
-      'no filter' if value is None else f'{value:.1f}',
+      unknown if value is None else f'{value:.1f}',
       (i, value or 0),
       xytext=(0, 2),
       textcoords='offset points',
@@ -170,12 +171,11 @@ def _draw_response(axis: Any, layer: spec_lib.LayerSpec) -> None:
   axis.set_ylim(_FLOOR_DB, 5)
   axis.set_xlim(0, rate / 2)
   kind = 'radial, ' if layer.radial_down_filter else ''
-  axis.set_title(
-    f'{layer.name}: {kind}{layer.down_taps} taps, '
-    f'{layer_tables.down_attenuation(layer):.1f} dB',
-    fontsize=9,
-    loc='left',
-  )
+  title = f'{layer.name}: {kind}{layer.down_taps} taps'
+  attenuation = layer_tables.down_attenuation(layer)
+  if attenuation is not None:
+    title += f', {attenuation:.1f} dB'
+  axis.set_title(title, fontsize=9, loc='left')
   curves.style_axis(axis)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,14 +88,17 @@ def append_result(
 
 def last_line(path: pathlib.Path) -> dict[str, Any] | None:
   """Returns the last whole record of a file of JSON lines, None if none is."""
-  if not path.exists():
-    return None
-  for line in reversed(path.read_text(encoding='utf-8').splitlines()):
+  records = list(read_lines(path)) if path.exists() else []
+  return records[-1] if records else None
+
+
+def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Yields the whole records of a file of JSON lines."""
+  for line in path.read_text(encoding='utf-8').splitlines():
     try:
-      return json.loads(line)
+      yield json.loads(line)
     except json.JSONDecodeError:
-      continue  # Cut short by a kill.
-  return None
+      continue  # Still being written, or cut short by a kill.
 
 
 def _format_time(seconds: float | int) -> str:

@@ -54,10 +54,7 @@ def make_spec(model: Mapping[str, Any]) -> generator_lib.Spec:
     'stylegan2': (stylegan2.StyleGAN2Spec, 'stylegan2'),
   }
   name = model['generator']
-  if name not in designs:
-    raise ValueError(
-      f'model.generator must be one of {", ".join(designs)}, is {name!r}'
-    )
+  spec_lib.check_choice('model.generator', name, designs)
   design, fields = designs[name]
   return design(
     resolution=model['resolution'],
@@ -83,10 +80,7 @@ def make_discriminator(
 
 
 def _precision(name: str, clamp: float | None) -> dict[str, Any]:
-  if name not in PRECISIONS:
-    raise ValueError(
-      f'precision must be one of {", ".join(PRECISIONS)}, is {name!r}'
-    )
+  spec_lib.check_choice('precision', name, PRECISIONS)
   dtype = PRECISIONS[name]
   return {
     'low_precision_dtype': dtype,

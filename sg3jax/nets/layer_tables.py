@@ -72,11 +72,11 @@ def shapes(
   def struct(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-  spec, label_dim = generator.spec, generator.label_dim
+  label_dim = generator.label_dim
   key = jax.eval_shape(lambda: jax.random.key(0))
   labels = (struct(1, label_dim),) if label_dim else ()
   g = jax.eval_shape(generator.init, key, struct(1, generator.z_dim), *labels)
-  images = struct(batch, spec.resolution, spec.resolution, spec.img_channels)
+  images = struct(batch, *generator.spec.image_shape)
   labels = (struct(batch, label_dim),) if label_dim else ()
   d = jax.eval_shape(discriminator.init, key, images, *labels)
   return g, d

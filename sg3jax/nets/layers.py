@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import bias_act, filters, resample_conv
 from sg3jax.types import AnyArray, Array, Shape
 
@@ -16,10 +17,7 @@ NOISE_MODES = ('const', 'random', 'none')
 
 def check_noise_mode(mode: str) -> None:
   """Raises ValueError unless the mode is known."""
-  if mode not in NOISE_MODES:
-    raise ValueError(
-      f'noise_mode must be one of {", ".join(NOISE_MODES)}, is {mode!r}'
-    )
+  spec_lib.check_choice('noise_mode', mode, NOISE_MODES)
 
 
 def scaled_noise(

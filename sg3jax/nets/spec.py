@@ -15,6 +15,7 @@ The canvas is the unit square that the image shows, extended by a margin.
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -91,11 +92,7 @@ class SynthesisSpec:
 
   def __post_init__(self):
     for name, known in (('sampling', SAMPLINGS), ('filter', FILTERS)):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f'{name} must be one of {", ".join(known)}, is '
-          f'{getattr(self, name)!r}'
-        )
+      check_choice(name, getattr(self, name), known)
     positive = {
       'channel_base': self.channel_base,
       'channel_max': self.channel_max,
@@ -335,6 +332,13 @@ def _doubled_rates(resolution: int) -> list[int]:
 def _transition(rate: np.ndarray) -> np.ndarray:
   """Returns f_h of layers whose rates double: (sqrt(2) - 1) s / 2."""
   return (2**0.5 - 1) * rate / 2
+
+
+def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+  """Raises ValueError unless a value is one of those that are known."""
+  known = list(known)
+  if value not in known:
+    raise ValueError(f'{name} must be one of {", ".join(known)}, is {value!r}')
 
 
 def check_img_channels(channels: int) -> None:

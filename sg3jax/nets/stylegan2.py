@@ -66,11 +66,7 @@ class StyleGAN2Spec:
         f'{self.resolution}, channel_max 1'
       )
     for name, known in (('architecture', ARCHITECTURES), ('input', INPUTS)):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f'{name} must be one of {", ".join(known)}, is '
-          f'{getattr(self, name)!r}'
-        )
+      spec_lib.check_choice(name, getattr(self, name), known)
 
   @property
   def resolutions(self) -> list[int]:

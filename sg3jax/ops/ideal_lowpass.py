@@ -49,9 +49,7 @@ def ideal_filtered_lrelu(
       about its centre.
   """
   x = jnp.asarray(x)
-  dtype = x.dtype
-  y = jnp.promote_types(dtype, jnp.float32)
-  y = bias_act(x.astype(y), b)
+  y = bias_act(x.astype(jnp.promote_types(x.dtype, jnp.float32)), b)
   y = ideal_resample(y, up=up, cutoff=up_cutoff)
   y = bias_act(y, activation='lrelu', gain=gain, slope=slope, clamp=clamp)
   y = ideal_resample(y, down=down, cutoff=down_cutoff)
@@ -61,7 +59,7 @@ def ideal_filtered_lrelu(
       f'a map of {y.shape[1]} samples a side cannot be cropped to {size}'
     )
   y = y[:, border : border + size, border : border + size]
-  return y.astype(dtype)
+  return y.astype(x.dtype)
 
 
 def ideal_resample(
@@ -96,6 +94,7 @@ def _resample(x: Array, axis: int, up: int, down: int, cutoff: float) -> Array:
   response = (
     up * (frequencies < cutoff) * np.exp(-2j * np.pi * frequencies * shift)
   )
-  spectrum = jnp.fft.rfft(x) * jnp.asarray(response, jnp.complex64)
+  spectrum = jnp.fft.rfft(x)
+  spectrum = spectrum * jnp.asarray(response, spectrum.dtype)
   x = jnp.fft.irfft(spectrum, size)[..., ::down]
   return jnp.moveaxis(x, -1, axis)

@@ -66,7 +66,7 @@ class Driver:
         not that of its record and it is not to be run again.
     """
     chosen = self._matching(only)
-    todo, changed = [], {}
+    todo, again, changed = [], [], {}
     for point in chosen:
       record = self.store.read(point.name)
       if record is None:
@@ -74,7 +74,8 @@ class Driver:
         continue
       difference = self._difference(record, point)
       if rerun or (difference and rerun_changed):
-        todo.append((point, difference))
+        todo.append(point)
+        again.append((point, difference))
       elif difference:
         changed[point.name] = difference
       elif record['status'] == 'unfinished' or (
@@ -89,7 +90,9 @@ class Driver:
         '--rerun_changed (what there is gets a number and stays), or choose '
         'another --outdir'
       )
-    return [self._set_aside(*x) if isinstance(x, tuple) else x for x in todo]
+    for point, difference in again:
+      self._set_aside(point, difference)
+    return todo
 
   def run(
     self,
@@ -165,15 +168,12 @@ class Driver:
       point.config.to_dict() | {'options': self._options},
     )
 
-  def _set_aside(
-    self, point: points.Point, difference: Sequence[str]
-  ) -> points.Point:
+  def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
     # What has no part in a step's numbers, a run's own folder may go on with.
     goes_on = difference and all(
       line.startswith(loop.MAY_CHANGE) for line in difference
     )
     self.store.set_aside(point.name, with_run=not goes_on)
-    return point
 
   def _job(self, point: points.Point) -> runner.Job:
     if self._mode == 'train':

@@ -140,15 +140,19 @@ def run(
     }
     while pending:
       ready, _ = ray.wait(list(pending), timeout=_POLL)
-      if stop.signal and not stop.obeyed:
-        stop.obeyed = True
-        for reference in pending:
-          ray.cancel(reference, force=not patient)
       for reference in ready:
         job = pending.pop(reference)
         outcome = _outcome(ray, reference, resources.max_retries)
         if not (stop.obeyed and outcome.error):  # Of the cancellation.
           report(job, outcome)
+      if stop.signal and pending and not stop.obeyed:
+        stop.obeyed = True
+        if not patient:
+          # To disconnect ends them. `ray.cancel(force=True)` of one that is
+          # about to return is more than Ray 2.60 survives.
+          return
+        for reference in pending:
+          ray.cancel(reference)
 
 
 def import_ray() -> Any:

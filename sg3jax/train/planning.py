@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from sg3jax.nets import discriminator as discriminator_lib
+from sg3jax.nets import layer_tables
 from sg3jax.train import steps
 from sg3jax.types import Tree
 
@@ -81,8 +82,8 @@ def plan(trainer: steps.Trainer, mesh: Mesh, batch: int) -> Plan:
   return Plan(
     batch=batch,
     micro_batches=trainer.recipe.micro_batches,
-    generator_parameters=_count(state.generator['params']),
-    discriminator_parameters=_count(state.discriminator['params']),
+    generator_parameters=layer_tables.count(state.generator['params']),
+    discriminator_parameters=layer_tables.count(state.discriminator['params']),
     flops=float(cost.get('flops', 0.0)),
     memory={
       'state': bytes_of_state,
@@ -164,10 +165,6 @@ def _batch(trainer: steps.Trainer, n: int) -> dict[str, jax.ShapeDtypeStruct]:
     labels = jax.ShapeDtypeStruct((n, label_dim), 'float32')
     batch |= dict.fromkeys(('label', 'g_label', 'd_label'), labels)
   return batch
-
-
-def _count(tree: Tree) -> int:
-  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def _bytes(tree: Tree) -> int:

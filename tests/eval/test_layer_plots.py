@@ -29,3 +29,9 @@ def test_layers_without_filters_are_drawn(tmp_path):
   spec = spec_lib.stylegan3_t(32, lrelu_upsampling=1)
   assert any(layer.down_taps == 1 for layer in spec.layers[:-1])
   assert len(layer_plots.draw_design(spec, tmp_path)) == 2
+
+
+@pytest.mark.parametrize('name', ['lanczos', 'gaussian', 'ideal'])
+def test_filters_without_a_formula_are_drawn(name, tmp_path):
+  spec = spec_lib.stylegan3_t(32, num_layers=5, filter=name)
+  assert len(layer_plots.draw_design(spec, tmp_path)) == 2

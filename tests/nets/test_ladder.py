@@ -1,12 +1,10 @@
 """The paper's ladder and ablations as values of one design."""
 
-import importlib.util
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import CONFIGS, run_file
 
 from sg3jax.nets import factory, synthesis
 from sg3jax.nets import spec as spec_lib
@@ -14,10 +12,7 @@ from sg3jax.nets.spec import SynthesisSpec
 from sg3jax.ops import filters, modulated_conv
 from sg3jax.ops.ideal_lowpass import ideal_filtered_lrelu, ideal_resample
 
-_PATH = pathlib.Path(__file__).parents[2] / 'configs' / 'ladder.py'
-_SPEC = importlib.util.spec_from_file_location('ladder', _PATH)
-ladder = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(ladder)
+ladder = run_file(CONFIGS / 'ladder.py')
 
 _STEPS = 'ABCDEFGHTR'
 

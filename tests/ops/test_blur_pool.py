@@ -1,12 +1,12 @@
 """Anti-aliased pooling: what it keeps, and that it helps."""
 
-import importlib.util
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_file
 
 from sg3jax.ops import blur_pool as lib
 
@@ -41,9 +41,7 @@ def test_a_stride_that_does_not_divide():
 
 
 def test_the_study_sees_that_blur_helps():
-  spec = importlib.util.spec_from_file_location('study_pooling', _PATH)
-  study = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(study)
+  study = run_file(_PATH)
   rng = np.random.RandomState(0)
   images = jnp.asarray(rng.randn(2, 64, 64, 3), jnp.float32)
   ratios = []

@@ -96,6 +96,15 @@ def test_a_stop_kills_what_runs_and_starts_no_more(cluster, tmp_path):
   assert stop.obeyed
   assert time.monotonic() - start < 60
   assert not (tmp_path / '3').exists()
+  for path in tmp_path.iterdir():
+    _wait_for_end(int(path.read_text()))
+
+
+def _wait_for_end(pid):
+  end = time.monotonic() + 30
+  while pathlib.Path(f'/proc/{pid}').exists():
+    assert time.monotonic() < end, f'{pid} still runs'
+    time.sleep(0.1)
 
 
 def test_what_no_machine_has_is_refused(cluster):

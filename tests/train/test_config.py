@@ -1,12 +1,10 @@
 """The fields of a configuration, their checks, and the files in configs/."""
 
-import importlib.util
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from conftest import CONFIGS, run_file
 
 from sg3jax.nets import factory, stylegan2
 from sg3jax.nets import generator as generator_lib
@@ -14,16 +12,9 @@ from sg3jax.nets import spec as spec_lib
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop
 
-_CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
-
 
 def _get_config(name: str, *arg: str):
-  spec = importlib.util.spec_from_file_location(name, _CONFIGS / f'{name}.py')
-  assert spec
-  assert spec.loader
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(*arg)
+  return run_file(CONFIGS / f'{name}.py').get_config(*arg)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +179,7 @@ def test_configs_describe_the_published_designs(name, arg, spec):
 
 
 def test_every_config_is_covered():
-  names = {path.stem for path in _CONFIGS.glob('*.py')}
+  names = {path.stem for path in CONFIGS.glob('*.py')}
   designs = {'quickstart', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
   # Which have tests of their own.
   assert names == designs | {'published', 'finetune', 'ladder', 'few_images'}

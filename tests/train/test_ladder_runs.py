@@ -1,22 +1,18 @@
 """Every step of the ladder, and every change of it, in a run: tiny."""
 
-import importlib.util
 import json
-import pathlib
 
 import noise
 import numpy as np
 import pytest
+from conftest import CONFIGS, run_file
 from PIL import Image
 
 from sg3jax import experiment
 from sg3jax import model as model_lib
 from sg3jax.train import preemption, sharding, steps
 
-_PATH = pathlib.Path(__file__).parents[2] / 'configs' / 'ladder.py'
-_SPEC = importlib.util.spec_from_file_location('ladder', _PATH)
-ladder = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(ladder)
+ladder = run_file(CONFIGS / 'ladder.py')
 
 pytestmark = pytest.mark.slow
 

@@ -1,14 +1,11 @@
 """The paper's runs: `configs/published.py` against the tables of the paper."""
 
-import importlib.util
-import pathlib
-
 import pytest
+from conftest import CONFIGS, run_file
 
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop
 
-_PATH = pathlib.Path(__file__).parents[2] / 'configs' / 'published.py'
 _MODELS = ('stylegan2', 't', 'r')
 
 # Fig. 16 and appendix B (math.md 1.1, 2.1). Resolution, thousands of images,
@@ -39,12 +36,7 @@ _STYLEGAN2_LAYERS = {256: 13, 512: 15, 1024: 17}
 
 
 def _get_config(arg):
-  spec = importlib.util.spec_from_file_location('published', _PATH)
-  assert spec
-  assert spec.loader
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)
+  return run_file(CONFIGS / 'published.py').get_config(arg)
 
 
 @pytest.mark.parametrize('model', _MODELS)
@@ -115,7 +107,7 @@ def test_the_table_in_the_docstring_is_that_of_the_paper():
   """FID, EQ-T and EQ-R of B, T and R (Fig. 5 left; Fig. 15 at 256)."""
   lines = {
     line.split()[0]: [float(x) for x in line.split()[1:]]
-    for line in _PATH.read_text().splitlines()
+    for line in (CONFIGS / 'published.py').read_text().splitlines()
     if line.startswith('    ') and len(line.split()) == 13
   }
   published = {
