@@ -264,21 +264,29 @@ class EquivarianceEvaluator:
     )
     ws = self._shard(ws.reshape(-1, *ws.shape[2:]))
     identity = jnp.broadcast_to(jnp.eye(3), (len(ws), 3, 3))
-    originals = self._synthesize(variables, ws, self._shard(identity))
-    size = originals.shape[1:3]
+    shape = jax.eval_shape(self._synthesize, variables, ws, identity).shape
+    size = shape[1:3]
 
-    errors = {}
+    parameters, transforms = {}, [identity]
     for name, metric in self._metrics.items():
-      parameters = jax.vmap(lambda k, draw=metric.draw: draw(k, size))(
+      parameters[name] = jax.vmap(lambda k, draw=metric.draw: draw(k, size))(
         transform_keys[name]
       )
       inverse = jax.vmap(
         lambda p, invert=metric.inverse_transform: invert(p, size)
-      )(parameters)
-      inverse = self._shard(jnp.repeat(inverse, self._group_size, axis=0))
-      images = self._synthesize(variables, ws, inverse)
-      errors[name] = self._compare(metric, originals, images, parameters)
-    return errors
+      )(parameters[name])
+      transforms.append(jnp.repeat(inverse, self._group_size, axis=0))
+    # In a loop: the compiler meets the network once.
+    originals, *moved = jax.lax.map(
+      lambda t: self._shard(self._synthesize(variables, ws, self._shard(t))),
+      jnp.stack(transforms),
+    )
+    return {
+      name: self._compare(metric, originals, images, parameters[name])
+      for (name, metric), images in zip(
+        self._metrics.items(), moved, strict=True
+      )
+    }
 
   def _compare(
     self, metric: Metric, originals: Array, images: Array, parameters: Array

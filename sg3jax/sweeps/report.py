@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ Row = Mapping[str, Any]
 
 # What is about a point, and not what came out.
 _ABOUT = ('point', 'status', 'seconds', 'error')
-_MOST_LABELS = 8
+_MOST_LABELS = 8  # Of lines, in a legend.
+_MOST_TICKS = 16
 _MOST_LETTERS = 40  # That fit below a panel side by side.
 
 # Of figures whose names do not say what they are; others are called by theirs.
@@ -44,8 +46,10 @@ def write(
   Args:
     rows: See `driver.Driver.rows`.
     fields: Columns of what varies; `seed` is drawn as a spread.
-    folder: Gets `table.csv`, `table.json`, `table.md` and for each field that
-      varies among what is done `plot-FIELD.png`; older files are replaced.
+    folder: Gets `table.csv`, `table.json` and `table.md`; `seeds.md`, the mean
+      and the spread of each point's seeds, if there are several; and
+      `plot-FIELD.png` for each field that varies among what is done. Older
+      files are replaced.
 
   Returns:
     The files.
@@ -59,11 +63,14 @@ def write(
     + '\n',
     'table.md': tables.markdown(rows, names) + '\n',
   }
+  done = [row for row in rows if row['status'] == 'done']
+  over_seeds = average(done, fields)
+  if len(over_seeds) < len(done):
+    texts['seeds.md'] = tables.markdown(over_seeds) + '\n'
   paths = []
   for name, text in texts.items():
     paths.append(folder.folder / name)
     folder.write_text(paths[-1], text)
-  done = [row for row in rows if row['status'] == 'done']
   axes = [name for name in fields if name != 'seed']
   for axis in axes:
     if len({_key(row[axis]) for row in done}) > 1:
@@ -71,6 +78,35 @@ def write(
       if plot(done, axis, axes, path):
         paths.append(path)
   return paths
+
+
+def average(rows: Sequence[Row], fields: Sequence[str]) -> list[dict[str, Any]]:
+  """Returns a row for the seeds of each point: means of figures ± their spread.
+
+  The spread is the standard deviation of a single run, by n - 1.
+
+  Args:
+    rows: Points that are done.
+    fields: Columns of what varies.
+  """
+  groups: dict[str, list[Row]] = {}
+  for row in rows:
+    name = row['point'].removesuffix(f'seed={row.get("seed")}').rstrip('-')
+    groups.setdefault(name or 'base', []).append(row)
+  figures = _drawable(rows, [name for name in fields if name != 'seed'])
+  return [
+    {'point': name, 'seeds': len(members)}
+    | {figure: _mean(members, figure) for figure in figures}
+    for name, members in groups.items()
+  ]
+
+
+def _mean(rows: Sequence[Row], figure: str) -> str | None:
+  values = [row[figure] for row in rows if row.get(figure) is not None]
+  if not values:
+    return None
+  mean = tables.cell(float(np.mean(values)))
+  return f'{mean} ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else mean
 
 
 def _in_order(rows: Sequence[Row]) -> list[str]:
@@ -127,7 +163,7 @@ def plot(
     panel.set_xlabel(axis, fontsize=9)
     curves.style_axis(panel)
     panel.margins(x=0.06, y=0.1)
-    if len(positions) <= _MOST_LABELS:
+    if len(positions) <= _MOST_TICKS:
       panel.set_xticks(list(positions.values()), labels)
       if sum(map(len, labels)) > _MOST_LETTERS:
         panel.tick_params(axis='x', labelrotation=90)
@@ -194,7 +230,21 @@ def _positions(
     places = {key: float(value) for key, value in values.items()}
   else:  # Text, side by side.
     places = {key: float(i) for i, key in enumerate(values)}
-  return places, [tables.cell(value) for value in values.values()]
+  labels = [tables.cell(value) for value in values.values()]
+  return places, _own_parts(labels) if axis == 'config' else labels
+
+
+def _own_parts(configs: Sequence[str]) -> list[str]:
+  """Returns names of configurations without the parts that all of them have.
+
+  `ladder:B,batch=8` and `ladder:C,batch=8` become B and C.
+  """
+  parts = [re.split('[:,]', config) for config in configs]
+  for end in (0, -1):
+    while all(len(p) > 1 and p[end] == parts[0][end] for p in parts):
+      for p in parts:
+        p.pop(end)
+  return [','.join(p) for p in parts]
 
 
 def _draw_group(

@@ -179,9 +179,9 @@ def test_a_damaged_record_is_named(tmp_path, ray):
 
 def test_the_table_and_the_plots(tmp_path):
   rows = [
-    {'point': f'{n}-{seed}', 'filter_size': n, 'seed': seed, 'kind': kind,
-     'status': 'done', 'eqt_db': 10.0 * n + seed, 'same': 1, 'none': None,
-     'seconds': 1.0, 'error': None}
+    {'point': f'{n}-{kind}--seed={seed}', 'filter_size': n, 'seed': seed,
+     'kind': kind, 'status': 'done', 'eqt_db': 10.0 * n + seed, 'same': 1,
+     'none': None, 'seconds': 1.0, 'error': None}
     for n in (4, 6) for seed in (0, 1) for kind in ('a', 'b')
   ]  # fmt: skip
   rows.append({'point': 'x', 'filter_size': 8, 'seed': 0, 'kind': 'a',
@@ -189,7 +189,7 @@ def test_the_table_and_the_plots(tmp_path):
   folder = store.Store(tmp_path)
   paths = report.write(rows, ['filter_size', 'seed', 'kind'], folder)
   assert [path.name for path in paths] == [
-    'table.csv', 'table.json', 'table.md', 'plot-filter_size.png',
+    'table.csv', 'table.json', 'table.md', 'seeds.md', 'plot-filter_size.png',
     'plot-kind.png',
   ]  # fmt: skip
   with (tmp_path / 'table.csv').open() as file:
@@ -199,7 +199,10 @@ def test_the_table_and_the_plots(tmp_path):
   loaded = json.loads((tmp_path / 'table.json').read_text())
   assert loaded[-1]['eqt_db'] is None
   assert (tmp_path / 'table.md').read_text().count('\n') == len(rows) + 2
-  for path in paths[3:]:
+  assert (
+    '| 6-b   |     2 | 60.5 ± 0.71 |' in (tmp_path / 'seeds.md').read_text()
+  )
+  for path in paths[4:]:
     with Image.open(path) as image:
       assert image.width > 300
 
@@ -214,6 +217,14 @@ def test_lines_join_what_differs_in_one_field_alone():
     'm = 2': [6, 4, 8]
   }
   assert report._drawable(rows, ['n', 'm']) == ['figure']
+
+
+def test_configurations_are_labelled_by_what_they_do_not_share():
+  configs = ['ladder:B,batch=8', 'ladder:T-ideal,batch=8']
+  rows = [{'config': config} for config in configs]
+  assert report._positions(rows, 'config')[1] == ['B', 'T-ideal']
+  rows = [{'config': 'a.py'}, {'config': 'b.py:1'}]
+  assert report._positions(rows, 'config')[1] == ['a.py', 'b.py,1']
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch):
