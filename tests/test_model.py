@@ -13,7 +13,8 @@ def _make_model(label_dim):
   config = config_lib.default_config()
   config.model.resolution = 16
   config.model.z_dim = config.model.w_dim = 8
-  config.model.synthesis.num_layers = 4
+  config.model.synthesis.num_layers = 2
+  config.model.synthesis.num_critical = 1
   config.model.synthesis.channel_max = 4
   config.model.discriminator.channel_max = 4
   config_lib.resolve(config, img_channels=3, label_dim=label_dim)

@@ -89,8 +89,8 @@ def _make_trainer(config: Config) -> Any:
 class _Program:
   """A new generator that draws four images at a time, compiled once.
 
-  `eval.equivariance.EquivarianceEvaluator` would compile the network four times
-  into one program, which takes minutes; here it is the same protocol.
+  `eval.equivariance.EquivarianceEvaluator` would compile the network once more,
+  which is most of the time; the protocol is the same.
 
   Args:
     generator: The generator; it draws in float32 throughout.

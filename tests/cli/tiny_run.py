@@ -8,7 +8,8 @@ def get_config(precision: str = 'fp32'):
   config.model.resolution = 16
   config.model.z_dim = config.model.w_dim = 8
   config.model.precision = precision
-  config.model.synthesis.num_layers = 4
+  config.model.synthesis.num_layers = 2
+  config.model.synthesis.num_critical = 1
   config.model.synthesis.channel_base = 64
   config.model.synthesis.channel_max = 8
   config.model.discriminator.channel_base = 64

@@ -293,3 +293,18 @@ def test_rates_that_cannot_be_halved():
 def test_unknown_names(name):
   with pytest.raises(ValueError, match=r'no configuration|no change'):
     ladder.get_config(name)
+
+
+def test_the_study_of_filters_sees_ringing_and_wrapping():
+  study = run_file(CONFIGS.parent / 'scripts' / 'study_lowpass.py')
+  figures = {}
+  for name in study._NAMES:
+    layers = spec_lib.stylegan3_t(256, filter=name).layers
+    figures[name] = study.measure(next(x for x in layers if x.up_factor == 4))
+  finite = ('kaiser', 'lanczos', 'gaussian')
+  assert all(figures[name]['far'] == 'none' for name in finite)
+  assert all(figures[name]['wrapped'] == 'none' for name in finite)
+  # Gibbs: 9 % of an edge, whatever the cutoff; sampled, about that.
+  assert 8 < float(figures['ideal']['overshoot'].split()[0]) < 12
+  assert float(figures['kaiser']['overshoot'].split()[0]) < 2
+  assert figures['gaussian']['overshoot'] == '0.0 %'

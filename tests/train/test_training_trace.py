@@ -11,6 +11,7 @@ import pytest
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
 from sg3jax.train import phases, steps
+from sg3jax.train import state as state_lib
 
 
 def _trainer(arrays) -> steps.Trainer:
@@ -63,36 +64,59 @@ def _assert_close(ours, recorded, message, **tolerances):
 
 
 def _relative_error(ours, recorded):
-  """Returns the error of a network's gradient in the L2 norm."""
-  flat = dict(jax.tree.leaves_with_path(recorded))
-  pairs = [(x, flat[path]) for path, x in jax.tree.leaves_with_path(ours)]
-  assert len(pairs) == len(flat)
-  error = sum(np.sum(np.square(x - y)) for x, y in pairs)
-  return np.sqrt(error / sum(np.sum(np.square(y)) for _, y in pairs))
+  """Returns the error of a network's arrays in the L2 norm."""
+  flat = _flatten(recorded)
+  error = sum(np.sum(np.square(x - flat[path])) for path, x in ours.items())
+  return np.sqrt(error / sum(np.sum(np.square(y)) for y in flat.values()))
 
 
-def _assert_gradients_equal(trainer, state, images, z, arrays):
-  """Compares the phases of an iteration, each at the parameters it meets."""
+def _flatten(tree):
+  return {
+    jax.tree_util.keystr(path): np.asarray(value)
+    for path, value in jax.tree.leaves_with_path(tree)
+  }
 
-  @jax.jit
-  def gradients(state):
-    g, _ = trainer.phases.generator_gradients(state, z[0])
-    state, _ = trainer.apply_generator_gradients(state, g)
-    x = steps._as_float(images)
-    d, _, _ = trainer.phases.discriminator_gradients(state, x, None, z[1])
-    state, _ = trainer.apply_discriminator_gradients(state, d)
-    r1, _ = trainer.phases.r1_gradients(state, x)
-    return g, d, r1
 
-  g, d, r1 = gradients(state)
+def _moments(opt_state, name):
+  """Returns Adam's moments `mu` or `nu` by the path of the parameter."""
+  return {
+    path.partition(f'.{name}')[2]: value
+    for path, value in _flatten(opt_state).items()
+    if f'.{name}[' in path
+  }
+
+
+def _assert_gradients_equal(state, arrays):
+  """Compares the gradients of the iteration that made the state, the first.
+
+  Adam's first moments are the last gradients, for beta1 is zero; its second
+  ones hold those of D's main phase too.
+  """
+  g = _moments(state.generator_opt, 'mu')
   recorded = official_names.generator_variables(arrays, 'iter0/grad_G/')
+  assert len(g) == len(jax.tree.leaves(recorded['params']))
   assert _relative_error(g, recorded['params']) < 1e-3
-  recorded = official_names.discriminator_params(arrays, 'iter0/grad_Dmain/')
-  assert _relative_error(d, recorded) < 1e-3
-  # The last bias has no part in R1: zero here, no entry in the recording.
-  assert r1['b4']['out'].pop('bias') == 0
-  recorded = official_names.discriminator_params(arrays, 'iter0/grad_Dreg/')
-  assert _relative_error(r1, recorded) < 1e-3
+
+  main, r1 = (
+    official_names.discriminator_params(arrays, f'iter0/grad_{phase}/')
+    for phase in ('Dmain', 'Dreg')
+  )
+  mu, nu = (_moments(state.discriminator_opt, name) for name in ('mu', 'nu'))
+  # The last bias has no part in R1: no entry in that recording, and an
+  # optimizer of its own.
+  last = "['b4']['out']['bias']"
+  only_main = mu.pop(last)
+  np.testing.assert_allclose(only_main, _flatten(main)[last], rtol=1e-3)
+  assert mu.keys() == _flatten(r1).keys()
+  assert _relative_error(mu, r1) < 1e-3
+  beta2 = state_lib.BETA2 ** (16 / 17)  # Corrected for R1 in every 16th step.
+  squares = {
+    path: (nu[path] / (1 - beta2) - np.square(value)) / beta2
+    for path, value in mu.items()
+  }
+  recorded = jax.tree.map(np.square, main)
+  assert recorded['b4']['out'].pop('bias').size == 1
+  assert _relative_error(squares, recorded) < 2e-3
 
 
 @pytest.mark.slow
@@ -106,9 +130,9 @@ def test_training_equals_recording(golden, design):
     images = arrays['reals_uint8'][i].transpose(0, 2, 3, 1)
     # z of the R1 phase is drawn, but not used.
     latents = arrays['z_Gmain_Dmain_Dreg'][i, :2]
-    if i == 0:
-      _assert_gradients_equal(trainer, state, images, latents, arrays)
     state, moments = step(state, {'image': images}, latents)
+    if i == 0:
+      _assert_gradients_equal(state, arrays)
     assert float(moments['Gradients/nonfinite/G'][1]) == 0
   for name, ours in (('G', state.generator), ('G_ema', state.generator_ema)):
     recorded = official_names.generator_variables(arrays, f'after3/{name}/')

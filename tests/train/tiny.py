@@ -9,7 +9,7 @@ def tiny_config(design: str = 't', **train):
   config.model.resolution = 16
   config.model.z_dim = config.model.w_dim = 8
   synthesis = config.model.synthesis
-  synthesis.num_layers = 4
+  synthesis.num_layers, synthesis.num_critical = 2, 1
   synthesis.channel_base, synthesis.channel_max = 64, 8
   if design == 'r':
     synthesis.conv_kernel, synthesis.radial_filters = 1, True
