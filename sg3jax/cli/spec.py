@@ -43,10 +43,11 @@ def _spec() -> None:
   spec = generator.spec
   g, d = layer_tables.shapes(generator, discriminator, config.train.batch)
   params = g['params']
+  mapping = params.get('mapping', {})  # Of no layers, say.
   print(tables.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
   print(
     f'\nGenerator:      {layer_tables.count(params):,} parameters, '
-    f'{layer_tables.count(params["mapping"]):,} of them in the mapping; '
+    f'{layer_tables.count(mapping):,} of them in the mapping; '
     f'{spec.num_layers} layers, {spec.num_ws} styles'
   )
   print(f'Discriminator:  {layer_tables.count(d["params"]):,} parameters')

@@ -137,7 +137,8 @@ def _sweep() -> None:
     finally:
       counts = _report(work)
   if stop.obeyed:
-    print('Stopped: run the same command again to go on')
+    less = ' without --rerun' if _RERUN.value else ''
+    print(f'Stopped: run the same command again{less} to go on')
     sys.exit(preemption.EXIT_CODE)
   if counts['failed']:
     sys.exit(
@@ -176,7 +177,13 @@ def _refuse_invalid(sweep: points.Sweep) -> None:
 def _report(work: driver.Driver) -> Counter:
   """Writes and prints what there is; returns how many points of each status."""
   rows = work.rows()
-  paths = report.write(rows, list(work.sweep.short_names.values()), work.store)
+  # What is logged of a point is no property of it.
+  fields = [
+    short
+    for field, short in work.sweep.short_names.items()
+    if not field.startswith('log.')
+  ]
+  paths = report.write(rows, fields, work.store)
   print(tables.markdown(rows))
   counts = Counter(row['status'] for row in rows)
   print(', '.join(f'{n} {status}' for status, n in counts.items()))

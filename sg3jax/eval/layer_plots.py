@@ -27,10 +27,13 @@ def draw_design(
 
   Args:
     spec: The design.
-    folder: Gets `layers.png`, `filters.png`, and `radial_filters.png` if the
-      design has radially symmetric filters; files of these names are replaced.
+    folder: Gets `layers.png`; `filters.png` if the design has downsampling
+      filters with taps, which ideal ones have not; and `radial_filters.png` if
+      it has radially symmetric ones. Files of these names are replaced.
   """
-  drawings = {'layers.png': _draw_layers, 'filters.png': _draw_filters}
+  drawings = {'layers.png': _draw_layers}
+  if any(layer.down_taps > 1 for layer in spec.layers):
+    drawings['filters.png'] = _draw_filters
   if any(layer.radial_down_filter for layer in spec.layers):
     drawings['radial_filters.png'] = _draw_radial_filters
   paths = []
@@ -112,7 +115,8 @@ def _draw_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
   colours = [green if layer.is_critical else blue for layer in layers]
   axis.bar(range(len(layers)), heights, color=colours, width=0.7)
   for i, (layer, value) in enumerate(zip(layers, values, strict=True)):
-    unknown = 'no filter' if layer.down_taps == 1 else layer.filter
+    has_filter = layer.down_taps > 1 or layer.is_ideal
+    unknown = layer.filter if has_filter else 'no filter'
     axis.annotate(
       unknown if value is None else f'{value:.1f}',
       (i, value or 0),
@@ -135,8 +139,8 @@ def _draw_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
 def _draw_filters(spec: spec_lib.SynthesisSpec) -> Any:
   """Responses as in Fig. 4a: each layer's, relative to its own Nyquist."""
   layers = [layer for layer in spec.layers if layer.down_taps > 1]
-  columns = min(4, max(len(layers), 1))
-  rows = math.ceil(len(layers) / columns) or 1
+  columns = min(4, len(layers))
+  rows = math.ceil(len(layers) / columns)
   figure = _figure(3.0 * columns, 2.3 * rows + 0.7)
   axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
   for axis, layer in zip(axes, layers, strict=False):

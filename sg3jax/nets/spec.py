@@ -208,7 +208,8 @@ class SynthesisSpec:
       rates = np.repeat(_doubled_rates(self.resolution), 2)
       return np.append(rates, self.resolution).astype(float)
     wanted = np.minimum(2 * self.stopbands, self.resolution)
-    halvings = np.floor(np.log2(self.resolution / wanted))
+    # A rate that holds 2 f_t exactly holds it in spite of rounding too.
+    halvings = np.floor(np.log2(self.resolution / wanted) + 1e-9)
     return self.resolution / np.exp2(halvings)
 
   @functools.cached_property

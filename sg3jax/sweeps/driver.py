@@ -73,7 +73,12 @@ class Driver:
         todo.append(point)
         continue
       difference = self._difference(record, point)
-      if rerun or (difference and rerun_changed):
+      if difference and rerun_changed:
+        todo.append(point)
+        again.append((point, difference))
+      elif rerun and not difference and record['status'] == 'unfinished':
+        todo.append(point)  # Begun again already.
+      elif rerun:
         todo.append(point)
         again.append((point, difference))
       elif difference:
@@ -163,10 +168,12 @@ class Driver:
   def _difference(
     self, record: Mapping[str, Any], point: points.Point
   ) -> list[str]:
-    return writer.config_difference(
+    difference = writer.config_difference(
       record['config'] | {'options': record['options']},
       point.config.to_dict() | {'options': self._options},
     )
+    younger = loop.younger_fields()
+    return [line for line in difference if line not in younger]
 
   def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
     # What has no part in a step's numbers, a run's own folder may go on with.

@@ -289,6 +289,8 @@ def _convert(field: str, kind: type, value: Any) -> Any:
     power = re.fullmatch(r'\s*([\d.]+)\s*\^\s*(-?[\d.]+)\s*', value)
     if power:  # The paper writes its stopbands so.
       value = float(power[1]) ** float(power[2])
+      if kind is int and value.is_integer():
+        value = int(value)
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if kind is tuple and isinstance(value, list):

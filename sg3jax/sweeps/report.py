@@ -91,7 +91,7 @@ def average(rows: Sequence[Row], fields: Sequence[str]) -> list[dict[str, Any]]:
   """
   groups: dict[str, list[Row]] = {}
   for row in rows:
-    name = row['point'].removesuffix(f'seed={row.get("seed")}').rstrip('-')
+    name = re.sub(r'(^|--)seed=\d+(?=--|$)', '', row['point']).strip('-')
     groups.setdefault(name or 'base', []).append(row)
   figures = _drawable(rows, [name for name in fields if name != 'seed'])
   return [

@@ -107,14 +107,14 @@ class Store:
     paths = [self._record(name)]
     if with_run:
       paths.append(self.run_folder(name))
-    number = 1
+    number = 1  # Behind a sign that no point's name has.
     while any(
-      path.with_name(f'{path.name}.{number}').exists() for path in paths
+      path.with_name(f'{path.name}~{number}').exists() for path in paths
     ):
       number += 1
     for path in paths:
       if path.exists():
-        path.rename(path.with_name(f'{path.name}.{number}'))
+        path.rename(path.with_name(f'{path.name}~{number}'))
 
   def _record(self, name: str) -> pathlib.Path:
     return self.folder / 'results' / f'{name}.json'

@@ -1,5 +1,6 @@
 """A point that is trained: a run folder of its own, and its last figures."""
 
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -63,5 +64,8 @@ def last_figures(workdir: pathlib.Path) -> analysis.Figures:
     if stat in stats:
       figures[name] = stats[stat]['mean']
   for path in sorted(workdir.glob('metric-*.jsonl')):
-    figures |= (results.last_line(path) or {}).get('results', {})
+    line = results.last_line(path) or {}
+    # An evaluation that failed has left those of an older snapshot last.
+    if math.isclose(line.get('kimg', math.nan), figures.get('kimg', math.nan)):
+      figures |= line['results']
   return figures

@@ -225,12 +225,19 @@ def _settle_micro_batches(
   )
 
 
+def younger_fields() -> list[str]:
+  """Returns what to take for no difference to a run older than a field.
+
+  It had what is the field's default now.
+  """
+  return writer_lib.config_difference({}, config_lib.default_config())
+
+
 def _check_options(
   config: Config, writer: writer_lib.RunWriter, allow_change: bool
 ) -> list[str]:
   """Returns what differs from the run so far; raises if it may not."""
-  # A run may be older than a field, which it had the default of.
-  younger = writer_lib.config_difference({}, config_lib.default_config())
+  younger = younger_fields()
   difference = [d for d in writer.open_options(config) if d not in younger]
   refused = [d for d in difference if not d.startswith(MAY_CHANGE)]
   if refused and not allow_change:

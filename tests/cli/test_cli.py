@@ -386,8 +386,8 @@ def test_spec_prints_the_layers_and_draws_them(cli, tmp_path):
     'spec', f'--config={_CONFIG}', f'--outdir={tmp_path}'
   )
   assert status == 0, error
-  assert [line.split()[1] for line in out.splitlines()[:8]] == [
-    'layer', '-----', 'input', 'L0', 'L1', 'L2', 'L3', 'ToRGB',
+  assert [line.split()[1] for line in out.splitlines()[:6]] == [
+    'layer', '-----', 'input', 'L0', 'L1', 'ToRGB',
   ]  # fmt: skip
   assert 'Attenuation:    at least' in out
   assert {path.name for path in tmp_path.iterdir()} == {
@@ -506,7 +506,7 @@ class TestModel:
     assert images.shape == (2, 16, 16, 3)
     assert images.dtype == np.float32
     ws = model.mapping(z)
-    assert ws.shape == (2, 6, 8)
+    assert ws.shape == (2, 4, 8)
     np.testing.assert_array_equal(model.synthesis(ws), images)
     assert (model.resolution, model.z_dim, model.label_dim) == (16, 8, 0)
 

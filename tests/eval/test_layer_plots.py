@@ -25,13 +25,21 @@ def test_pictures_of_a_design(design, names, tmp_path):
 
 
 def test_layers_without_filters_are_drawn(tmp_path):
-  # Nothing is oversampled: most layers filter nothing on the way down.
+  # Nothing is oversampled: no layer filters anything on the way down.
   spec = spec_lib.stylegan3_t(32, lrelu_upsampling=1)
-  assert any(layer.down_taps == 1 for layer in spec.layers[:-1])
-  assert len(layer_plots.draw_design(spec, tmp_path)) == 2
+  (path,) = layer_plots.draw_design(spec, tmp_path)
+  assert path.name == 'layers.png'
+  figure = layer_plots._draw_layers(spec)
+  labels = [text.get_text() for text in figure.axes[1].texts]
+  assert labels == ['no filter'] * 14
 
 
 @pytest.mark.parametrize('name', ['lanczos', 'gaussian', 'ideal'])
 def test_filters_without_a_formula_are_drawn(name, tmp_path):
   spec = spec_lib.stylegan3_t(32, num_layers=5, filter=name)
-  assert len(layer_plots.draw_design(spec, tmp_path)) == 2
+  names = [path.name for path in layer_plots.draw_design(spec, tmp_path)]
+  # Ideal filters have no taps whose response could be drawn.
+  assert names == ['layers.png', 'filters.png'][: 1 if name == 'ideal' else 2]
+  figure = layer_plots._draw_layers(spec)
+  labels = [text.get_text() for text in figure.axes[1].texts]
+  assert labels == [name] * 5

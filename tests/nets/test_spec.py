@@ -87,3 +87,13 @@ def test_other_resolutions_have_integer_factors(resolution):
 def test_impossible_designs_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     spec_lib.SynthesisSpec(**{'resolution': 256, **fields})
+
+
+def test_rates_that_hold_a_stopband_exactly_are_not_doubled():
+  """Of 14 layers from 2 to 128 cycles every second stopband is a power of 2."""
+  spec = spec_lib.SynthesisSpec(
+    resolution=256, first_stopband=2.0, last_stopband_rel=1.0
+  )
+  # 2 f_t = 4 * 2^(i / 2), up to the critical layers.
+  exact = [4 * 2 ** -(-i // 2) for i in range(13)]
+  np.testing.assert_array_equal(spec.sampling_rates[:13], exact)

@@ -121,13 +121,13 @@ def test_changed_points_are_refused_or_run_again_and_kept(tmp_path, ray):
   rows = _go(_driver(tmp_path, changed), rerun_changed=True)
   assert ray.ran == ['filter_size=4', 'filter_size=6']
   assert [row['status'] for row in rows.values()] == ['done', 'done']
-  old = tmp_path / 'analyse' / 'results' / 'filter_size=4.json.1'
+  old = tmp_path / 'analyse' / 'results' / 'filter_size=4.json~1'
   assert json.loads(old.read_text())['config']['model']['synthesis'][
     'margin'
   ] == 10  # fmt: skip
   # Back again: nothing is lost this time either.
   _go(_driver(tmp_path), rerun_changed=True)
-  assert old.with_suffix('.2').exists()
+  assert old.with_name('filter_size=4.json~2').exists()
 
 
 def test_a_longer_training_goes_on_in_its_folder(tmp_path, ray):
@@ -141,7 +141,8 @@ def test_a_longer_training_goes_on_in_its_folder(tmp_path, ray):
   assert run.exists()
   other = f'{longer}train.batch = 4\n'
   _go(_driver(tmp_path, other, 'train'), rerun_changed=True)
-  assert run.with_name('filter_size=4.2').exists()
+  # A name that no point can have, as `filter_size=4.1` could be.
+  assert run.with_name('filter_size=4~2').exists()
   assert not run.exists()
 
 
