@@ -106,7 +106,9 @@ def _mean(rows: Sequence[Row], figure: str) -> str | None:
   if not values:
     return None
   mean = tables.cell(float(np.mean(values)))
-  return f'{mean} ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else mean
+  if len(set(values)) == 1:
+    return mean
+  return f'{mean} ± {np.std(values, ddof=1):.2g}'
 
 
 def _in_order(rows: Sequence[Row]) -> list[str]:
