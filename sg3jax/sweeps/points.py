@@ -120,6 +120,8 @@ def _expand(
     _assign(config, _flatten(_table(content, 'base')))
     return config
 
+  if check is not None:
+    check = _once_for_all_seeds(check)
   base = load(content['config'])
   known = list(_leaves(base))
   named = list(_combinations(content))
@@ -144,6 +146,29 @@ def _expand(
     points.append(Point(full_name, values, config, error))
   _check_names(points)
   return Sweep(points, short_names)
+
+
+def _once_for_all_seeds(
+  check: Callable[[Config], None],
+) -> Callable[[Config], None]:
+  """Returns the check, which takes seconds, but knows what it has checked."""
+  errors: dict[str, Exception | None] = {}
+
+  def check_once(config: Config) -> None:
+    seedless = config.copy_and_resolve_references()
+    seedless.seed = 0
+    key = seedless.to_json_best_effort()
+    if key not in errors:
+      errors[key] = None
+      try:
+        check(config)
+      except Exception as error:
+        errors[key] = error
+    problem = errors[key]
+    if problem is not None:
+      raise problem
+
+  return check_once
 
 
 def _load(value: str, folder: pathlib.Path) -> Config:

@@ -1,5 +1,7 @@
 """The paper's ladder and ablations as values of one design."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +84,11 @@ def test_every_step_is_the_one_before_with_a_few_fields_changed():
       extra = {'model.synthesis.channel_base', 'model.synthesis.channel_max'}
       wanted = set(steps[name]) | (extra if name == 'R' else set())
       # What StyleGAN2 does not have may be set with D already.
+      assert changed
       assert changed <= wanted, name
+    for field, value in steps[name].items():
+      found = functools.reduce(lambda d, k: d[k], field.split('.'), now)
+      assert found == value, (name, field)
     before = now
 
 

@@ -207,3 +207,17 @@ def test_a_point_of_another_configuration(tmp_path):
     'model.synthesis.margin': 4,
   }
   assert "'X' is no configuration of the ladder" in none.error
+
+
+def test_seeds_are_not_checked_one_by_one(tmp_path):
+  checked = []
+
+  def check(config):
+    checked.append((config.model.synthesis.margin, config.seed))
+    if config.model.synthesis.margin < 10:
+      raise ValueError('too narrow')
+
+  text = 'seeds = [0, 1, 2]\n[axes]\nmodel.synthesis.margin = [10, 9]'
+  sweep = points.read(sweep_files.write(tmp_path, text), check)
+  assert checked == [(10, 0), (9, 0)]
+  assert [p.error for p in sweep.points] == [''] * 3 + ['too narrow'] * 3
