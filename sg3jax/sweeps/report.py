@@ -16,8 +16,8 @@ from sg3jax.sweeps import store
 
 Row = Mapping[str, Any]
 
-# What is about a point, and not what came out.
-_ABOUT = ('point', 'status', 'seconds', 'error')
+# What is about a point, or about the machine: it is in the table alone.
+_ABOUT = ('point', 'status', 'seconds', 'sec_per_kimg', 'error')
 _MOST_LABELS = 8  # Of lines, in a legend.
 _MOST_TICKS = 16
 _MOST_LETTERS = 40  # That fit below a panel side by side.
@@ -34,7 +34,9 @@ _TITLES = {
   'eqt_frac_db': 'EQ-T_frac at initialisation (dB)',
   'eqr_db': 'EQ-R at initialisation (dB)',
   'swd': '1000 x sliced Wasserstein distance',
-  'sec_per_kimg': 'Seconds per 1000 images',
+  'eqt50k_int': 'EQ-T (dB)',
+  'eqt50k_frac': 'EQ-T_frac (dB)',
+  'eqr50k': 'EQ-R (dB)',
 }
 
 
