@@ -63,9 +63,10 @@ def last_figures(workdir: pathlib.Path) -> analysis.Figures:
   ):
     if stat in stats:
       figures[name] = stats[stat]['mean']
+  kimg = stats.get('Progress/kimg', {}).get('mean', math.nan)
   for path in sorted(workdir.glob('metric-*.jsonl')):
     line = results.last_line(path) or {}
     # An evaluation that failed has left those of an older snapshot last.
-    if math.isclose(line.get('kimg', math.nan), figures.get('kimg', math.nan)):
+    if math.isclose(line.get('kimg', math.nan), kimg):
       figures |= line['results']
   return figures
