@@ -70,8 +70,9 @@ def test_a_step_on_gpus_equals_that_of_banded(design):
   ours, moments = _step(design, 'pallas_gpu', 'fp16')
   expected, expected_moments = _step(design, 'banded')
   for name, value in expected_moments.items():
+    # Scores are near zero: sums of terms of order 1, each rounded to 2^-11.
     np.testing.assert_allclose(
-      moments[name], value, rtol=5e-3, atol=1e-4, err_msg=name
+      moments[name], value, rtol=5e-3, atol=1e-3, err_msg=name
     )
   for name in ('generator_opt', 'discriminator_opt'):
     # float16 moves a signal to the other side of zero here and there, and so
