@@ -26,6 +26,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import sg3jax
+from sg3jax import storage
 from sg3jax.data import sources
 from sg3jax.eval import pictures, sliced_wasserstein
 
@@ -155,7 +156,7 @@ def main(_: list[str]) -> None:
   writer = csv.DictWriter(table, rows[0], lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)
-  pictures.write_bytes(outdir / 'study.csv', table.getvalue().encode())
+  storage.write_bytes(outdir / 'study.csv', table.getvalue().encode())
   plot(study, outdir / 'study.png')
   print(f'{outdir / "study.csv"}, {outdir / "study.png"}')
 

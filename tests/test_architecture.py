@@ -10,20 +10,21 @@ import sg3jax
 _PACKAGE = pathlib.Path(sg3jax.__file__).parent
 _FILES = sorted(_PACKAGE.rglob('*.py'))
 
+# Modules that know no room: any room may import them.
+_BASE = {'types', 'version', 'storage', 'durations'}
+
 # What each room may import of the others.
 _ALLOWED = {
   'ops': {'types'},
   'nets': {'ops', 'types'},
-  'data': {'types', 'version'},
-  'train': {'nets', 'ops', 'data', 'types', 'version'},
-  'eval': {'nets', 'ops', 'data', 'types', 'version'},
-  'interop': {'nets', 'ops', 'types', 'version'},
-  'sweeps': {
-    'nets', 'ops', 'data', 'train', 'eval', 'types', 'version', 'experiment',
-  },
-  'cli': {
-    'nets', 'ops', 'data', 'train', 'eval', 'interop', 'types', 'version',
-    'model', 'experiment', 'sweeps',
+  'data': _BASE,
+  'train': _BASE | {'nets', 'ops', 'data'},
+  'eval': _BASE | {'nets', 'ops', 'data'},
+  'interop': _BASE | {'nets', 'ops'},
+  'sweeps': _BASE | {'nets', 'ops', 'data', 'train', 'eval', 'experiment'},
+  'cli': _BASE | {
+    'nets', 'ops', 'data', 'train', 'eval', 'interop', 'model', 'experiment',
+    'sweeps',
   },
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from sg3jax import storage
 from sg3jax.eval import pictures, results
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -62,7 +63,7 @@ def plot_curves(stats_path: pictures.Path, out_png: pictures.Path) -> None:
     axis.remove()
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=110)
-  pictures.write_bytes(out_png, buffer.getvalue())
+  storage.write_bytes(out_png, buffer.getvalue())
 
 
 def style_axis(axis) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sg3jax import storage
 from sg3jax.eval import curves, pictures
 from sg3jax.nets import layer_tables
 from sg3jax.nets import spec as spec_lib
@@ -41,7 +42,7 @@ def draw_design(
     path = pathlib.Path(folder) / name
     buffer = io.BytesIO()
     draw(spec).savefig(buffer, format='png', dpi=110)
-    pictures.write_bytes(path, buffer.getvalue())
+    storage.write_bytes(path, buffer.getvalue())
     paths.append(path)
   return paths
 

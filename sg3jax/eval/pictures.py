@@ -9,7 +9,6 @@ suffix of a path says the format.
 import io
 import os
 import pathlib
-import secrets
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +16,7 @@ from absl import logging
 from jaxtyping import Float, Num, UInt8
 from PIL import Image
 
+from sg3jax import storage
 from sg3jax.types import AnyArray
 
 Path = str | os.PathLike[str]
@@ -331,22 +331,4 @@ def _save(path: Path, image: Image.Image, **options) -> None:
     )
   buffer = io.BytesIO()
   image.save(buffer, format=formats[path.suffix.lower()], **options)
-  write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-  """Writes a file at once: a reader finds all of it, or what was there before.
-
-  Args:
-    path: the file; folders are made.
-    data: its contents.
-  """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Hosts that share the folder may have equal process ids.
-  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
-  try:
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  storage.write_bytes(path, buffer.getvalue())

@@ -1,6 +1,5 @@
 """Metric results as JSON lines, one file a metric in the run's folder."""
 
-import datetime
 import importlib.metadata
 import json
 import math
@@ -11,7 +10,7 @@ from typing import Any
 
 import jax
 
-from sg3jax import version
+from sg3jax import durations, version
 
 
 def make_result(
@@ -49,7 +48,7 @@ def make_result(
     'num_samples': num_samples,
     'seed': seed,
     'total_time': float(total_time),
-    'total_time_str': _format_time(total_time),
+    'total_time_str': durations.format_duration(total_time),
     'num_gpus': len(devices),
     'snapshot_pkl': snapshot,
     'timestamp': time.time(),
@@ -99,15 +98,3 @@ def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
       yield json.loads(line)
     except json.JSONDecodeError:
       continue  # Still being written, or cut short by a kill.
-
-
-def _format_time(seconds: float | int) -> str:
-  """Returns a duration as people read it, `1d 02h 03m` for instance."""
-  whole = datetime.timedelta(seconds=round(seconds))
-  minutes, s = divmod(whole.seconds, 60)
-  h, m = divmod(minutes, 60)
-  if whole.days:
-    return f'{whole.days}d {h:02}h {m:02}m'
-  if h:
-    return f'{h}h {m:02}m {s:02}s'
-  return f'{m}m {s:02}s' if m else f'{s}s'

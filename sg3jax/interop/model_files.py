@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from sg3jax import storage
 from sg3jax.interop import schema
 from sg3jax.interop.records import CheckpointError
 from sg3jax.types import Tree, flatten
@@ -170,11 +171,12 @@ def save_arrays(
     FileExistsError: If the file exists.
   """
   check_is_new_file(path, ARRAY_SUFFIXES)
-  with _writing(path) as temporary:
+  with storage.replacing(path) as temporary:
     if temporary.suffix == '.npz':
       np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
     else:
       safetensors_numpy.save_file(dict(arrays), temporary)
+      temporary.chmod(0o644)  # It is made for its owner alone.
 
 
 def save_program(
@@ -201,26 +203,9 @@ def save_program(
   digest = hashlib.sha256(program).hexdigest()
   text = json.dumps({**about, 'sha256': digest}, indent=2) + '\n'
   # The program last: where it is, the other is too.
-  with _writing(about_path) as temporary:
-    temporary.write_text(text)
-  with _writing(path) as temporary:
-    temporary.write_bytes(program)
+  storage.write_bytes(about_path, text.encode())
+  storage.write_bytes(path, program)
   return about_path
-
-
-@contextlib.contextmanager
-def _writing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a file to write, which gets its name when it is complete."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.stem}-writing{path.suffix}')
-  try:
-    yield temporary
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
 
 
 def read_config(path: str | pathlib.Path) -> dict[str, Any]:

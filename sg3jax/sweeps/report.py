@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sg3jax import storage
 from sg3jax.eval import curves, pictures, tables
 from sg3jax.sweeps import store
 
@@ -181,7 +182,7 @@ def plot(
     )  # fmt: skip
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=110)
-  pictures.write_bytes(path, buffer.getvalue())
+  storage.write_bytes(path, buffer.getvalue())
   return True
 
 

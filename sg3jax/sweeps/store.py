@@ -13,8 +13,7 @@ import json
 import pathlib
 from typing import Any
 
-from sg3jax.eval import pictures
-from sg3jax.train import storage
+from sg3jax import storage
 
 Record = dict[str, Any]
 
@@ -89,7 +88,7 @@ class Store:
   def write_text(self, path: pathlib.Path, text: str) -> None:
     """Writes a text file at once; errors as in `write`."""
     try:
-      pictures.write_bytes(path, text.encode())
+      storage.write_bytes(path, text.encode())
     except OSError as error:
       raise storage.write_error(path, error) from error
 

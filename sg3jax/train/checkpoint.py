@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sg3jax import storage
 from sg3jax.train import best as best_lib
-from sg3jax.train import storage
 from sg3jax.train.state import TrainState
 from sg3jax.types import Tree, flatten
 

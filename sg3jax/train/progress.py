@@ -11,26 +11,9 @@ from collections.abc import Callable
 import jax
 import psutil
 
+from sg3jax import durations
+
 _GIB = 2**30
-
-
-def format_duration(seconds: float | int) -> str:
-  """Returns a duration as people read it: `45s`, `1m 20s`, `2h 03m 20s`.
-
-  From a day on the seconds are dropped: `1d 02h 03m`. Fractions of a second are
-  rounded; a negative duration reads `0s`.
-  """
-  total = max(round(seconds), 0)
-  minutes, s = divmod(total, 60)
-  hours, m = divmod(minutes, 60)
-  days, h = divmod(hours, 24)
-  if days:
-    return f'{days}d {h:02d}h {m:02d}m'
-  if hours:
-    return f'{h}h {m:02d}m {s:02d}s'
-  if minutes:
-    return f'{m}m {s:02d}s'
-  return f'{s}s'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +90,7 @@ class Tick:
     columns = (
       f'tick {self.tick:<5d}',
       f'kimg {self.kimg:<8.1f}',
-      f'time {format_duration(self.total_sec):<12s}',
+      f'time {durations.format_duration(self.total_sec):<12s}',
       f'sec/tick {self.sec_per_tick:<7.1f}',
       f'sec/kimg {self.sec_per_kimg:<7.2f}',
       f'maintenance {self.maintenance_sec:<6.1f}',
@@ -115,7 +98,7 @@ class Tick:
       f'gpumem {self.memory.peak_device:<6.2f}',
       f'reserved {self.memory.reserved_device:<6.2f}',
       f'augment {self.augment:<6.3f}',
-      f'left {format_duration(self.left_sec)}',
+      f'left {durations.format_duration(self.left_sec)}',
     )
     return ' '.join(columns)
 

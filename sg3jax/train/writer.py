@@ -24,7 +24,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from sg3jax.train import events, metrics, progress, storage, wandb_run
+from sg3jax import storage
+from sg3jax.train import events, metrics, progress, wandb_run
 
 Config = Mapping[str, Any] | ml_collections.ConfigDict
 
@@ -347,13 +348,7 @@ def _append(path: pathlib.Path, text: str) -> None:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-  """Replaces a file at once: a reader finds the old or the new text, whole."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    storage.write_bytes(path, text.encode())
   except OSError as error:
     raise storage.write_error(path, error) from error

@@ -6,7 +6,6 @@ import math
 import time
 
 import jax
-import pytest
 
 import sg3jax
 from sg3jax.eval import results
@@ -67,17 +66,3 @@ def test_any_json_reader_takes_odd_figures(tmp_path):
 
   line = json.loads(path.read_text(), parse_constant=refuse)
   assert line['results'] == {'infinite': None, 'nan': None, 'finite': 0.5}
-
-
-@pytest.mark.parametrize(
-  ('seconds', 'text'),
-  [
-    (0.4, '0s'),
-    (59.6, '1m 00s'),
-    (3599, '59m 59s'),
-    (3600, '1h 00m 00s'),
-    (93784, '1d 02h 03m'),
-  ],
-)
-def test_durations(seconds, text):
-  assert _result(total_time=seconds)['total_time_str'] == text

@@ -45,24 +45,6 @@ def read_events(folder):
       data = data[16 + length :]
 
 
-@pytest.mark.parametrize(
-  ('seconds', 'text'),
-  [
-    (0, '0s'),
-    (-3, '0s'),
-    (59.4, '59s'),
-    (59.6, '1m 00s'),
-    (80, '1m 20s'),
-    (3600, '1h 00m 00s'),
-    (7400, '2h 03m 20s'),
-    (86399, '23h 59m 59s'),
-    (97380, '1d 03h 03m'),
-  ],
-)
-def test_format_duration(seconds, text):
-  assert progress.format_duration(seconds) == text
-
-
 def test_tick_line_has_the_order_that_users_parse():
   line = make_tick().line()
   assert re.split(r' {2,}', line)[:4] == [

@@ -1,0 +1,60 @@
+"""Files written whole or not at all, and what is said if they cannot be."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import secrets
+from collections.abc import Iterator
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_error(path: str | os.PathLike[str], error: Exception) -> OSError:
+  """Returns the error to raise: it names the path, the reason and the remedy.
+
+  Args:
+    path: What could not be written.
+    error: What the attempt raised.
+  """
+  number = getattr(error, 'errno', None)
+  # So do the libraries below a checkpoint spell it.
+  if match := re.search(r"os_error_code='(\d+)'", str(error)):
+    number = int(match[1])
+  reason = os.strerror(number) if number else str(error).partition('\n')[0]
+  remedy = (
+    'Make room there, or raise the quota, and run the same command again: it '
+    'goes on from the newest checkpoint, the earlier ones are whole'
+    if number in _FULL
+    else 'Make it writable, or choose another --workdir'
+  )
+  return OSError(f'Cannot write {pathlib.Path(path)}: {reason}. {remedy}')
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a path to write to; what was written then takes the place of `path`.
+
+  A reader finds the old file or the new one, whole. If the writing fails, the
+  old one stays and nothing else is left. The path has the suffix of the file;
+  folders are made.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # Hosts that share the folder may have equal process ids.
+  token = secrets.token_hex(4)
+  temporary = path.with_name(f'.{path.stem}.{token}{path.suffix}')
+  try:
+    yield temporary
+    with open(temporary, 'rb+') as file:
+      os.fsync(file.fileno())  # The data first, then the name.
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes a file at once, as `replacing` does."""
+  with replacing(path) as temporary:
+    temporary.write_bytes(data)
