@@ -9,6 +9,7 @@ later, the checksum of every array betrays.
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -180,7 +181,9 @@ class Checkpoints:
       except IncompatibleError:
         raise
       except Exception as error:  # Readers of damaged files raise anything.
-        reasons[step] = f'{type(error).__name__}: {error}'.partition('\n')[0]
+        if not reasons:
+          _silence_unread()
+        reasons[step] = _reason(error)
         continue
       self._move_aside(reasons, log)
       return state
@@ -244,6 +247,29 @@ class Checkpoints:
       raise storage.write_error(self._folder, error) from error
     finally:
       self._manager.close()
+
+
+def _reason(error: BaseException) -> str:
+  """Returns what an error began with, on one line."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return f'{type(error).__name__}: {error}'.partition('\n')[0]
+
+
+def _silence_unread() -> None:
+  """Keeps the reads that Orbax gives up from printing a page each.
+
+  They are collected as garbage at any time after a damaged checkpoint was met.
+  """
+  hook = sys.unraisablehook
+
+  def report(unraisable: Any) -> None:
+    code = getattr(unraisable.object, 'cr_code', None)
+    is_read = code is not None and 'orbax' in code.co_filename
+    if not is_read and str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  sys.unraisablehook = report
 
 
 def _checksum(array: np.ndarray) -> int:
