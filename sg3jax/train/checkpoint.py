@@ -27,6 +27,7 @@ from sg3jax.types import Tree, flatten
 
 FOLDER = 'checkpoints'
 BEST = 'best'  # In the place of a step.
+_CHECKSUMS = 'checksums'
 
 # Parts of a checkpoint: a reader of pictures needs only the first and the
 # options, and never meets the optimizers.
@@ -203,14 +204,12 @@ class Checkpoints:
       ),
     )
     state = TrainState(**restored['networks'], **restored['progress'])
-    if not (self._folder / str(step) / 'checksums').exists():
+    if not (self._folder / str(step) / _CHECKSUMS).exists():
       return state  # Saved before there were any.
     expected = self._manager.restore(
       step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
-    )['checksums']
-    for name, array in flatten(jax.device_get(state)).items():
-      if _checksum(array) != expected.get(name):
-        raise ValueError(f'{name} differs from what was saved')
+    )[_CHECKSUMS]
+    _verify(jax.device_get(state), expected)
     return state
 
   def _move_aside(
@@ -276,6 +275,13 @@ def _checksum(array: np.ndarray) -> int:
   return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
+def _verify(arrays: Tree, checksums: Mapping[str, int]) -> None:
+  """Raises a ValueError if an array is not what was saved."""
+  for name, array in flatten(arrays).items():
+    if _checksum(array) != checksums.get(name):
+      raise ValueError(f'{name} differs from what was saved')
+
+
 def _part(state: TrainState, fields: tuple[str, ...]) -> dict[str, Tree]:
   parts = {name: getattr(state, name) for name in fields}
   return {name: part for name, part in parts.items() if part is not None}
@@ -298,6 +304,7 @@ def load_networks(
   Raises:
     FileNotFoundError: If there is no complete checkpoint; the message says
       where one was looked for.
+    ValueError: If it is damaged.
   """
   folder = _locate(pathlib.Path(path).absolute())
   restored = _read(folder, ('networks', 'options'))
@@ -311,7 +318,7 @@ def load_options(path: str | pathlib.Path) -> dict[str, Any]:
     path: As in `load_networks`.
 
   Raises:
-    FileNotFoundError: As in `load_networks`.
+    FileNotFoundError, ValueError: As in `load_networks`.
   """
   folder = _locate(pathlib.Path(path).absolute())
   return _read(folder, ('options',))['options']
@@ -329,7 +336,7 @@ def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
     path: As in `load_networks`.
 
   Raises:
-    FileNotFoundError: As in `load_networks`.
+    FileNotFoundError, ValueError: As in `load_networks`.
   """
   folder = _locate(pathlib.Path(path).absolute())
   return _read(folder, ('networks', 'progress'))
@@ -348,12 +355,30 @@ def _reader() -> ocp.Checkpointer:
 
 
 def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
-  """Reads parts of one checkpoint."""
+  """Reads parts of one checkpoint, and whether they are what was saved."""
+  try:
+    has_sums = (folder / _CHECKSUMS).exists()
+    restored = _read_unchecked(folder, (*names, *[_CHECKSUMS] * has_sums))
+    if has_sums:
+      arrays = restored.get('networks', {}) | restored.get('progress', {})
+      _verify(arrays, restored.pop(_CHECKSUMS))
+  except Exception as error:  # Readers of damaged files raise anything.
+    _silence_unread()
+    raise ValueError(
+      f'the checkpoint {folder} cannot be read ({_reason(error)}): restore it '
+      f'from a copy, or name another one in {folder.parent}'
+    ) from error
+  return restored
+
+
+def _read_unchecked(
+  folder: pathlib.Path, names: tuple[str, ...]
+) -> dict[str, Any]:
   with _reader() as reader:
     trees = reader.metadata(folder).item_metadata
     args = {}
     for name in names:
-      if name == 'options':
+      if name in ('options', _CHECKSUMS):
         args[name] = ocp.args.JsonRestore()
         continue
       # As NumPy arrays: the devices that saved them may not be here.

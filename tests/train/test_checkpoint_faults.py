@@ -141,6 +141,25 @@ def test_a_damaged_checkpoint_is_told_of_in_one_line(run):
   assert not process.stderr
 
 
+@pytest.mark.parametrize(
+  'damage', [_truncate, _flip_a_bit, _garble, lambda path: path.unlink()]
+)
+@pytest.mark.parametrize(
+  'read', [checkpoint.load_networks, checkpoint.load_arrays]
+)
+def test_readers_name_a_damaged_checkpoint_and_the_remedy(run, damage, read):
+  damage(_largest_file(run, 7))
+  folder = run / checkpoint.FOLDER
+  with pytest.raises(
+    ValueError,
+    match=rf'the checkpoint {folder}/7 cannot be read \(.*\): restore it from '
+    rf'a copy, or name another one in {folder}$',
+  ) as error:
+    read(run)
+  assert '\n' not in str(error.value)
+  assert read(folder / '3')
+
+
 def test_damaged_checkpoints_alone_are_an_error_and_stay(run):
   for step in _STEPS:
     _truncate(_largest_file(run, step))
