@@ -131,8 +131,8 @@ class SynthesisSpec:
     if self.resolution / self.sampling_rates[0] > self.resolution / odd_part:
       raise ValueError(
         f'resolution {self.resolution} cannot be halved down to the first '
-        f"layer's rate {self.sampling_rates[0]:g}: use {odd_part}·2^k with a "
-        'smaller odd factor'
+        f"layer's rate {self.sampling_rates[0]:g}: use "
+        f'{_sizes_near(self.resolution)}'
       )
 
   def _check_combination(self) -> None:
@@ -325,9 +325,16 @@ def _doubled_rates(resolution: int) -> list[int]:
   if rates[-1] > 7:
     raise ValueError(
       f'resolution {resolution} cannot be halved down to 4 to 7, as this '
-      'sampling needs: use a power of two'
+      f'sampling needs: use {_sizes_near(resolution)}'
     )
   return rates[::-1]
+
+
+def _sizes_near(resolution: int) -> str:
+  """Returns in words the sizes of images nearest to one that is none."""
+  sizes = [b << k for b in range(4, 8) for k in range(1, 12)]
+  low, high = sorted(sorted(sizes, key=lambda x: abs(x - resolution))[:2])
+  return f'b·2^k with 4 <= b <= 7, {low} or {high} for instance'
 
 
 def _transition(rate: np.ndarray) -> np.ndarray:
