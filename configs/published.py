@@ -13,7 +13,8 @@ The string names the data and the model:
     t, r, stylegan2           the last with Fourier features: config B
 
 The MetFaces runs start from `runs/ffhqu-t` and the like; `--init_from` says
-otherwise, and best names the checkpoint of the lowest FID.
+otherwise. The paper starts from the checkpoint of the lowest FID, which is not
+measured here yet: the newest one is taken, or the one that is named.
 
 Results, published for the PyTorch system at the best snapshot of a run: FID,
 EQ-T and EQ-R in dB; and days on 8 A100 without the time of metrics.

@@ -34,13 +34,13 @@ def scaled_noise(
     mode: 'const' for `const`, 'random' for new noise, 'none' for none.
     shape: Of the features, [n, h, w, c].
     strength: Factor.
-    const: Stored noise [h, w].
+    const: Stored noise [h, w], or what stands for it: [n, h, w].
   """
   n, height, width, _ = shape
   if mode == 'random':
     noise = jax.random.normal(module.make_rng('noise'), (n, height, width, 1))
   elif mode == 'const':
-    noise = jnp.asarray(const)[None, :, :, None]
+    noise = jnp.asarray(const).reshape(-1, height, width, 1)
   else:
     noise = jnp.zeros((1, 1, 1, 1))
   return noise * strength

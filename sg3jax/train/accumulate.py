@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from sg3jax.train import sharding
 from sg3jax.types import Array, Tree
 
-# (params, rows, key) -> (mean loss over the rows, anything else).
-LossFn = Callable[[Tree, Any, jax.Array | None], tuple[Array, Any]]
+# (params, rows) -> (mean loss over the rows, anything else).
+LossFn = Callable[[Tree, Any], tuple[Array, Any]]
 
 
 def gradients(
   loss_fn: LossFn,
   params: Tree,
   rows: Any,
-  key: jax.Array | None = None,
   *,
   micro_batches: int = 1,
   group: int = 1,
@@ -26,13 +25,12 @@ def gradients(
 
   Only one micro-batch's intermediate results are in memory at a time. The
   gradients are the batch's own, up to rounding, if the loss of a row depends on
-  no other rows than those of its group.
+  no other rows than those of its group: what is random is in the rows, too.
 
   Args:
     loss_fn: The mean loss over rows and a tree of arrays beside it.
     params: What to differentiate with respect to.
     rows: A tree of arrays whose first axis is the batch.
-    key: A random key for `loss_fn`, or None; each micro-batch gets its own.
     micro_batches: How many, a divisor of the batch.
     group: Rows that must stay together: of n rows those n / group apart, as the
       discriminator's minibatch statistics take them.
@@ -45,23 +43,29 @@ def gradients(
   """
   grad_fn = jax.grad(loss_fn, has_aux=True)
   if micro_batches == 1:
-    grads, extra = grad_fn(params, rows, key)
+    grads, extra = grad_fn(params, rows)
     return grads, jax.tree.map(lambda x: x[None], extra)
-  rows = jax.tree.map(lambda x: split(x, micro_batches, group), rows)
 
-  def add(total: Tree, part: tuple[Array, Any]) -> tuple[Tree, Any]:
-    index, rows = part
-    micro_key = None if key is None else jax.random.fold_in(key, index)
-    rows = jax.tree.map(sharding.constrain_batch, rows)
-    grads, extra = grad_fn(params, rows, micro_key)
+  def add(total: Tree, rows: Any) -> tuple[Tree, Any]:
+    grads, extra = grad_fn(params, sharding.constrain_batch(rows))
     return jax.tree.map(jnp.add, total, grads), extra
 
   total, extra = jax.lax.scan(
     add,
     jax.tree.map(jnp.zeros_like, params),
-    (jnp.arange(micro_batches), rows),
+    jax.tree.map(lambda x: split(x, micro_batches, group), rows),
   )
   return jax.tree.map(lambda g: g / micro_batches, total), extra
+
+
+def apply(
+  fn: Callable[[Any], Array], rows: Any, *, micro_batches: int
+) -> Array:
+  """Returns what a function says of each micro-batch, stacked."""
+  return jax.lax.map(
+    lambda rows: fn(sharding.constrain_batch(rows)),
+    jax.tree.map(lambda x: split(x, micro_batches, 1), rows),
+  )
 
 
 def split(x: Array, micro_batches: int, group: int) -> Array:

@@ -81,10 +81,12 @@ class Augmentation:
     """
     if state is None:
       return None
+    # Scores that are no numbers have no say, or p would be none for ever.
+    signs = jnp.where(jnp.isfinite(signs[1]), jnp.asarray(signs), 0.0)
     count = state.sign_count + signs[0]
     total = state.sign_sum + signs[1]
     change = batch * self.interval / (self.speed_kimg * 1000)
-    moved = state.p + change * jnp.sign(total / count - self.target)
+    moved = state.p + change * jnp.sign(total - self.target * count)
     # Above 1 nothing more can happen to an image, but p would take long to
     # come down again.
     moved = jnp.clip(moved, 0.0, 1.0)

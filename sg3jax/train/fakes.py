@@ -1,7 +1,7 @@
 """Generated images as training draws them: mixed styles, fresh noise."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,21 @@ _AVERAGES = 'moving_averages'
 Averages = dict[str, Tree]
 
 
+class Draws(NamedTuple):
+  """What is random in a batch of fakes, beside their latents: a row an image.
+
+  Attributes:
+    others: Latents [n, z] of the styles to mix with; None without mixing.
+    first_other: The first layer [n] with such a style; those of an unmixed
+      batch have it behind the last one.
+    noise: Noise inputs [n, h, w] in the place of the stored ones; {} for none.
+  """
+
+  others: Array | None
+  first_other: Array | None
+  noise: Tree
+
+
 def split_key(key: jax.Array | None, count: int = 2) -> Any:
   """Returns keys, or as many `None` for no randomness."""
   return (None,) * count if key is None else jax.random.split(key, count)
@@ -28,9 +43,8 @@ class Fakes:
   """Draws with a generator; every number comes from arguments.
 
   The methods' common arguments: `variables` of G; latents `z` and labels `c`,
-  None for an unconditional generator; a `key` of mixing and noise, None for
-  neither mixing nor new noise; and `update_averages`, whether G's moving
-  averages learn.
+  None for an unconditional generator; `draws`, None for neither mixing nor new
+  noise; and `update_averages`, whether G's moving averages learn.
 
   Attributes:
     generator: G.
@@ -40,66 +54,85 @@ class Fakes:
   generator: generator_lib.Generator
   mixing_prob: float = 0.0
 
+  def draws(
+    self, variables: Tree, n: int, key: jax.Array | None
+  ) -> Draws | None:
+    """Draws what is random in a batch of n; None without a key.
+
+    Style mixing (math.md 2.3): the whole batch takes its styles from one layer
+    on from other latents, so that no layer comes to rely on the style of the
+    one before.
+    """
+    if key is None:
+      return None
+    mix_key, noise_key = jax.random.split(key)
+    others = first_other = None
+    if self.mixing_prob > 0:
+      z_key, mix_key = jax.random.split(mix_key)
+      others = jax.random.normal(z_key, (n, self.generator.z_dim))
+      num_ws = self.generator.spec.num_ws
+      mix, place = jax.random.uniform(mix_key, (2,))
+      cutoff = 1 + jnp.floor(place * (num_ws - 1))  # 1 to num_ws - 1.
+      first = jnp.where(mix < self.mixing_prob, cutoff, num_ws)
+      first_other = jnp.full(n, first)
+    stored, structure = jax.tree.flatten(variables.get('noise', {}))
+    noise = [
+      jax.random.normal(jax.random.fold_in(noise_key, i), (n, *x.shape))
+      for i, x in enumerate(stored)
+    ]
+    draws = Draws(others, first_other, jax.tree.unflatten(structure, noise))
+    return sharding.constrain_batch(draws)
+
   def draw(
     self,
     variables: Tree,
     z: Float[AnyArray, 'n z'],
     c: Float[AnyArray, 'n classes'] | None,
-    key: jax.Array | None,
+    draws: Draws | None,
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
     """Returns images and averages."""
-    mix_key, noise_key = split_key(key)
     options = {'update_averages': update_averages}
-    ws, averages = self.draw_styles(variables, z, c, mix_key, **options)
-    return self.synthesize(variables | averages, ws, noise_key, **options)
+    ws, averages = self.draw_styles(variables, z, c, draws, **options)
+    return self.synthesize(variables | averages, ws, draws, **options)
 
   def draw_styles(
     self,
     variables: Tree,
     z: Float[AnyArray, 'n z'],
     c: Float[AnyArray, 'n classes'] | None,
-    key: jax.Array | None,
+    draws: Draws | None,
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n l d'], Averages]:
     """Returns styles, mixed with those of other latents, and averages.
 
-    Style mixing (math.md 2.3): the whole batch takes its styles from one layer
-    on from other latents, so that no layer comes to rely on the style of the
-    one before. `w_avg` learns from the styles of `z` alone.
+    `w_avg` learns from the styles of `z` alone.
     """
     ws, averages = self._apply(
       variables, z, c, update_averages=update_averages, method='mapping'
     )
-    if key is not None and self.mixing_prob > 0:
-      z_key, mix_key = jax.random.split(key)
-      other_z = sharding.constrain_batch(jax.random.normal(z_key, z.shape))
-      others, _ = self._apply(variables, other_z, c, method='mapping')
-      num_ws = ws.shape[1]
-      mix, place = jax.random.uniform(mix_key, (2,))
-      cutoff = 1 + jnp.floor(place * (num_ws - 1))  # 1 to num_ws - 1.
-      is_other = (mix < self.mixing_prob) & (jnp.arange(num_ws) >= cutoff)
-      ws = jnp.where(is_other[:, None], others, ws)
+    if draws is not None and draws.first_other is not None:
+      others, _ = self._apply(variables, draws.others, c, method='mapping')
+      is_other = jnp.arange(ws.shape[1]) >= draws.first_other[:, None]
+      ws = jnp.where(is_other[:, :, None], others, ws)
     return ws, averages
 
   def synthesize(
     self,
     variables: Tree,
     ws: Float[AnyArray, 'n l d'],
-    key: jax.Array | None,
+    draws: Draws | None,
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
     """Returns images of styles and averages."""
-    noise = {}
-    if key is not None:
-      noise = {'noise_mode': 'random', 'rngs': {'noise': key}}
+    if draws is not None and draws.noise:
+      variables = variables | {'noise': draws.noise}
     return self._apply(
       variables,
       ws,
-      **noise,
       update_averages=update_averages,
       method='synthesis',
     )

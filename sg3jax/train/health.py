@@ -6,6 +6,21 @@ from collections.abc import Callable
 from sg3jax.train import metrics
 
 
+def diverged(reason: str, last_good: str) -> FloatingPointError:
+  """Returns the error that ends a run: the reason, where it was well, remedies.
+
+  Args:
+    reason: What is not finite.
+    last_good: What the message calls the last good checkpoint.
+  """
+  return FloatingPointError(
+    f'the run has diverged: {reason}. The last good checkpoint is {last_good}. '
+    'Try a lower train.g_lr and train.d_lr, model.precision=fp32 or a higher '
+    'train.r1_gamma: with --allow_config_change from that checkpoint, or in '
+    'another --workdir'
+  )
+
+
 class LossWatch:
   """Follows the losses from tick to tick.
 
@@ -46,12 +61,10 @@ class LossWatch:
     if self._ticks == 1:
       self._first_kimg = kimg
     if self._ticks >= self._max_ticks:
-      raise FloatingPointError(
-        f'the run has diverged: {", ".join(sick)}, not finite since '
-        f'{self._first_kimg:g} kimg, for {self._ticks} tick(s) in a row. The '
-        f'last good checkpoint is {last_good}. Try a lower train.g_lr and '
-        'train.d_lr, model.precision=fp32 or a higher train.r1_gamma: with '
-        '--allow_config_change from that checkpoint, or in another --workdir'
+      raise diverged(
+        f'{", ".join(sick)}, not finite since {self._first_kimg:g} kimg, for '
+        f'{self._ticks} tick(s) in a row',
+        last_good,
       )
     self._log(
       f'Warning: not finite in this tick: {", ".join(sick)}. Nothing is saved '

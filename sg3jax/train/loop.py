@@ -335,6 +335,8 @@ class _Run:
     self._profiler = profiler
     self._losses = health.LossWatch(config.log.max_nonfinite_ticks, writer.log)
     self._healthy = True  # Whether the losses of the last tick were finite.
+    self._refused = 0  # States in a row that were not finite when saved.
+    self._last_p = 0.0  # Of the tick before, in this session.
     self._last_p = 0.0  # Probability of augmentations at the last tick.
     self._total_steps = _steps(config, config.train.total_kimg)
     self._steps_per_tick = _steps(config, config.log.kimg_per_tick)
@@ -350,7 +352,6 @@ class _Run:
     key = jax.random.fold_in(jax.random.key(self._config.seed), 1)
     done = int(state.step)
     clock = self._start_clock(state)
-    self._last_p = self._trainer.augment_probability(state)
     if done == 0:
       self._snapshot(state, save=False)
     stats = metrics.Accumulator()
@@ -422,7 +423,13 @@ class _Run:
     try:
       self._checkpoints.save(state, self._config.to_dict(), figures)
     except FloatingPointError as error:
+      self._refused += 1
       self._writer.log(f'Not saved:      {error}')
+      if self._refused >= self._config.log.max_nonfinite_ticks:
+        last_good = self._checkpoints.describe_latest()
+        raise health.diverged(str(error), last_good) from error
+    else:
+      self._refused = 0
 
   def _check_losses(self, stats: metrics.Stats, kimg: float | int) -> None:
     self._healthy = self._losses.update(
@@ -452,11 +459,11 @@ class _Run:
         )
 
   def _warn_augment(self, p: float) -> None:
-    """Says, when it happens, that p has left the range that is healthy."""
+    """Says, once each time, that p has left the range that is healthy."""
     if self._last_p <= ada.HEALTHY_P < p:
       self._writer.log(
-        f'Warning: the augmentation probability has risen above '
-        f'{ada.HEALTHY_P:g}: there may be too few images for this network, and '
+        f'Warning: the augmentation probability is above {ada.HEALTHY_P:g}: '
+        'there may be too few images for this network, and '
         'augmentations may leak into what it generates. Look for turned or '
         'recoloured fakes; more images, data.mirror or a higher '
         'train.r1_gamma can help'

@@ -1,6 +1,8 @@
 """The phases of a training step: the gradients of each loss."""
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import jax
@@ -32,7 +34,7 @@ class Recipe:
     ema_rampup: Bound of the half-life as a part of the images shown; 0: none.
     blur_init_sigma: Blur of what D sees at first, pixels; 0 for none.
     blur_fade_kimg: Thousands of images until the blur is gone.
-    style_mixing_prob: Probability that a micro-batch mixes styles.
+    style_mixing_prob: Probability that a batch mixes styles.
     pl_weight: Weight of the path length penalty; 0 for none.
     pl_interval: Steps from one path length phase to the next.
     pl_batch_shrink: How many times smaller its batch is.
@@ -84,12 +86,15 @@ class Phases:
   ) -> tuple[Tree, Moments]:
     """Returns the gradients of G's loss."""
     fakes_key, augment_key = fakes_lib.split_key(key)
-    rows = (z, c, self._draws(state, augment_key, len(z)))
+    rows = (
+      (z, c, self._fakes.draws(state.generator, len(z), fakes_key)),
+      self._draws(state, augment_key, len(z)),
+    )
 
-    def loss_fn(params, rows, key):
-      z, c, draws = rows
+    def loss_fn(params, rows):
+      (z, c, fake_draws), draws = rows
       images, _ = self._fakes.draw(
-        state.generator | {'params': params}, z, c, key
+        state.generator | {'params': params}, z, c, fake_draws
       )
       params = state.discriminator['params']
       logits = self._discriminate(state, params, images, c, draws)
@@ -99,50 +104,65 @@ class Phases:
         **_scores('fake', logits),
       }
 
-    return self._gradients(loss_fn, state.generator['params'], rows, fakes_key)
+    return self._gradients(loss_fn, state.generator['params'], rows)
 
   def path_length_gradients(
     self, state: TrainState, z: AnyArray, c: AnyArray | None, key: jax.Array
   ) -> tuple[Tree, Moments, Array]:
     """Returns the gradients of the path length penalty, and the mean length.
 
-    They are `pl_interval` times as strong. The mean is the moving average; with
-    micro-batches each is compared with the average that it would make alone.
+    They are `pl_interval` times as strong. The mean is the moving average.
     """
     recipe = self.recipe
     draw_key, direction_key = jax.random.split(key)
     directions = losses.path_directions(
       direction_key, (len(z), *self.generator.spec.image_shape)
     )
+    draws = self._fakes.draws(state.generator, len(z), draw_key)
+    rows = (z, c, draws, sharding.constrain_batch(directions))
 
-    def loss_fn(params, rows, key):
-      z, c, directions = rows
-      style_key, noise_key = jax.random.split(key)
+    def measure(params, rows):
+      z, c, draws, directions = rows
       variables = state.generator | {'params': params}
-      ws, _ = self._fakes.draw_styles(variables, z, c, style_key)
-      lengths = losses.path_lengths(
-        lambda ws: self._fakes.synthesize(variables, ws, noise_key)[0],
+      ws, _ = self._fakes.draw_styles(variables, z, c, draws)
+      return losses.path_lengths(
+        lambda ws: self._fakes.synthesize(variables, ws, draws)[0],
         ws,
-        sharding.constrain_batch(directions),
+        directions,
       )
-      penalty, mean = losses.path_length_penalty(
-        lengths, state.pl_mean, recipe.pl_decay
+
+    params, mean, decay = (
+      state.generator['params'],
+      state.pl_mean,
+      recipe.pl_decay,
+    )
+    micro_batches = math.gcd(
+      recipe.micro_batches, len(z) // sharding.num_shards()
+    )
+    if micro_batches > 1:
+      # The average takes in the whole batch before any length is compared with
+      # it: they are measured twice.
+      lengths = accumulate.apply(
+        functools.partial(measure, params), rows, micro_batches=micro_batches
+      )
+      _, mean = losses.path_length_penalty(lengths.ravel(), mean, decay)
+      decay = 0.0
+
+    def loss_fn(params, rows):
+      penalty, new_mean = losses.path_length_penalty(
+        measure(params, rows), mean, decay
       )
       loss = penalty * recipe.pl_weight
       moments = {
         'Loss/pl_penalty': metrics.moments(penalty),
         'Loss/G/reg': metrics.moments(loss),
       }
-      return jnp.mean(loss) * recipe.pl_interval, (moments, mean)
+      return jnp.mean(loss) * recipe.pl_interval, (moments, new_mean)
 
     grads, (moments, means) = accumulate.gradients(
-      loss_fn,
-      state.generator['params'],
-      (z, c, directions),
-      draw_key,
-      micro_batches=min(recipe.micro_batches, len(z)),
+      loss_fn, params, rows, micro_batches=micro_batches
     )
-    return grads, _sum(moments), jnp.mean(means)
+    return grads, _sum(moments), means[0]
 
   def discriminator_gradients(
     self,
@@ -160,15 +180,16 @@ class Phases:
     whole batch; without a gradient a few feature maps are all that this takes.
     """
     fakes_key, fake_key, real_key = fakes_lib.split_key(key, 3)
+    fake_draws = self._fakes.draws(state.generator, len(z), fakes_key)
     fakes, averages = self._fakes.draw(
-      state.generator, z, c, fakes_key, update_averages=True
+      state.generator, z, c, fake_draws, update_averages=True
     )
     rows = (
       (fakes, c, self._draws(state, fake_key, len(z))),
       (images, labels, self._draws(state, real_key, len(images))),
     )
 
-    def loss_fn(params, rows, _):
+    def loss_fn(params, rows):
       fake_logits, real_logits = (
         self._discriminate(state, params, *part) for part in rows
       )
@@ -195,7 +216,7 @@ class Phases:
     recipe = self.recipe
     rows = (images, labels, self._draws(state, key, len(images)))
 
-    def loss_fn(params, rows, _):
+    def loss_fn(params, rows):
       images, *rest = rows
       penalty, _ = losses.r1_penalty(
         lambda x: self._discriminate(state, params, x, *rest), images
@@ -217,7 +238,6 @@ class Phases:
     loss_fn: accumulate.LossFn,
     params: Tree,
     rows: Any,
-    key: jax.Array | None = None,
   ) -> tuple[Tree, Moments]:
     """Returns gradients and moments of a loss of D's logits."""
     n = len(jax.tree.leaves(rows)[0])
@@ -225,7 +245,6 @@ class Phases:
       loss_fn,
       params,
       rows,
-      key,
       micro_batches=self.recipe.micro_batches,
       group=discriminator_lib.images_in_group(
         n, self.discriminator.mbstd_group

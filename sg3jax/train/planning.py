@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -27,8 +28,9 @@ class Plan:
     micro_batches: Parts in which gradients are computed.
     generator_parameters: Numbers that G learns.
     discriminator_parameters: Numbers that D learns.
-    flops: Floating-point operations of a step on one device as the compiler
-      counts them, with all of its lazy phases; kernels count what they declare.
+    flops: Floating-point operations of a step on one device, its share of what
+      the compiler counts, with all of its lazy phases; kernels count what they
+      declare. Micro-batches do not show in it.
     memory: Bytes on one device, by category.
     checkpoint: Bytes of a checkpoint.
   """
@@ -61,30 +63,30 @@ class Plan:
     return '\n'.join(lines)
 
 
-def plan(trainer: steps.Trainer, mesh: Mesh, batch: int) -> Plan:
+def plan(
+  trainer: steps.Trainer, mesh: Mesh, batch: int, flops: float | None = None
+) -> Plan:
   """Compiles a step, without running it or making a state.
 
   Args:
     trainer: Networks and recipe.
     mesh: The devices.
     batch: Images a step.
+    flops: Operations of the step if they have been counted.
   """
+  lowered, state, images = _lower(trainer, mesh, batch)
   with jax.set_mesh(mesh):
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(trainer.init, key)
-    images = _batch(trainer, batch)
-    compiled = steps.jit_step(trainer, mesh).lower(state, images, key).compile()
-  analysis = compiled.memory_analysis()
-  cost = compiled.cost_analysis()
+    analysis = lowered.compile().memory_analysis()
   assert analysis is not None
-  assert cost is not None
+  if flops is None:
+    flops = count_flops(trainer, mesh, batch)
   bytes_of_state = _bytes(state)
   return Plan(
     batch=batch,
     micro_batches=trainer.recipe.micro_batches,
     generator_parameters=layer_tables.count(state.generator['params']),
     discriminator_parameters=layer_tables.count(state.discriminator['params']),
-    flops=float(cost.get('flops', 0.0)),
+    flops=flops,
     memory={
       'state': bytes_of_state,
       'batch': _bytes(images) // mesh.size,
@@ -95,6 +97,31 @@ def plan(trainer: steps.Trainer, mesh: Mesh, batch: int) -> Plan:
     },
     checkpoint=bytes_of_state,
   )
+
+
+def count_flops(trainer: steps.Trainer, mesh: Mesh, batch: int) -> float:
+  """Returns the operations of a step on one device.
+
+  Those of a batch in one piece: of a loop over micro-batches XLA counts one
+  turn.
+  """
+  recipe = dataclasses.replace(trainer.recipe, micro_batches=1)
+  whole = dataclasses.replace(trainer, recipe=recipe)
+  cost = _lower(whole, mesh, batch)[0].cost_analysis()
+  assert isinstance(cost, dict)
+  return float(cost['flops']) / mesh.size
+
+
+def _lower(
+  trainer: steps.Trainer, mesh: Mesh, batch: int
+) -> tuple[jax.stages.Lowered, Any, Any]:
+  """Returns a step, and the shapes of the state and of a batch."""
+  with jax.set_mesh(mesh):
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(trainer.init, key)
+    images = _batch(trainer, batch)
+    lowered = steps.jit_step(trainer, mesh).lower(state, images, key)
+  return lowered, state, images
 
 
 def fit(
@@ -115,9 +142,11 @@ def fit(
     ValueError: None fits; the message says what the smallest takes.
   """
   tried = []
+  flops = count_flops(trainer, mesh, batch)
   for count in micro_batch_counts(trainer, mesh, batch):
     recipe = dataclasses.replace(trainer.recipe, micro_batches=count)
-    candidate = plan(dataclasses.replace(trainer, recipe=recipe), mesh, batch)
+    parted = dataclasses.replace(trainer, recipe=recipe)
+    candidate = plan(parted, mesh, batch, flops)
     tried.append(candidate)
     if candidate.peak <= _USABLE * memory:
       return candidate, tried

@@ -102,6 +102,11 @@ def shard_batch(
   }
 
 
+def num_shards() -> int:
+  """Returns how many parts of a batch there are inside a jitted function."""
+  return jax.sharding.get_abstract_mesh().shape.get(DATA_AXIS, 1)
+
+
 def constrain_batch(tree: Tree) -> Tree:
   """Spreads arrays made inside a jitted function like a batch."""
   mesh = jax.sharding.get_abstract_mesh()

@@ -1,10 +1,11 @@
 """A tiny run in a process of its own, which may be killed: for tests.
 
-    python run_tiny.py WORKDIR DESIGN [SIGNAL step|save|time COUNT]
+    python run_tiny.py WORKDIR DESIGN [SIGNAL step|save|time|start COUNT]
 
 sends itself the signal (SIGKILL, SIGTERM) after so many steps, while the
 checkpoint of that number is being written, or so many seconds after its first
-step. The last line that it prints are its seconds from that step to the end.
+step or its start. The last line that it prints are its seconds from that step
+to the end.
 """
 
 import os
@@ -48,10 +49,13 @@ def _prepare(number: signal.Signals, when: str, count: float) -> None:
   def strike():
     os.kill(os.getpid(), number)
 
-  if when == 'time':
+  if when in ('time', 'start'):
     timer = threading.Timer(count, strike)
     timer.daemon = True
-    _after_step(1, timer.start)
+    if when == 'start':
+      timer.start()
+    else:
+      _after_step(1, timer.start)
   elif when == 'step':
     _after_step(int(count), strike)
   else:  # `save` returns when it has begun to write in the background.

@@ -72,6 +72,31 @@ def test_p_stays_in_the_unit_interval(sign, bound):
   assert state.p == bound
 
 
+def test_pipelines_are_joined_by_commas():
+  both = augment_lib.get_ops('blit,color')
+  assert both == augment_lib.get_ops('blit') + augment_lib.get_ops('color')
+  assert augment_lib.get_ops('bg,geom,blit') == augment_lib.get_ops('bg')
+  with pytest.raises(ValueError, match=r"no augmentation pipeline 'geo': use"):
+    augment_lib.get_ops('blit,geo')
+
+
+def test_scores_that_are_no_numbers_do_not_move_p():
+  augmentation = ada.Augmentation(ops=_OPS, speed_kimg=1.0, interval=2)
+  state = augmentation.init()
+  assert state is not None
+  state = state._replace(p=jnp.float32(0.5))
+  sick, well = (
+    metrics.moments(np.asarray(x, np.float32)) for x in ([1, np.nan], [1, 1])
+  )
+  step = jax.jit(augmentation.adapt, static_argnums=3)
+  history = []
+  for i, signs in enumerate([sick, sick, sick, well], 1):
+    state = step(state, signs, i, 8)
+    history.append(float(state.p))
+  # Both of one interval are left out; of the next one the second counts.
+  np.testing.assert_allclose(history, [0.5, 0.5, 0.5, 0.516], rtol=1e-6)
+
+
 def test_a_fixed_p_has_no_state():
   augmentation = ada.Augmentation(ops=_OPS, fixed_p=0.3)
   assert augmentation.init() is None
@@ -166,6 +191,6 @@ def test_leaving_the_healthy_range_is_said_once(tmp_path):
   for p in (0.5, 0.79, 0.81, 0.9, 1.0, 0.7):
     run._warn_augment(p)
   assert len(Writer.lines) == 1
-  assert 'has risen above 0.8: there may be too few images' in Writer.lines[0]
+  assert 'is above 0.8: there may be too few images' in Writer.lines[0]
   run._warn_augment(0.9)
   assert len(Writer.lines) == 2

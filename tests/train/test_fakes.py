@@ -25,9 +25,9 @@ def drawn():
 
   @functools.partial(jax.jit, static_argnames=('prob', 'update'))
   def draw(seed, prob, update=False):
-    return fakes.Fakes(generator, prob).draw_styles(
-      variables, z, None, jax.random.key(seed), update_averages=update
-    )
+    drawer = fakes.Fakes(generator, prob)
+    draws = drawer.draws(variables, len(z), jax.random.key(seed))
+    return drawer.draw_styles(variables, z, None, draws, update_averages=update)
 
   return generator, variables, z, draw
 
@@ -76,9 +76,13 @@ def test_the_mean_style_is_that_of_unmixed_ones(drawn):
 
 def test_noise_is_new_with_every_key_and_constant_without(drawn):
   generator, variables, z, _ = drawn
-  draw = jax.jit(
-    lambda key: fakes.Fakes(generator).draw(variables, z, None, key)[0]
-  )
+  drawer = fakes.Fakes(generator)
+
+  @jax.jit
+  def draw(key):
+    draws = drawer.draws(variables, len(z), key)
+    return drawer.draw(variables, z, None, draws)[0]
+
   first, second = draw(jax.random.key(0)), draw(jax.random.key(1))
   assert np.abs(first - second).max() > 0.1
   np.testing.assert_array_equal(first, draw(jax.random.key(0)))

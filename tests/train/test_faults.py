@@ -3,7 +3,9 @@
 import functools
 import json
 import shutil
+import types
 
+import fake_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +137,32 @@ def _sicken(monkeypatch):
     'jit_init',
     lambda *args: functools.partial(sick_init, init=jit_init(*args)),
   )
+
+
+def test_a_state_that_cannot_be_saved_ends_the_run():
+  """Though its losses are finite: or it would end with nothing saved."""
+
+  class Checkpoints:
+    sick = True
+
+    def save(self, *_):
+      if self.sick:
+        raise FloatingPointError('pl_mean has values that are not finite')
+
+    def describe_latest(self):
+      return 'runs/a/checkpoints/7'
+
+  run = object.__new__(loop._Run)
+  run._config, run._healthy, run._refused = _config(), True, 0
+  run._config.log.max_nonfinite_ticks = 2
+  run._writer = types.SimpleNamespace(log=lambda _: None)
+  run._checkpoints = Checkpoints()
+  state = fake_state.make_state(0, width=2)
+  for sick in (True, False, True):
+    run._checkpoints.sick = sick
+    run._save(state, {})
+  with pytest.raises(FloatingPointError, match=r'pl_mean .*points/7\. Try'):
+    run._save(state, {})
 
 
 def test_a_run_that_diverges_stops_and_says_why(tmp_path, monkeypatch):

@@ -258,7 +258,7 @@ def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
   ('precision', 'channels', 'label_dim', 'count', 'batch'),
   [
     # Between them: both 16-bit types, grey and RGBA, labels, ten images and
-    # one, and a batch of one.
+    # one, and a batch of one; adaptive augmentation and a fixed one.
     ('bf16', 1, 3, 10, 8),
     ('fp16', 4, 0, 1, 1),
   ],
@@ -266,7 +266,10 @@ def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
 def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
   config = _config(batch=batch, total_kimg=20 * batch / 1000)
   config.model.precision = precision
-  config.train.augment.update(mode='fixed', p=0.5)
+  if batch == 1:
+    config.train.augment.update(mode='ada', speed_kimg=0.05)
+  else:
+    config.train.augment.update(mode='fixed', p=0.5)
   config.data.cond = label_dim > 0
   config.log.kimg_per_tick = 10 * batch / 1000
   source = noise.Noise(count, channels=channels, label_dim=label_dim)

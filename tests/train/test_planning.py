@@ -52,9 +52,18 @@ def test_the_largest_micro_batch_that_fits_is_found(tried):
   whole, half = tried
   assert (whole.micro_batches, half.micro_batches) == (1, 2)
   assert half.peak < whole.peak
+  assert half.flops == whole.flops
   text = planning.table(tried)
   assert '8 images at a time' in text
   assert '4 images at a time' in text
+
+
+def test_operations_are_those_of_all_micro_batches(tried):
+  """XLA counts one turn of a loop, and as much for two devices as for one."""
+  count = planning.count_flops
+  whole = tried[0].flops
+  assert count(_trainer(micro_batches=4), sharding.make_mesh(1), 8) == whole
+  assert count(_trainer(), sharding.make_mesh(2), 8) == whole / 2
 
 
 def test_groups_and_devices_stay_whole():

@@ -101,17 +101,19 @@ PIPELINES = {
 
 
 def get_ops(pipeline: str) -> tuple[str, ...]:
-  """Returns the operators of a group.
+  """Returns the operators of a group, or of several: `blit,color`.
 
   Raises:
     ValueError: If there is no such group.
   """
-  if pipeline not in PIPELINES:
-    raise ValueError(
-      f'there is no augmentation pipeline {pipeline!r}: use one of '
-      f'{", ".join(PIPELINES)}'
-    )
-  return PIPELINES[pipeline]
+  groups = pipeline.split(',')
+  for group in groups:
+    if group not in PIPELINES:
+      raise ValueError(
+        f'there is no augmentation pipeline {group!r}: use one of '
+        f'{", ".join(PIPELINES)}, or several with commas'
+      )
+  return tuple(dict.fromkeys(op for group in groups for op in PIPELINES[group]))
 
 
 def draw(
