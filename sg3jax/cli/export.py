@@ -4,7 +4,8 @@ r"""Writes a network as arrays under official names, or as a program.
     sg3jax export --network=models/ffhq --of=discriminator \
       --output=d.safetensors
 
-are the whole state dictionary of the official module, in its layout.
+are the whole state dictionary of the official module, in its layout. The first
+is the moving average's; `--of=generator` is the one in training.
 
     sg3jax export --network=models/ffhq --output=g.stablehlo
 
@@ -16,24 +17,22 @@ a TPU without this package: see `examples/draw_stablehlo.py`. Its two halves are
 
 import pathlib
 
-import jax
 from absl import flags
 
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.interop import model_files, official, stablehlo
+from sg3jax.interop import model_files, official, schema, stablehlo
 
 flags.declare_key_flag('network')
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The file to write: .npz, .safetensors or .stablehlo.'
 )
-_NETWORKS = ('generator_ema', 'discriminator')
 _OF = flags.DEFINE_enum(
   'of',
   'generator_ema',
-  sorted({*_NETWORKS, *stablehlo.PARTS}),
-  'Which network: discriminator as arrays alone, mapping and synthesis as '
-  'programs alone.',
+  sorted({*schema.NETWORKS, *stablehlo.PARTS}),
+  'Which network: generator (G without its moving average) and discriminator '
+  'as arrays alone, mapping and synthesis as programs alone.',
 )
 
 
@@ -49,28 +48,23 @@ def _export() -> None:
     output, [*model_files.ARRAY_SUFFIXES, model_files.PROGRAM_SUFFIX]
   )
   is_program = output.suffix == model_files.PROGRAM_SUFFIX
-  choices = stablehlo.PARTS if is_program else _NETWORKS
+  choices = stablehlo.PARTS if is_program else schema.NETWORKS
   if _OF.value not in choices:
     raise ValueError(
       f'--of={_OF.value} cannot be written as {output.suffix}: use --of='
       + ' or --of='.join(choices)
     )
-  model = model_lib.load_model(network)
   if is_program:
-    _export_program(output, network, model)
+    _export_program(output, network, model_lib.load_model(network))
   else:
-    _export_arrays(output, model)
+    _export_arrays(output, network)
 
 
-def _export_arrays(output: pathlib.Path, model: model_lib.Model) -> None:
-  variables = model.variables
-  if _OF.value == 'discriminator':
-    variables = model.discriminator_variables
-  if variables is None:
+def _export_arrays(output: pathlib.Path, network: str) -> None:
+  options, networks, _ = model_lib.read_networks(network)
+  if _OF.value not in networks:
     raise ValueError(f'the model has no {_OF.value}')
-  arrays = official.export(
-    _OF.value, model.options['model'], jax.device_get(variables)
-  )
+  arrays = official.export(_OF.value, options['model'], networks[_OF.value])
   model_files.save_arrays(output, arrays)
   print(f'{output}: {len(arrays)} arrays')
 

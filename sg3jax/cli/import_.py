@@ -9,7 +9,6 @@ Nothing of the file is executed. The folder opens like a run:
 Converted weights keep the licence of those they were made from.
 """
 
-import hashlib
 import pathlib
 
 from absl import flags
@@ -30,10 +29,9 @@ def _import(file: str) -> None:
   output = pathlib.Path(common.require(_OUTPUT))
   model_files.check_is_new(output)
   path = pathlib.Path(file)
-  converted = official.convert(reader.read_checkpoint(path))
+  checkpoint, digest = reader.read_hashed(path)
+  converted = official.convert(checkpoint)
   _describe(converted)
-  with path.open('rb') as opened:
-    digest = hashlib.file_digest(opened, 'sha256').hexdigest()
   source = {'file': path.name, 'sha256': digest}
   model_files.save(output, converted.model, converted.networks, source)
   print(f'written       {output}')

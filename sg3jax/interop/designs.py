@@ -8,7 +8,7 @@ agree, so that no hyper-parameter can be missed.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from sg3jax.interop import names
@@ -56,12 +56,31 @@ _OTHER_ARGUMENTS = frozenset(
   ]
 )  # fmt: skip
 
+# What a discriminator's parts are made with.
+_DISCRIMINATOR_PARTS = {
+  'block_kwargs': frozenset(['freeze_layers', 'fp16_channels_last']),
+  'mapping_kwargs': frozenset(['num_layers', 'w_avg_beta']),
+  'epilogue_kwargs': frozenset(['mbstd_group_size', 'mbstd_num_channels']),
+}
+# Its arguments that may have no name.
+_POSITIONAL = ('c_dim', 'img_resolution', 'img_channels')
+
 _STYLEGAN2_ARGUMENTS = frozenset(
   [
     'w_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp',
     'architecture', 'use_noise', 'fused_modconv_default',
   ]
 )  # fmt: skip
+
+_DISCRIMINATOR_ARGUMENTS = frozenset(
+  [
+    'c_dim', 'img_resolution', 'img_channels', 'architecture', 'num_fp16_res',
+    'conv_clamp', 'cmap_dim', *_DISCRIMINATOR_PARTS,
+  ]
+)  # fmt: skip
+
+# Integers that are printed; longer ones could be as long as the file.
+_MAX_BITS = 64
 
 # Float64 numbers of the file and ours differ by the order of a few operations.
 _RELATIVE = 1e-9
@@ -86,15 +105,23 @@ def generator_model(generator: Module) -> dict[str, Any]:
     'mapping_layers': _attribute(mapping, 'num_layers', _MAX_LAYERS),
     'filtered_lrelu_implementation': None,
   }
-  _check_mapping(mapping, model['w_dim'])
   if 'input' in synthesis.part('_modules'):
-    return _stylegan3_model(model, synthesis)
-  if 'b4' in synthesis.part('_modules'):
-    return _stylegan2_model(model, synthesis)
-  raise CheckpointError(
-    'the generator is none of StyleGAN3 and none of StyleGAN2: its synthesis '
-    f'network begins with {_first_part(synthesis)}'
-  )
+    model |= _stylegan3_model(model, synthesis)
+  elif 'b4' in synthesis.part('_modules'):
+    model |= _stylegan2_model(model, synthesis)
+  else:
+    raise CheckpointError(
+      'the generator is none of StyleGAN3 and none of StyleGAN2: its synthesis '
+      f'network begins with {_first_part(synthesis)}'
+    )
+  num_ws = synthesis_spec(model).num_ws
+  same = _official_sizes(model) | {'w_dim': model['w_dim'], 'num_ws': num_ws}
+  _check_given(generator.state, 'generator', {'num_ws': num_ws})
+  _check_given(synthesis.state, 'synthesis', same)
+  _check_given(_arguments(synthesis), 'synthesis', same)
+  _check_given(mapping.state, 'mapping', {'z_dim': model['z_dim']})
+  _check_mapping(mapping, model['w_dim'], model['label_dim'], num_ws)
+  return model
 
 
 def _first_part(module: Module) -> str:
@@ -102,15 +129,18 @@ def _first_part(module: Module) -> str:
 
 
 def _stylegan3_model(
-  model: dict[str, Any], synthesis: Module
+  model: Mapping[str, Any], synthesis: Module
 ) -> dict[str, Any]:
   arguments = _known_arguments(synthesis, _SYNTHESIS, _OTHER_ARGUMENTS)
   design = _numbers(arguments, _SYNTHESIS)
   design['radial_filters'] = _flag(
     'use_radial_filters', arguments.get('use_radial_filters', False)
   )
+  # What the network scales with; that it was made with it is compared.
   scale = arguments.get('output_scale', 0.25)
-  model |= {
+  scale = synthesis.state.get('output_scale', scale)
+  model = {
+    **model,
     'generator': 'stylegan3',
     'conv_clamp': _clamp(arguments.get('conv_clamp', 256)),
     'output_scale': _number('output_scale', scale, 1e6, float),
@@ -119,19 +149,27 @@ def _stylegan3_model(
   spec = synthesis_spec(model)
   assert isinstance(spec, spec_lib.SynthesisSpec)
   _check_stylegan3(spec, model, synthesis)
+  _check_given(arguments, 'synthesis', {'output_scale': model['output_scale']})
+  same = ('num_layers', 'num_critical')
+  _check_given(
+    synthesis.state,
+    'synthesis',
+    {name: design[name] for name in same} | {'margin_size': design['margin']},
+  )
   return model
 
 
 def _stylegan2_model(
-  model: dict[str, Any], synthesis: Module
+  model: Mapping[str, Any], synthesis: Module
 ) -> dict[str, Any]:
   arguments = _known_arguments(synthesis, _CHANNELS, _STYLEGAN2_ARGUMENTS)
   first = synthesis.submodule('b4').submodule('conv1')
   design = _numbers(arguments, _CHANNELS) | {
-    'architecture': arguments.get('architecture', 'skip'),
+    'architecture': _architecture(arguments.get('architecture', 'skip')),
     'noise': _flag('use_noise', first.state.get('use_noise')),
   }
-  model |= {
+  model = {
+    **model,
     'generator': 'stylegan2',
     'conv_clamp': _clamp(first.state.get('conv_clamp')),
     'stylegan2': design,
@@ -139,7 +177,18 @@ def _stylegan2_model(
   spec = synthesis_spec(model)
   assert isinstance(spec, stylegan2.StyleGAN2Spec)
   _check_stylegan2(spec, model, synthesis)
+  same = {'conv_clamp': model['conv_clamp'], 'use_noise': design['noise']}
+  _check_given(arguments, 'synthesis', same)
   return model
+
+
+def _architecture(value: Any) -> str:
+  if type(value) is not str or value not in stylegan2.ARCHITECTURES:
+    raise CheckpointError(
+      f'the generator has the architecture {quoted(value)}: only '
+      f'{", ".join(stylegan2.ARCHITECTURES)} can be converted'
+    )
+  return value
 
 
 def synthesis_spec(
@@ -197,6 +246,7 @@ def _check_stylegan2(
           'resolution': side,
         }
       _check(module, f'{where}.{name}', same)
+      _check_conv(module, f'{where}.{name}')
       if name != 'skip':
         _check_dense(module.submodule('affine'), f'{where}.{name}.affine')
     channels = spec.channels(side)
@@ -253,7 +303,13 @@ def discriminator_model(discriminator: Module) -> dict[str, Any]:
   Raises:
     CheckpointError: If it is of another architecture than `nets.discriminator`.
   """
-  arguments = _arguments(discriminator)
+  arguments = _known_arguments(
+    discriminator, _CHANNELS, _DISCRIMINATOR_ARGUMENTS, _POSITIONAL
+  )
+  parts = {
+    name: _known(name, arguments.get(name, {}), known)
+    for name, known in _DISCRIMINATOR_PARTS.items()
+  }
   model = _sizes(discriminator)
   try:
     sides = discriminator_lib.block_resolutions(model['resolution'])
@@ -274,7 +330,22 @@ def discriminator_model(discriminator: Module) -> dict[str, Any]:
     mapping = discriminator.submodule('mapping')
     layers = _attribute(mapping, 'num_layers', _MAX_LAYERS)
     model['discriminator']['mapping_layers'] = layers
-    _check_mapping(mapping, _attribute(mapping, 'w_dim', _MAX_FEATURES))
+    w_dim = _attribute(mapping, 'w_dim', _MAX_FEATURES)
+    _check_mapping(mapping, w_dim, model['label_dim'], None)
+    _check_given(parts['mapping_kwargs'], 'mapping', {'num_layers': layers})
+  _check_given(
+    arguments,
+    'discriminator',
+    _official_sizes(model) | {'architecture': 'resnet', 'conv_clamp': clamp},
+  )
+  _check_given(
+    parts['epilogue_kwargs'],
+    'discriminator',
+    {
+      'mbstd_group_size': model['discriminator']['mbstd_group'],
+      'mbstd_num_channels': 1,
+    },
+  )
   return model
 
 
@@ -300,13 +371,17 @@ def _check_block(block: Module, where: str, clamp: float | None) -> None:
         'conv_clamp': None if is_skip else clamp,
       },
     )
+    _check_conv(module, f'{where}.{name}')
   if 'fc' in block.part('_modules'):
     _check_dense(block.submodule('fc'), f'{where}.fc', activation='lrelu')
     _check_dense(block.submodule('out'), f'{where}.out')
 
 
-def _check_mapping(mapping: Module, w_dim: int) -> None:
+def _check_mapping(
+  mapping: Module, w_dim: int, label_dim: int, num_ws: int | None
+) -> None:
   _check(mapping, 'mapping', {'w_dim': w_dim})
+  _check_given(mapping.state, 'mapping', {'c_dim': label_dim, 'num_ws': num_ws})
   for name, module in mapping.part('_modules').items():
     if name == 'embed':
       _check_dense(module, f'mapping.{name}')
@@ -322,26 +397,68 @@ def _check_dense(
   lr_multiplier: float = 1.0,
   activation: str = 'linear',
 ) -> None:
-  # A frozen layer keeps its weight among the buffers.
-  arrays = module.part('_buffers') | module.part('_parameters')
-  weight = arrays.get('weight')
-  if not isinstance(weight, Tensor) or len(weight.shape) != 2:
-    raise CheckpointError(f'{quoted(where)} of the checkpoint has no weight')
+  shape = _weight_shape(module, where, 2)
   _check(
     module,
     where,
     {
       'activation': activation,
-      'weight_gain': lr_multiplier / max(weight.shape[1], 1) ** 0.5,
+      'weight_gain': lr_multiplier * _weight_gain(shape),
       'bias_gain': lr_multiplier,
     },
   )
 
 
+def _check_conv(module: Module, where: str) -> None:
+  """Checks the gains and the padding of a convolution, as far as it has any."""
+  shape = _weight_shape(module, where, 4)
+  is_linear = module.state.get('activation') == 'linear'
+  _check_given(
+    module.state,
+    where,
+    {
+      'weight_gain': _weight_gain(shape),
+      'act_gain': 1 if is_linear else 2**0.5,
+      'padding': shape[-1] // 2,
+    },
+  )
+
+
+def _weight_shape(module: Module, where: str, rank: int) -> tuple[int, ...]:
+  # A frozen layer keeps its weight among the buffers.
+  arrays = module.part('_buffers') | module.part('_parameters')
+  weight = arrays.get('weight')
+  if not isinstance(weight, Tensor) or len(weight.shape) != rank:
+    raise CheckpointError(f'{quoted(where)} of the checkpoint has no weight')
+  return weight.shape
+
+
+def _weight_gain(shape: tuple[int, ...]) -> float:
+  """Returns what scales N(0, 1) to keep the variance of what comes in."""
+  return max(math.prod(shape[1:]), 1) ** -0.5
+
+
 def _check(module: Module, where: str, expected: Mapping[str, Any]) -> None:
   """Compares attributes of a module with what its design gives."""
+  _check_values(module.state, where, expected)
+
+
+def _check_given(
+  values: Mapping[str, Any], where: str, expected: Mapping[str, Any]
+) -> None:
+  """Compares those attributes or arguments that are there.
+
+  Not all versions of the official code have them.
+  """
+  given = {name: wanted for name, wanted in expected.items() if name in values}
+  _check_values(values, where, given)
+
+
+def _check_values(
+  values: Mapping[str, Any], where: str, expected: Mapping[str, Any]
+) -> None:
   for name, wanted in expected.items():
-    found = _plain(module.state.get(name))
+    found = _plain(values.get(name))
     pairs = [(found, wanted)]
     if isinstance(wanted, list):
       listed = found if isinstance(found, list) else [found]
@@ -355,6 +472,8 @@ def _check(module: Module, where: str, expected: Mapping[str, Any]) -> None:
 
 def _plain(value: Any) -> Any:
   """Returns a number, a text or a short list of numbers; else a description."""
+  if type(value) is int and value.bit_length() > _MAX_BITS:
+    return 'a huge number'
   if isinstance(value, NumpyArray) and value.numpy().size <= 8:
     value = value.numpy().ravel().tolist()
   if isinstance(value, list | tuple) and len(value) <= 8:
@@ -385,6 +504,15 @@ def _sizes(network: Module) -> dict[str, Any]:
   }
 
 
+def _official_sizes(model: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the sizes of images and labels by their official names."""
+  return {
+    'c_dim': model['label_dim'],
+    'img_resolution': model['resolution'],
+    'img_channels': model['img_channels'],
+  }
+
+
 def _arguments(module: Module) -> dict[str, Any]:
   """Returns what a module was made with, by name."""
   arguments = module.state.get('_init_kwargs')
@@ -397,15 +525,40 @@ def _arguments(module: Module) -> dict[str, Any]:
 
 
 def _known_arguments(
-  synthesis: Module, table: _Table, others: frozenset[str]
+  module: Module,
+  table: _Table,
+  others: frozenset[str],
+  positional: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-  """Returns what a synthesis network was made with; refuses what is unknown."""
-  arguments = _arguments(synthesis)
-  known = {name for name, *_ in table} | others
+  """Returns what a network was made with; refuses what is unknown.
+
+  Args:
+    module: The network.
+    table: Arguments that it may have ...
+    others: ... and others.
+    positional: Names of those that may have been given without.
+  """
+  unnamed = module.state.get('_init_args', ())
+  if type(unnamed) not in (tuple, list) or len(unnamed) > len(positional):
+    raise CheckpointError(
+      f'the module {quoted(module.class_name)} was made with arguments that '
+      'have no names'
+    )
+  return _known(
+    module.class_name,
+    _arguments(module) | dict(zip(positional, unnamed, strict=False)),
+    {name for name, *_ in table} | others,
+  )
+
+
+def _known(where: str, arguments: Any, known: Set[str]) -> dict[str, Any]:
+  """Returns arguments; refuses unknown ones."""
+  if not isinstance(arguments, dict):
+    raise CheckpointError(f'{quoted(where)} of the checkpoint has no names')
   unknown = [name for name in arguments if name not in known]
   if unknown:
     raise CheckpointError(
-      f'the generator was made with {quoted(unknown[0])}, which this package '
+      f'{quoted(where)} was made with {quoted(unknown[0])}, which this package '
       'does not know'
     )
   return arguments

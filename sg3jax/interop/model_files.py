@@ -23,7 +23,7 @@ from safetensors import numpy as safetensors_numpy
 
 from sg3jax import storage
 from sg3jax.interop import schema
-from sg3jax.interop.records import CheckpointError
+from sg3jax.interop.records import CheckpointError, quoted
 from sg3jax.types import Tree, flatten
 from sg3jax.version import __version__
 
@@ -46,9 +46,11 @@ def check_is_new(path: str | pathlib.Path) -> None:
   """Checks that a folder can be written to.
 
   Raises:
-    FileExistsError: If it has files, or is one.
+    FileExistsError: If it has files, or is one, or a link.
   """
   path = pathlib.Path(path)
+  if path.is_symlink():  # No folder can take its place at once.
+    raise FileExistsError(f'{path} is a link: choose another folder')
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise FileExistsError(
       f'{path} exists and is not empty: choose another folder'
@@ -122,21 +124,52 @@ def load(
   """
   path = pathlib.Path(path)
   options = read_config(path)['options']
-  found: dict[str, Tree] = {}
   with _open_arrays(path / ARRAYS) as file:
-    for name in file.keys():  # noqa: SIM118
-      network, *folders, leaf = name.split('/')
-      if network not in networks:
-        continue
-      node = found.setdefault(network, {})
-      for folder in folders:
-        node = node.setdefault(folder, {})
-      node[leaf] = file.get_tensor(name)
-  if 'generator_ema' not in found:
-    raise CheckpointError(f'{path / ARRAYS} has no generator_ema')
-  for network, variables in found.items():
-    schema.check_shapes(network, options['model'], variables)
-  return options, found
+    try:
+      schema.check_design(options['model'])
+      shapes = _shapes(file)
+      shapes = {name: shapes[name] for name in networks if name in shapes}
+      for network, found in shapes.items():
+        schema.check_shapes(network, options['model'], found)
+    except CheckpointError as error:
+      raise CheckpointError(f'{path}: {error}') from error
+    # Names are those of the design now: no array is in the place of a folder.
+    return options, {
+      network: _nested(
+        {name: file.get_tensor(f'{network}/{name}') for name in found}
+      )
+      for network, found in shapes.items()
+    }
+
+
+def _shapes(file: Any) -> dict[str, dict[str, tuple[int, ...]]]:
+  """Returns shapes by network and path; no array is read yet."""
+  shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+  for name in file.keys():  # noqa: SIM118
+    network, _, path = name.partition('/')
+    if network not in schema.NETWORKS:
+      raise CheckpointError(f'{quoted(name)} is an array of no network')
+    array = file.get_slice(name)
+    if array.get_dtype() != 'F32':
+      raise CheckpointError(
+        f'the array {quoted(name)} is {array.get_dtype()}, not float32'
+      )
+    shapes.setdefault(network, {})[path] = tuple(array.get_shape())
+  if 'generator_ema' not in shapes:
+    raise CheckpointError('there is no generator_ema')
+  return shapes
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> Tree:
+  """Returns a tree of arrays by path."""
+  tree: Tree = {}
+  for path, array in arrays.items():
+    *folders, leaf = path.split('/')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[leaf] = array
+  return tree
 
 
 def check_is_new_file(
@@ -150,14 +183,14 @@ def check_is_new_file(
 
   Raises:
     ValueError: If the name ends otherwise.
-    FileExistsError: If the file exists.
+    FileExistsError: If the file exists, be it as a link to nothing.
   """
   path = pathlib.Path(path)
   if path.suffix not in suffixes:
     raise ValueError(
       f'{path} must end in {", ".join(suffixes[:-1])} or {suffixes[-1]}'
     )
-  if path.exists():
+  if path.exists() or path.is_symlink():
     raise FileExistsError(f'{path} exists: choose another name')
 
 
@@ -220,17 +253,21 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   path = pathlib.Path(path) / CONFIG
   try:
     config = json.loads(path.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise CheckpointError(f'{path} is no JSON: {error}') from error
   if not isinstance(config, dict) or config.get('format') != _FORMAT:
     raise CheckpointError(f'{path} is no configuration of a model of sg3jax')
-  if config.get('version') != _VERSION:
+  version = config.get('version')
+  if version != _VERSION:
+    # Else as large as the file, or too deep to be printed.
+    shown = version if isinstance(version, int) else quoted(version)
     raise CheckpointError(
-      f'{path} is of version {config.get("version")}: this sg3jax reads '
-      f'version {_VERSION}'
+      f'{path} is of version {shown}: this sg3jax reads version {_VERSION}'
     )
   options = config.get('options')
-  if not isinstance(options, dict) or 'model' not in options:
+  if not isinstance(options, dict) or not isinstance(
+    options.get('model'), dict
+  ):
     raise CheckpointError(f'{path} has no options of a model')
   return config
 

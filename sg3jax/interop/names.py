@@ -64,10 +64,13 @@ _CONV = Layout(
 # Rows ordered (c, h, w) and (h, w, c), beside [out, in] and [in, out].
 _FLAT = Layout(_flat_to_ours, _flat_to_official)
 
+# Not `\d`, which matches the digits of all scripts.
+_NUMBER = '[0-9]{1,6}'
+
 _PARTS = {
-  'dense': r'embed|fc\d+',
-  'layer': r'L\d+',
-  'side': r'\d+',
+  'dense': f'embed|fc{_NUMBER}',
+  'layer': f'L{_NUMBER}',
+  'side': _NUMBER,
   'conv': r'fromrgb|conv0|conv1|skip|conv',
   'styled': r'conv0|conv1|torgb',
 }
@@ -167,19 +170,32 @@ def to_ours(
     from the design.
 
   Raises:
-    CheckpointError: If a name is not in the table.
+    CheckpointError: If a name is not in the table, if two are of one array of
+      ours, or if an array has no shape for its layout.
   """
-  variables, recomputed = {}, []
+  variables, recomputed, sources = {}, [], {}
   for name, array in arrays.items():
     rule, parts = _find(table, name)
     if rule.ours is None:
       recomputed.append(name)
       continue
-    *folders, leaf = rule.ours.format(**parts).split('/')
+    path = rule.ours.format(**parts)
+    other = sources.setdefault(path, name)
+    if other != name:
+      raise CheckpointError(
+        f'the arrays {other} and {name} of the checkpoint are one array here'
+      )
+    *folders, leaf = path.split('/')
     node = variables
     for folder in folders:
       node = node.setdefault(folder, {})
-    node[leaf] = rule.layout.to_ours(array, parts)
+    try:
+      node[leaf] = rule.layout.to_ours(array, parts)
+    except ValueError as error:
+      raise CheckpointError(
+        f'the array {name} of the checkpoint has an impossible shape: '
+        f'{array.shape}'
+      ) from error
   return variables, recomputed
 
 
@@ -249,4 +265,4 @@ def _our_pattern(path: str) -> re.Pattern[str]:
 
 def _pattern(text: str) -> re.Pattern[str]:
   groups = {name: f'(?P<{name}>{part})' for name, part in _PARTS.items()}
-  return re.compile(text.format(**groups, size=r'\d+_\d+'))
+  return re.compile(text.format(**groups, size=f'{_NUMBER}_{_NUMBER}'))

@@ -15,7 +15,7 @@ from sg3jax.interop.records import CheckpointError, Module, Tensor, quoted
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
 from sg3jax.ops import filters as filter_lib
-from sg3jax.types import Tree
+from sg3jax.types import Tree, flatten
 
 # Official names of networks, and ours.
 _NETWORKS = {
@@ -108,15 +108,22 @@ def convert_network(
   else:
     model = designs.discriminator_model(module)
   table = _table(network, model)
-  arrays = {name: _float32(name, x) for name, x in _tensors(module, '', set())}
+  arrays = _arrays(module)
   variables, recomputed = names.to_ours(table, arrays)
-  schema.check_shapes(network, model, variables)
+  shapes = {path: np.shape(x) for path, x in flatten(variables).items()}
+  schema.check_shapes(network, model, shapes)
   wanted = _recomputed(network, model, arrays)
   for name in recomputed:
     _compare(name, arrays[name], wanted.get(name))
   missing = wanted.keys() - arrays.keys()
   if missing:
     raise CheckpointError(f'the checkpoint lacks the array {min(missing)}')
+  # Numbers within names too: sizes of layers, say, which ours do not have.
+  unknown = arrays.keys() - export(network, model, variables).keys()
+  if unknown:
+    raise CheckpointError(
+      f'the checkpoint has an array {min(unknown)}, which is none of its design'
+    )
   return model, variables, len(recomputed)
 
 
@@ -179,6 +186,19 @@ def _merge(model: dict[str, Any], found: dict[str, Any], official: str) -> None:
       )
 
 
+def _arrays(module: Module) -> dict[str, np.ndarray]:
+  """Returns the arrays of a network by dotted name."""
+  arrays = {}
+  for name, tensor in _tensors(module, '', set()):
+    # A parameter and a buffer, say, or a dotted name and a nested one.
+    if name in arrays:
+      raise CheckpointError(
+        f'the checkpoint has two arrays of the name {quoted(name)}'
+      )
+    arrays[name] = _float32(name, tensor)
+  return arrays
+
+
 def _tensors(
   module: Module, prefix: str, seen: set[int]
 ) -> Iterator[tuple[str, Tensor]]:
@@ -206,7 +226,16 @@ def _float32(name: str, tensor: Tensor) -> np.ndarray:
     raise CheckpointError(
       f'the array {quoted(name)} of the checkpoint has the dtype {array.dtype}'
     )
-  return np.asarray(array, np.float32)
+  with np.errstate(over='ignore'):  # It is an error here.
+    result = np.asarray(array, np.float32)
+  if (
+    array.dtype == np.float64
+    and (np.isfinite(array) != np.isfinite(result)).any()
+  ):
+    raise CheckpointError(
+      f'the array {quoted(name)} of the checkpoint exceeds float32'
+    )
+  return result
 
 
 def _recomputed(

@@ -11,9 +11,11 @@ Three layouts, told apart by their first bytes:
 """
 
 import functools
+import hashlib
 import io
 import pathlib
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -36,6 +38,10 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_PROTOCOL = 1001
 _ZIP_MAGIC = b'PK\x03\x04'
 
+# Bytes of a zip's directory. `zipfile` makes an object of each member, 46 bytes
+# at least, before members can be counted; networks have about 500 of 100 bytes.
+_MAX_DIRECTORY = 2 << 20
+
 _FindGlobal = Callable[[str, str], Any]
 
 
@@ -57,6 +63,15 @@ def read_checkpoint(path: str | pathlib.Path) -> Any:
     CheckpointError: If it is damaged, too large or of no known layout.
     UnsafeCheckpointError: If it asks for what no checkpoint needs.
   """
+  return read_hashed(path)[0]
+
+
+def read_hashed(path: str | pathlib.Path) -> tuple[Any, str]:
+  """Reads a checkpoint file, as `read_checkpoint`.
+
+  Returns:
+    Its value, and the SHA-256 of the very bytes that were read.
+  """
   path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f'there is no file {path}')
@@ -68,7 +83,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Any:
   if len(data) > MAX_FILE_BYTES:
     raise CheckpointError(f'{path} is larger than {MAX_FILE_BYTES >> 30} GiB')
   try:
-    return read_bytes(data)
+    return read_bytes(data), hashlib.sha256(data).hexdigest()
   except CheckpointError as error:
     raise type(error)(f'{path}: {error}') from error
 
@@ -214,6 +229,7 @@ def _read_stream(
 
 def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
   """Reads a zip: `NAME/data.pkl` and the storages beside it."""
+  _check_directory(data)
   try:
     # Broken archives make `zipfile` raise several kinds of errors.
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -225,6 +241,29 @@ def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
     IndexError, NotImplementedError, OverflowError, RuntimeError,
   ) as error:  # fmt: skip
     raise CheckpointError('the zip of the checkpoint is damaged') from error
+
+
+def _check_directory(data: memoryview) -> None:
+  """Refuses directories so long that opening the zip might fill the memory."""
+  end = len(data) - 22
+  # With a comment the record would be elsewhere; PyTorch writes none.
+  if end < 0 or data[end : end + 4] != b'PK\5\6' or data[end + 20 :] != b'\0\0':
+    raise CheckpointError(
+      'the zip of the checkpoint is damaged: it does not end with its directory'
+    )
+  (size,) = struct.unpack_from('<I', data, end + 12)
+  if data[max(end - 20, 0) : end][:4] == b'PK\6\7':  # A zip64 has another.
+    (large,) = struct.unpack_from('<Q', data, end - 12)
+    if large != end - 76 or data[large : large + 4] != b'PK\6\6':
+      raise CheckpointError(
+        'the zip of the checkpoint is damaged: its two ends do not agree'
+      )
+    (size,) = struct.unpack_from('<Q', data, large + 40)
+  if size > _MAX_DIRECTORY:
+    raise UnsafeCheckpointError(
+      f'the directory of the zip has {size:,} bytes, more than '
+      f'{_MAX_DIRECTORY >> 20} MiB: no checkpoint has so many members'
+    )
 
 
 def _read_archive(

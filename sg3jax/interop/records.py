@@ -45,8 +45,14 @@ def is_size(value: object) -> bool:
 
 
 def are_sizes(values: tuple) -> bool:
-  """Returns whether values can be the shape or the strides of an array."""
+  """Returns whether values can be the strides of an array."""
   return len(values) <= _MAX_DIMENSIONS and all(map(is_size, values))
+
+
+def is_shape(values: tuple) -> bool:
+  """Returns whether values can be the shape of an array, an empty one too."""
+  # NumPy multiplies the sizes of an empty array too, those of 0 apart.
+  return are_sizes(values) and is_size(math.prod(max(v, 1) for v in values))
 
 
 @dataclasses.dataclass

@@ -1,19 +1,25 @@
 """Which arrays, of which shapes, the networks of a configuration have."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from sg3jax.interop.records import CheckpointError
 from sg3jax.nets import factory
-from sg3jax.types import Tree, flatten
+from sg3jax.types import flatten
 
 GENERATORS = ('generator_ema', 'generator')
 NETWORKS = (*GENERATORS, 'discriminator')
 
 _SHOWN = 3
+
+# What a field that is missing or of another type raises, somewhere below.
+_ERRORS = (
+  ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
+  RecursionError,
+)  # fmt: skip
 
 
 def expected_shapes(
@@ -42,30 +48,40 @@ def expected_shapes(
   return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 
+def check_design(model: Mapping[str, Any]) -> None:
+  """Checks that networks can be made, whether there are arrays of them or not.
+
+  Args:
+    model: The `model` part of a configuration.
+
+  Raises:
+    CheckpointError: If the design is impossible.
+  """
+  with _impossible('generator'):
+    factory.make_generator(model)
+  with _impossible('discriminator'):
+    factory.make_discriminator(model)
+
+
 def check_shapes(
-  network: str, model: Mapping[str, Any], variables: Tree
+  network: str, model: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]
 ) -> None:
-  """Checks that a tree has exactly the arrays that its network needs.
+  """Checks that arrays are exactly those that a network needs.
 
   Args:
     network: One of `NETWORKS`.
     model: The `model` part of a configuration.
-    variables: Our variables, collection first.
+    found: The shape of every array, by path.
 
   Raises:
     CheckpointError: If an array is missing, left over or of another shape (the
       message names the first three), or if the design is impossible.
   """
-  try:
+  with _impossible(network):
     wanted = expected_shapes(network, model)
-  except (ValueError, TypeError, ArithmeticError) as error:
-    reason = str(error).partition('\n')[0]
-    raise CheckpointError(
-      f'the {network} has an impossible design: {reason[:200]}'
-    ) from error
-  found = {path: np.shape(array) for path, array in flatten(variables).items()}
   differences = [
-    f'{path} is {found.get(path, "absent")}, not {wanted.get(path, "there")}'
+    f'{path[:80]} is {found.get(path, "absent")}, not '
+    f'{wanted.get(path, "there")}'
     for path in dict.fromkeys((*wanted, *found))
     if found.get(path) != wanted.get(path)
   ]
@@ -76,3 +92,17 @@ def check_shapes(
       + '; '.join(differences[:_SHOWN])
       + (f' and {more} more' if more > 0 else '')
     )
+
+
+@contextlib.contextmanager
+def _impossible(network: str) -> Iterator[None]:
+  """Turns what a design raises into one error."""
+  try:
+    yield
+  except _ERRORS as error:
+    # The kind, since a KeyError, say, is no sentence.
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    reason = str(error).partition('\n')[0]
+    raise CheckpointError(
+      f'the {network} has an impossible design: {kind}{reason[:200]}'
+    ) from error

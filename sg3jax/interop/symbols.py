@@ -22,6 +22,7 @@ from sg3jax.interop.records import (
   Tensor,
   UnsafeCheckpointError,
   are_sizes,
+  is_shape,
   is_size,
   quoted,
 )
@@ -214,7 +215,7 @@ class _Calls:
     storage, offset, shape, strides = _only(
       args, 4, Storage, int, tuple, tuple, at_least=True
     )
-    if not (is_size(offset) and are_sizes(shape) and are_sizes(strides)):
+    if not (is_size(offset) and is_shape(shape) and are_sizes(strides)):
       raise CheckpointError(
         'a tensor of the checkpoint has an impossible shape or strides'
       )
@@ -270,7 +271,7 @@ class _Calls:
     shape: tuple,
     order: str = 'C',
   ) -> np.ndarray:
-    if not are_sizes(shape):
+    if not is_shape(shape):
       raise CheckpointError('an array of the checkpoint has no possible shape')
     num_bytes = math.prod(shape) * dtype.numpy().itemsize
     if num_bytes != len(data):

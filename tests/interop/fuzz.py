@@ -2,12 +2,15 @@
 
     python fuzz.py COUNT
 
-Prints how many were read, how many refused, and the slowest's seconds. Ends
-with an error if a file makes Python do anything, raises another error, or
-wants more memory.
+Prints how many were read, how many refused, how many of those read could be
+converted, and the slowest's seconds. Ends with an error if reading a file makes
+Python do anything, or if it or conversion raises another error or wants more
+memory.
 """
 
+import functools
 import io
+import json
 import random
 import resource
 import sys
@@ -16,15 +19,16 @@ import zipfile
 
 import audit
 import numpy as np
+import official_networks
 import official_writer as writer
 
-from sg3jax.interop import reader, records
+from sg3jax.interop import official, reader, records, schema
 
 _MEMORY = 1 << 29  # Bytes of address space beyond what has been loaded.
 
 
 def checkpoints() -> list[bytes]:
-  """Returns small whole ones: pickles of two protocols and a zip."""
+  """Returns small whole ones: pickles of two protocols, a zip and networks."""
   weight = np.arange(12, dtype=np.float32).reshape(3, 4)
   layer = writer.module(
     'Layer', {'weight': weight}, {'filter': None}, {}, size=np.array([3, 4])
@@ -38,7 +42,26 @@ def checkpoints() -> list[bytes]:
   with zipfile.ZipFile(file, 'w') as archive:
     archive.writestr('net/data.pkl', writer.dumps(value, 2))
     archive.writestr('net/byteorder', b'little')
-  return [writer.dumps(value, 4), writer.dumps(value, 3), file.getvalue()]
+  return [
+    writer.dumps(value, 4),
+    writer.dumps(value, 3),
+    file.getvalue(),
+    official_networks.checkpoint('small'),
+    official_networks.checkpoint('resnet'),
+  ]
+
+
+def remember_designs() -> None:
+  """Makes most conversions fast: most damage leaves the design as it was."""
+  shapes = schema.expected_shapes
+
+  @functools.cache
+  def remembered(network, model):
+    return shapes(network, json.loads(model))
+
+  schema.expected_shapes = lambda network, model: remembered(
+    network, json.dumps(model)
+  )
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -68,28 +91,37 @@ def main() -> None:
   """Fuzzes."""
   count = int(sys.argv[1])
   wholes = checkpoints()
+  remember_designs()
   for whole in wholes:
-    reader.read_bytes(whole)  # Imports what it needs, and is indeed whole.
+    value = reader.read_bytes(whole)  # Imports what it needs; is indeed whole.
+    if 'G_ema' in value:
+      official.convert(value)
   with open('/proc/self/statm') as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
   limit = used + _MEMORY
   resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
   rng = random.Random(0)
-  read = refused = 0
+  read = refused = converted = 0
   slowest = 0.0
   for i in range(count):
     data = mutated(wholes[i % len(wholes)], rng)
     start = time.perf_counter()
+    value = None
     with audit.recorded() as events:
       try:
-        reader.read_bytes(data)
+        value = reader.read_bytes(data)
         read += 1
       except records.CheckpointError:
         refused += 1
+    try:
+      official.convert(value)
+      converted += 1
+    except records.CheckpointError:
+      pass
     slowest = max(slowest, time.perf_counter() - start)
     if events:
       sys.exit(f'mutation {i} did {events}')
-  print(read, refused, f'{slowest:.3f}')
+  print(read, refused, converted, f'{slowest:.3f}')
 
 
 if __name__ == '__main__':

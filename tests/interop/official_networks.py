@@ -84,11 +84,23 @@ def _layer(layer: spec_lib.LayerSpec, clamp: float | None) -> dict:
   }
 
 
-def _sizes(model: dict) -> dict:
+def _sizes_of_images(model: dict) -> dict:
   return {
-    'c_dim': model['label_dim'],
     'img_resolution': model['resolution'],
     'img_channels': model['img_channels'],
+  }
+
+
+def _sizes(model: dict) -> dict:
+  return {'c_dim': model['label_dim'], **_sizes_of_images(model)}
+
+
+def _conv(tree: dict, is_linear: bool = False) -> dict:
+  _, inputs, _, side = tree['weight'].shape
+  return {
+    'weight_gain': 1 / math.sqrt(inputs * side * side),
+    'act_gain': 1 if is_linear else math.sqrt(2),
+    'padding': side // 2,
   }
 
 
@@ -102,14 +114,18 @@ def generator(model: dict, arrays: dict, changes: dict | None = None):
   """
   synthesis = {'stylegan3': _stylegan3, 'stylegan2': _stylegan2}
   synthesis = synthesis[model['generator']](model)
+  all_of = {k: model[k] for k in ('z_dim', 'w_dim')}
+  all_of['num_ws'] = factory.make_spec(model).num_ws
 
   def attributes(path: str, tree: dict) -> dict:
     if path == '':
-      found = _sizes(model) | {k: model[k] for k in ('z_dim', 'w_dim')}
+      found = _sizes(model) | all_of
     elif path == 'mapping':
-      found = {'num_layers': model['mapping_layers'], 'w_dim': model['w_dim']}
+      found = {'num_layers': model['mapping_layers'], **all_of}
+      found['c_dim'] = model['label_dim']
     else:
-      found = synthesis(path) if path.startswith('synthesis') else None
+      is_synthesis = path.startswith('synthesis')
+      found = synthesis(path, tree) if is_synthesis else None
       found = _dense(path, tree) if found is None else found
     return found | (changes or {}).get(path, {})
 
@@ -118,11 +134,8 @@ def generator(model: dict, arrays: dict, changes: dict | None = None):
 
 def _stylegan3(model: dict):
   """Returns a function: what each part says of itself, None if nothing."""
-  spec = spec_lib.SynthesisSpec(
-    resolution=model['resolution'],
-    img_channels=model['img_channels'],
-    **model['synthesis'],
-  )
+  spec = factory.make_spec(model)
+  assert isinstance(spec, spec_lib.SynthesisSpec)
   clamp = model.get('conv_clamp')
   design = dict(model['synthesis'])
   arguments = {
@@ -133,11 +146,18 @@ def _stylegan3(model: dict):
     'output_scale': model.get('output_scale', 0.25),
     **design,
   }
+  kept = ('w_dim', 'num_layers', 'num_critical', 'margin_size', 'output_scale')
 
-  def attributes(path: str) -> dict | None:
+  def attributes(path: str, tree: dict) -> dict | None:
     name = path.rpartition('.')[2]
     if path == 'synthesis':
-      return {'_init_kwargs': arguments}
+      return {
+        '_init_args': (),
+        '_init_kwargs': arguments,
+        'num_ws': spec.num_ws,
+        **_sizes_of_images(model),
+        **{name: arguments[name] for name in kept},
+      }
     if path == 'synthesis.input':
       return {
         'channels': int(spec.channels[0]),
@@ -160,15 +180,19 @@ def _stylegan2(model: dict):
   def channels(side: int) -> int:
     return min(design['channel_base'] // side, design['channel_max'])
 
-  def attributes(path: str) -> dict | None:
+  def attributes(path: str, tree: dict) -> dict | None:
     name = path.rpartition('.')[2]
     if path == 'synthesis':
       arguments = {k: design[k] for k in ('channel_base', 'channel_max')}
       arguments['architecture'] = design['architecture']
       # What it is made with beside: blocks pass the rest on to layers.
+      arguments |= {'conv_clamp': clamp, 'use_noise': design['noise']}
       return {
-        '_init_kwargs': arguments
-        | {'conv_clamp': clamp, 'use_noise': design['noise']}
+        '_init_args': (),
+        '_init_kwargs': arguments,
+        'num_ws': factory.make_spec(model).num_ws,
+        'w_dim': model['w_dim'],
+        **_sizes_of_images(model),
       }
     if name == 'affine':
       return None
@@ -180,16 +204,23 @@ def _stylegan2(model: dict):
         'is_last': side == model['resolution'],
         'in_channels': 0 if side == 4 else channels(side // 2),
       }
+    same = _conv(tree, is_linear=name == 'skip')
     if name == 'torgb':
-      return {'conv_clamp': clamp, 'out_channels': model['img_channels']}
+      return {
+        'conv_clamp': clamp,
+        'out_channels': model['img_channels'],
+        'weight_gain': same['weight_gain'],
+      }
     if name == 'skip':
-      return {'conv_clamp': None, 'activation': 'linear', 'up': 2}
+      return {'conv_clamp': None, 'activation': 'linear', 'up': 2, **same}
+    del same['weight_gain']  # Styles are normalized.
     return {
       'conv_clamp': clamp,
       'activation': 'lrelu',
       'up': 2 if name == 'conv0' else 1,
       'use_noise': design['noise'],
       'resolution': side,
+      **same,
     }
 
   return attributes
@@ -208,10 +239,17 @@ def discriminator(model: dict, arrays: dict, changes: dict | None = None):
     name = path.rpartition('.')[2]
     if path == '':
       arguments = {k: options[k] for k in ('channel_base', 'channel_max')}
-      found = _sizes(model) | {'_init_kwargs': arguments}
+      arguments['epilogue_kwargs'] = {
+        'mbstd_group_size': options['mbstd_group']
+      }
+      sizes = _sizes(model)
+      found = sizes | {
+        '_init_args': tuple(sizes.values()),
+        '_init_kwargs': arguments,
+      }
     elif path == 'mapping':
-      found = {'num_layers': options['mapping_layers']}
-      found['w_dim'] = len(tree['fc0']['bias'])
+      found = {'num_layers': options['mapping_layers'], 'num_ws': None}
+      found |= {'c_dim': model['label_dim'], 'w_dim': len(tree['fc0']['bias'])}
     elif path.startswith('mapping.') or name in ('fc', 'out'):
       found = _dense(path, tree)
     elif name == 'mbstd':
@@ -224,6 +262,7 @@ def discriminator(model: dict, arrays: dict, changes: dict | None = None):
         'up': 1,
         'down': 2 if name in ('conv1', 'skip') else 1,
         'conv_clamp': None if name == 'skip' else options.get('conv_clamp'),
+        **_conv(tree, is_linear=name == 'skip'),
       }
     return found | (changes or {}).get(path, {})
 

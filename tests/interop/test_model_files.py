@@ -1,5 +1,6 @@
 """Our own files, and the commands that write and open them."""
 
+import hashlib
 import json
 
 import jax
@@ -107,6 +108,86 @@ def test_damaged_models_are_one_clear_error(folder):
     sg3jax.load_model(folder)
 
 
+@pytest.mark.parametrize(
+  ('change', 'match'),
+  [
+    (lambda m: m.pop('generator'), "KeyError: 'generator'"),
+    (lambda m: m.pop('z_dim'), "KeyError: 'z_dim'"),
+    (lambda m: m.pop('synthesis'), "KeyError: 'synthesis'"),
+    (lambda m: m.pop('discriminator'), "KeyError: 'discriminator'"),
+    (lambda m: m.update(synthesis=[]), 'generator has an impossible design'),
+    (lambda m: m.update(resolution='a'), 'generator has an impossible design'),
+    (lambda m: m.update(precision=[]), 'generator has an impossible design'),
+    (lambda m: m.update(discriminator={'x': 1}), 'discriminator has an imposs'),
+  ],
+)
+def test_configurations_of_strangers(folder, change, match):
+  _rewrite(folder / 'config.json', lambda c: change(c['options']['model']))
+  with pytest.raises(records.CheckpointError, match=match) as caught:
+    sg3jax.load_model(folder)
+  assert folder.as_posix() in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('text', 'match'),
+  [
+    ('[' * 200_000, 'no JSON'),
+    ('1' * 5000, 'no JSON'),
+    (
+      '{"format": "sg3jax.model", "version": ' + '[' * 500 + ']' * 500 + '}',
+      'of version a list',
+    ),
+    (
+      '{"format": "sg3jax.model", "version": 1, "options": {"model": null}}',
+      'no options of a model',
+    ),
+  ],
+  ids=['deep', 'long', 'version', 'empty'],
+)
+def test_json_of_strangers(folder, text, match):
+  (folder / 'config.json').write_text(text)
+  with pytest.raises(records.CheckpointError, match=match):
+    sg3jax.load_model(folder)
+
+
+_ONE = np.zeros(1, np.float32)
+
+
+@pytest.mark.parametrize(
+  ('extra', 'match'),
+  [
+    ({'foo': _ONE}, "'foo' is an array of no network"),
+    ({'evil/params/x': _ONE}, "'evil/params/x' is an array of no network"),
+    ({'generator_ema': _ONE}, r'is \(1,\), not there'),
+    ({'generator_ema/params': _ONE}, r'params is \(1,\), not there'),
+    ({'generator_ema/params/mapping/fc0/bias/x': _ONE}, 'bias/x is .* there'),
+    ({'generator/params/x': _ONE}, 'arrays of the generator are not'),
+    ({'generator_ema/params/mapping/fc0/bias': np.zeros(16, int)}, 'is I64'),
+    ({'generator_ema/params/mapping/fc0/bias': np.zeros(16)}, 'is F64, not'),
+  ],
+)
+def test_arrays_of_strangers(folder, extra, match):
+  path = folder / 'model.safetensors'
+  arrays = safetensors.numpy.load_file(path) | extra
+  safetensors.numpy.save_file(arrays, path)
+  with pytest.raises(records.CheckpointError, match=match) as caught:
+    sg3jax.load_model(folder)
+  assert folder.as_posix() in str(caught.value)
+
+
+def test_links_are_refused_before_any_work(cli, tmp_path):
+  (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+  with pytest.raises(FileExistsError, match='is a link: choose another'):
+    model_files.check_is_new(tmp_path / 'link')
+  (tmp_path / 'link.npz').symlink_to(tmp_path / 'nowhere')
+  with pytest.raises(FileExistsError, match='choose another name'):
+    model_files.check_is_new_file(tmp_path / 'link.npz', ['.npz', '.x'])
+  # No file is read.
+  status, _, error = cli('import', 'no.pkl', f'--output={tmp_path / "link"}')
+  assert status == 1
+  assert 'is a link' in error
+
+
 def test_official_files_are_to_be_imported_first(tmp_path):
   (tmp_path / 'net.pkl').write_bytes(official_networks.checkpoint())
   with pytest.raises(ValueError, match=r'`sg3jax import .*net\.pkl --output'):
@@ -129,7 +210,8 @@ def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
     assert line in out
   config = json.loads((folder / 'config.json').read_text())
   assert config['source']['file'] == 'net.pkl'
-  assert len(config['source']['sha256']) == 64
+  digest = hashlib.sha256(pkl.read_bytes()).hexdigest()
+  assert config['source']['sha256'] == digest
 
   status, out, error = cli(
     'generate', f'--network={folder}', '--seeds=0-1', f'--outdir={tmp_path}'
@@ -168,6 +250,29 @@ def test_stylegan2_is_imported_by_the_command(cli, tmp_path):
   assert status == 0, error
   assert 'StyleGAN2 (skip), 32 pixels, 3 channels, 0 labels' in out
   assert sg3jax.load_model(tmp_path / 'model').num_ws == 8
+  # It has the G in training too, which is another.
+  for network, of in (('G', 'generator'), ('G_ema', 'generator_ema')):
+    output = tmp_path / f'{network}.npz'
+    status, _, error = cli(
+      'export', f'--network={tmp_path / "model"}', f'--of={of}',
+      f'--output={output}',
+    )  # fmt: skip
+    assert status == 0, error
+    found = dict(np.load(output))
+    module = reader.read_checkpoint(pkl)[network]
+    part = module.submodule('mapping').submodule('fc0').part('_parameters')
+    np.testing.assert_array_equal(
+      found['mapping.fc0.weight'], part['weight'].numpy(), strict=True
+    )
+
+
+def test_models_without_a_network_cannot_export_it(folder, cli, tmp_path):
+  status, _, error = cli(
+    'export', f'--network={folder}', '--of=generator',
+    f'--output={tmp_path / "g.npz"}',
+  )  # fmt: skip
+  assert status == 1
+  assert 'the model has no generator' in error
 
 
 def test_wrong_imports_are_one_clear_error(cli, tmp_path):

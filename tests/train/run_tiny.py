@@ -45,9 +45,12 @@ def _after_step(count: int, action) -> None:
   steps.jit_step = lambda *args: _call_after(count, jit_step(*args), action)
 
 
-def _prepare(number: signal.Signals, when: str, count: float) -> None:
+def _prepare(
+  number: signal.Signals, when: str, count: float, over: threading.Event
+) -> None:
   def strike():
-    os.kill(os.getpid(), number)
+    if not over.is_set():  # Nobody would handle the signal any more.
+      os.kill(os.getpid(), number)
 
   if when in ('time', 'start'):
     timer = threading.Timer(count, strike)
@@ -66,8 +69,9 @@ def _prepare(number: signal.Signals, when: str, count: float) -> None:
 
 def main():
   workdir, design, *kill = sys.argv[1:]
+  over = threading.Event()
   if kill:
-    _prepare(signal.Signals[kill[0]], kill[1], float(kill[2]))
+    _prepare(signal.Signals[kill[0]], kill[1], float(kill[2]), over)
   start = []
   _after_step(1, lambda: start.append(time.monotonic()))
   config = tiny.tiny_config(design, total_kimg=0.096)
@@ -81,6 +85,7 @@ def main():
   mesh = sharding.make_mesh(1)
   with preemption.stop_on_signals() as stop:
     loop.train(config, make_source(), workdir, mesh=mesh, stop=stop)
+    over.set()
   if stop.obeyed:
     sys.exit(preemption.EXIT_CODE)
   if start:  # Not in a run that had ended before.
