@@ -6,8 +6,11 @@ leaves the checkpoints before it intact and no half of one. What a disk garbles
 later, the checksum of every array betrays.
 """
 
+import functools
 import json
+import logging
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -35,6 +38,10 @@ _NETWORKS = ('generator_ema', 'generator', 'discriminator')
 _PROGRESS = (
   'step', 'nimg', 'generator_opt', 'discriminator_opt', 'pl_mean', 'augment'
 )  # fmt: skip
+
+
+# What asyncio's log says of reads has one of these names in it.
+_READERS = re.compile('orbax|TensorStore|OCDBT')
 
 
 class IncompatibleError(ValueError):
@@ -175,6 +182,7 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       raise FileNotFoundError(f'no complete checkpoint in {self._folder}')
+    _silence_unread()
     reasons: dict[int, str] = {}
     for step in steps:
       try:
@@ -182,8 +190,6 @@ class Checkpoints:
       except IncompatibleError:
         raise
       except Exception as error:  # Readers of damaged files raise anything.
-        if not reasons:
-          _silence_unread()
         reasons[step] = _reason(error)
         continue
       self._move_aside(reasons, log)
@@ -255,10 +261,14 @@ def _reason(error: BaseException) -> str:
   return f'{type(error).__name__}: {error}'.partition('\n')[0]
 
 
+@functools.cache
 def _silence_unread() -> None:
   """Keeps the reads that Orbax gives up from printing a page each.
 
-  They are collected as garbage at any time after a damaged checkpoint was met.
+  It gives up the other arrays of a damaged checkpoint. Their reads end in
+  threads of TensorStore while the error is still on its way here, which is why
+  this comes before reading, or as garbage at any time after: as exceptions
+  that nobody can raise, or in the log of asyncio.
   """
   hook = sys.unraisablehook
 
@@ -269,6 +279,9 @@ def _silence_unread() -> None:
       hook(unraisable)
 
   sys.unraisablehook = report
+  logging.getLogger('asyncio').addFilter(
+    lambda record: not _READERS.search(record.getMessage())
+  )
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -356,6 +369,7 @@ def _reader() -> ocp.Checkpointer:
 
 def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
   """Reads parts of one checkpoint, and whether they are what was saved."""
+  _silence_unread()
   try:
     has_sums = (folder / _CHECKSUMS).exists()
     restored = _read_unchecked(folder, (*names, *[_CHECKSUMS] * has_sums))
@@ -363,7 +377,6 @@ def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
       arrays = restored.get('networks', {}) | restored.get('progress', {})
       _verify(arrays, restored.pop(_CHECKSUMS))
   except Exception as error:  # Readers of damaged files raise anything.
-    _silence_unread()
     raise ValueError(
       f'the checkpoint {folder} cannot be read ({_reason(error)}): restore it '
       f'from a copy, or name another one in {folder.parent}'

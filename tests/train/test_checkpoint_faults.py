@@ -121,20 +121,36 @@ def test_a_damaged_checkpoint_is_moved_aside_for_the_one_before(run, damage):
 
 
 _RESTORE = """
+  import asyncio
   import sys
+  import time
   sys.path.append({tests!r})
   import fake_state
   from sg3jax.train import checkpoint
+
+  close = asyncio.SelectorEventLoop.close
+  def close_later(loop):
+    if {turn}:
+      time.sleep(0.3)
+      loop.stop()
+      loop.run_forever()
+    close(loop)
+    time.sleep(0.3)
+  asyncio.SelectorEventLoop.close = close_later
+
   checkpoints = checkpoint.Checkpoints(sys.argv[1])
   checkpoints.restore(fake_state.like(fake_state.make_state(0)))
   checkpoints.close()
 """
 
 
-def test_a_damaged_checkpoint_is_told_of_in_one_line(run):
-  # Orbax gives up the other arrays, which ends in the garbage collector.
+@pytest.mark.parametrize('turn', [False, True])
+def test_a_damaged_checkpoint_is_told_of_in_one_line(run, turn):
+  # Orbax gives up the other arrays. They fail in the last turn of its loop, or
+  # after the loop was closed but before the error comes out, or as garbage.
   _truncate(_largest_file(run, 7))
-  command = [sys.executable, '-c', _script(_RESTORE), str(run)]
+  script = _script(_RESTORE, turn=turn)
+  command = [sys.executable, '-c', script, str(run)]
   process = subprocess.run(command, capture_output=True, text=True, check=False)
   assert not process.returncode, process.stderr
   assert len(process.stdout.splitlines()) == 1
