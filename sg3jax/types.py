@@ -52,6 +52,18 @@ def flatten(tree: Tree) -> dict[str, Any]:
   }
 
 
+def unflatten(arrays: Mapping[str, Any]) -> Tree:
+  """Returns the tree of dicts whose leaves by path are these: see `flatten`."""
+  tree: Tree = {}
+  for path, array in arrays.items():
+    *folders, leaf = path.split('/')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[leaf] = array
+  return tree
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
   """A moment of a training run, as the trainer hands it to evaluators.

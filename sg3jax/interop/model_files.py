@@ -24,7 +24,7 @@ from safetensors import numpy as safetensors_numpy
 from sg3jax import storage
 from sg3jax.interop import schema
 from sg3jax.interop.records import CheckpointError, quoted
-from sg3jax.types import Tree, flatten
+from sg3jax.types import Tree, flatten, unflatten
 from sg3jax.version import __version__
 
 ARRAYS = 'model.safetensors'
@@ -135,7 +135,7 @@ def load(
       raise CheckpointError(f'{path}: {error}') from error
     # Names are those of the design now: no array is in the place of a folder.
     return options, {
-      network: _nested(
+      network: unflatten(
         {name: file.get_tensor(f'{network}/{name}') for name in found}
       )
       for network, found in shapes.items()
@@ -158,18 +158,6 @@ def _shapes(file: Any) -> dict[str, dict[str, tuple[int, ...]]]:
   if 'generator_ema' not in shapes:
     raise CheckpointError('there is no generator_ema')
   return shapes
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> Tree:
-  """Returns a tree of arrays by path."""
-  tree: Tree = {}
-  for path, array in arrays.items():
-    *folders, leaf = path.split('/')
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
-  return tree
 
 
 def check_is_new_file(

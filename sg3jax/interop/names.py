@@ -22,7 +22,7 @@ import numpy as np
 
 from sg3jax.interop.records import CheckpointError, quoted
 from sg3jax.nets import spec as spec_lib
-from sg3jax.types import Tree, flatten
+from sg3jax.types import Tree, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,8 @@ def to_ours(
     CheckpointError: If a name is not in the table, if two are of one array of
       ours, or if an array has no shape for its layout.
   """
-  variables, recomputed, sources = {}, [], {}
+  variables: dict[str, np.ndarray] = {}
+  recomputed, sources = [], {}
   for name, array in arrays.items():
     rule, parts = _find(table, name)
     if rule.ours is None:
@@ -185,18 +186,14 @@ def to_ours(
       raise CheckpointError(
         f'the arrays {other} and {name} of the checkpoint are one array here'
       )
-    *folders, leaf = path.split('/')
-    node = variables
-    for folder in folders:
-      node = node.setdefault(folder, {})
     try:
-      node[leaf] = rule.layout.to_ours(array, parts)
+      variables[path] = rule.layout.to_ours(array, parts)
     except ValueError as error:
       raise CheckpointError(
         f'the array {name} of the checkpoint has an impossible shape: '
         f'{array.shape}'
       ) from error
-  return variables, recomputed
+  return unflatten(variables), recomputed
 
 
 def _find(table: Table, name: str) -> tuple[Rule, dict[str, str]]:

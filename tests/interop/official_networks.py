@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import official_writer as writer
 
+from sg3jax import types
 from sg3jax.interop import official
 from sg3jax.nets import factory
 from sg3jax.nets import spec as spec_lib
@@ -21,14 +22,7 @@ _BUFFERS = frozenset(
 
 def nested(arrays: dict) -> dict:
   """Returns a tree of arrays with dotted names."""
-  tree = {}
-  for name, array in arrays.items():
-    *folders, leaf = name.split('.')
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
-  return tree
+  return types.unflatten({k.replace('.', '/'): v for k, v in arrays.items()})
 
 
 def _build(tree: dict, attributes, path: str = '') -> writer.Call:
