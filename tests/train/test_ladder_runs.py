@@ -10,6 +10,7 @@ from PIL import Image
 
 from sg3jax import experiment
 from sg3jax import model as model_lib
+from sg3jax.eval import evaluators
 from sg3jax.train import preemption, sharding, steps
 
 ladder = run_file(CONFIGS / 'ladder.py')
@@ -41,8 +42,9 @@ def _config(name: str):
 
 
 @pytest.fixture
-def _one_program(monkeypatch):
-  """Lets a session of training run the program that the first has made."""
+def _quick(monkeypatch):
+  """Lets sessions run the program that the first has made; clips are short."""
+  monkeypatch.setattr(evaluators, '_CLIP_FPS', 2)
   for name in ('jit_init', 'jit_step'):
     make, made = getattr(steps, name), []
 
@@ -54,7 +56,7 @@ def _one_program(monkeypatch):
     monkeypatch.setattr(steps, name, take)
 
 
-@pytest.mark.usefixtures('_one_program')
+@pytest.mark.usefixtures('_quick')
 @pytest.mark.parametrize('name', [*'ABCDEFGHTR', *_CHANGES])
 def test_trains_goes_on_draws_and_is_measured(name, tmp_path):
   config = _config(name)
