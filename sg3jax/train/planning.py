@@ -78,7 +78,9 @@ def plan(
   with jax.set_mesh(mesh):
     analysis = lowered.compile().memory_analysis()
   assert analysis is not None
-  if flops is None:
+  if flops is None and trainer.recipe.micro_batches == 1:
+    flops = _flops(lowered, mesh)
+  elif flops is None:
     flops = count_flops(trainer, mesh, batch)
   bytes_of_state = _bytes(state)
   return Plan(
@@ -107,7 +109,11 @@ def count_flops(trainer: steps.Trainer, mesh: Mesh, batch: int) -> float:
   """
   recipe = dataclasses.replace(trainer.recipe, micro_batches=1)
   whole = dataclasses.replace(trainer, recipe=recipe)
-  cost = _lower(whole, mesh, batch)[0].cost_analysis()
+  return _flops(_lower(whole, mesh, batch)[0], mesh)
+
+
+def _flops(lowered: jax.stages.Lowered, mesh: Mesh) -> float:
+  cost = lowered.cost_analysis()
   assert isinstance(cost, dict)
   return float(cost['flops']) / mesh.size
 
@@ -141,11 +147,11 @@ def fit(
   Raises:
     ValueError: None fits; the message says what the smallest takes.
   """
-  tried = []
-  flops = count_flops(trainer, mesh, batch)
+  tried: list[Plan] = []
   for count in micro_batch_counts(trainer, mesh, batch):
     recipe = dataclasses.replace(trainer.recipe, micro_batches=count)
     parted = dataclasses.replace(trainer, recipe=recipe)
+    flops = tried[0].flops if tried else None
     candidate = plan(parted, mesh, batch, flops)
     tried.append(candidate)
     if candidate.peak <= _USABLE * memory:
