@@ -58,3 +58,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file at once, as `replacing` does."""
   with replacing(path) as temporary:
     temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file at once, as `replacing` does.
+
+  Raises:
+    OSError: If it cannot be written, as `write_error` says it.
+  """
+  try:
+    write_bytes(path, text.encode())
+  except OSError as error:
+    raise write_error(path, error) from error

@@ -73,7 +73,7 @@ def write(
   paths = []
   for name, text in texts.items():
     paths.append(folder.folder / name)
-    folder.write_text(paths[-1], text)
+    storage.write_text(paths[-1], text)
   axes = [name for name in fields if name != 'seed']
   for axis in axes:
     if len({_key(row[axis]) for row in done}) > 1:

@@ -78,19 +78,12 @@ class Store:
       OSError: If the folder cannot be written, or the disk is full.
     """
     text = json.dumps(record, indent=2, allow_nan=False)
-    self.write_text(self._record(name), f'{text}\n')
+    storage.write_text(self._record(name), f'{text}\n')
     errors = self.folder / 'errors' / f'{name}.txt'
     if traceback:
-      self.write_text(errors, traceback)
+      storage.write_text(errors, traceback)
     elif record['status'] == 'done':
       errors.unlink(missing_ok=True)
-
-  def write_text(self, path: pathlib.Path, text: str) -> None:
-    """Writes a text file at once; errors as in `write`."""
-    try:
-      storage.write_bytes(path, text.encode())
-    except OSError as error:
-      raise storage.write_error(path, error) from error
 
   def names(self) -> set[str]:
     """Returns the names of all points that have a record."""

@@ -188,7 +188,7 @@ class RunWriter:
     """Writes `training_options.json`, replacing one that is there."""
     options = json.dumps(_plain(config), indent=2)
     if self._writes:
-      _replace(self.workdir / 'training_options.json', f'{options}\n')
+      storage.write_text(self.workdir / 'training_options.json', f'{options}\n')
 
   def record_change(
     self, difference: Sequence[str], config: Config, step: int
@@ -282,7 +282,7 @@ class RunWriter:
         # In this order a kill in between leaves a line twice, never nowhere.
         with open(f'{path}.orphaned', 'a', encoding='utf-8') as file:
           file.writelines(f'{line}\n' for line in cut)
-        _replace(path, remaining)
+        storage.write_text(path, remaining)
         self.log(
           f'Moved {len(cut)} line(s) after {kimg:g} kimg from {path.name} to '
           f'{path.name}.orphaned'
@@ -343,12 +343,5 @@ def _append(path: pathlib.Path, text: str) -> None:
   try:
     with open(path, 'a', encoding='utf-8') as file:
       file.write(text)
-  except OSError as error:
-    raise storage.write_error(path, error) from error
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  try:
-    storage.write_bytes(path, text.encode())
   except OSError as error:
     raise storage.write_error(path, error) from error
