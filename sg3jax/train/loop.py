@@ -336,8 +336,7 @@ class _Run:
     self._losses = health.LossWatch(config.log.max_nonfinite_ticks, writer.log)
     self._healthy = True  # Whether the losses of the last tick were finite.
     self._refused = 0  # States in a row that were not finite when saved.
-    self._last_p = 0.0  # Of the tick before, in this session.
-    self._last_p = 0.0  # Probability of augmentations at the last tick.
+    self._last_p = 0.0  # Of augmentations, at the last tick of this session.
     self._total_steps = _steps(config, config.train.total_kimg)
     self._steps_per_tick = _steps(config, config.log.kimg_per_tick)
     self._steps_per_snapshot = (

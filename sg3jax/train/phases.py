@@ -131,11 +131,8 @@ class Phases:
         directions,
       )
 
-    params, mean, decay = (
-      state.generator['params'],
-      state.pl_mean,
-      recipe.pl_decay,
-    )
+    params = state.generator['params']
+    mean, decay = state.pl_mean, recipe.pl_decay
     micro_batches = math.gcd(
       recipe.micro_batches, len(z) // sharding.num_shards()
     )
