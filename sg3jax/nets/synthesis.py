@@ -10,11 +10,31 @@ from jaxtyping import Float
 from sg3jax.nets import fourier, layers
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import conv
-from sg3jax.ops.filtered_lrelu import filtered_lrelu
+from sg3jax.ops.filtered_lrelu import filtered_lrelu, platform
+from sg3jax.ops.filtered_lrelu.plan import round_up
 from sg3jax.ops.ideal_lowpass import ideal_filtered_lrelu
-from sg3jax.ops.modulated_conv import Modulation, modulate, scale_channels
+from sg3jax.ops.modulated_conv import (
+  Modulation,
+  modulate,
+  pad_channels,
+  scale_channels,
+)
 from sg3jax.ops.upfirdn import upfirdn
 from sg3jax.types import AnyArray, Array, Shape
+
+# Channels that feature maps on GPUs are a multiple of.
+_GPU_CHANNELS = 8
+
+
+def stored_channels(channels: int) -> int:
+  """Returns how many channels a feature map has where it is computed.
+
+  On GPUs zeros fill up groups of 8. Tensor cores take no others: with 181
+  channels a convolution copied its operands first and took a third longer than
+  with 184 (docs/performance.md), and so does the kernel of the nonlinearity.
+  """
+  is_gpu = platform.target()[0] in ('cuda', 'rocm')
+  return round_up(channels, _GPU_CHANNELS) if is_gpu else channels
 
 
 class SynthesisLayer(nn.Module):
@@ -73,10 +93,13 @@ class SynthesisLayer(nn.Module):
     noise_mode: str = 'const',
     update_averages: bool = False,
   ) -> Float[Array, 'n h2 w2 o']:
-    """Returns features [n, out_size, out_size, group * out_channels], `dtype`.
+    """Returns features [n, out_size, out_size, o], `dtype`.
+
+    o is group * out_channels, of which `stored_channels` makes what it says;
+    except in ToRGB.
 
     Args:
-      x: Input features.
+      x: Input features, i likewise.
       w: Style.
       noise_mode: See `stylegan2.Synthesis`.
       update_averages: Whether to update the average input magnitude, from the
@@ -84,7 +107,7 @@ class SynthesisLayer(nn.Module):
     """
     x = x.astype(self.dtype)
     if update_averages:
-      self._observe(x)
+      self._observe(x[..., : self.spec.group * self.spec.in_channels])
     modulation = self.modulate(w)
     x = scale_channels(x, modulation.input_scale)
     return self.convolve(x, modulation, noise_mode=noise_mode)
@@ -99,11 +122,16 @@ class SynthesisLayer(nn.Module):
       styles = jnp.tile(styles, self.spec.group)
       expand = _mean_kernel if self.spec.is_torgb else _p4_kernel
       weight = expand(weight, self.spec.group)
-    return modulate(
+    modulation = modulate(
       weight,
       styles,
       demodulate=not self.spec.is_torgb,
       input_gain=jax.lax.rsqrt(jnp.asarray(self.magnitude.value)),
+    )
+    inputs, outputs = weight.shape[-2:]
+    return modulation.padded(
+      stored_channels(inputs),
+      outputs if self.spec.is_torgb else stored_channels(outputs),
     )
 
   def convolve(
@@ -128,6 +156,7 @@ class SynthesisLayer(nn.Module):
       x, border = upfirdn(x, **spec.upsampling()), 0
     x = conv.conv2d(x, modulation.kernel, padding=border)
     bias = jnp.tile(self.bias, 1 if spec.is_torgb else spec.group)
+    bias = pad_channels(bias, x.shape[-1] - bias.shape[-1])
     input_scale = modulation.output_scale
     if spec.noise or spec.is_ideal:
       x, input_scale = scale_channels(x, input_scale), None
@@ -274,6 +303,7 @@ class Synthesis(nn.Module):
       )
     x = self.input(ws[:, 0], transform)
     x = jnp.tile(x, self.spec.layers[0].group)  # The same in all orientations.
+    x = pad_channels(x, stored_channels(x.shape[-1]) - x.shape[-1])
     if update_averages:
       for i, layer in enumerate(self.layers):
         x = layer(x, ws[:, i + 1], noise_mode=noise_mode, update_averages=True)

@@ -112,8 +112,7 @@ def _input_gradient(geometry: _Geometry, g: Array, w: Array) -> Array:
     return native(g, w)
 
   def as_convolution(g: Array, w: Array) -> Array:
-    w = jnp.swapaxes(w[::-1, ::-1], 2, 3)
-    return _convolve_on_cpu(flipped, g, w)
+    return _convolve_on_cpu(flipped, g, _flip(w))
 
   return lax.platform_dependent(g, w, cpu=as_convolution, default=native)
 
@@ -133,7 +132,17 @@ def _convolve_on_cpu(geometry: _Geometry, x: Array, w: Array) -> Array:
 
 @_differentiable
 def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
+  flipped = geometry.transposed()
+
   def native(x: Array, g: Array) -> Array:
+    if flipped is not None and flipped.padding < geometry.padding:
+      # XLA for GPUs makes the smaller of two images the kernel, and knows the
+      # result as a kernel gradient only if that is g. Here it would be x: it
+      # ran a convolution with a kernel of 276 x 276 and as many channels as
+      # images. The adjoint has the same gradient, with the two exchanged.
+      return _flip(
+        _transpose(lambda w: flipped.convolve(g, w), flipped.w_shape, x)
+      )
     return _transpose(lambda w: geometry.convolve(x, w), geometry.w_shape, g)
 
   return lax.platform_dependent(
@@ -161,6 +170,11 @@ def _kernel_gradient_by_taps(geometry: _Geometry, x: Array, g: Array) -> Array:
 
   taps = [tap(row, column) for row in range(k) for column in range(k)]
   return jnp.stack(taps).reshape(geometry.w_shape)
+
+
+def _flip(w: Array) -> Array:
+  """Returns the kernel of the adjoint convolution, [k, k, o, i]."""
+  return jnp.swapaxes(w[::-1, ::-1], 2, 3)
 
 
 def _transpose(

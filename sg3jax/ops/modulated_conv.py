@@ -30,6 +30,22 @@ class Modulation(NamedTuple):
   input_scale: Array
   output_scale: Array | None
 
+  def padded(self, inputs: int, outputs: int) -> 'Modulation':
+    """Returns the same with more channels, which see and make zeros.
+
+    Args:
+      inputs: Channels of the input, at least as many as there are.
+      outputs: Channels of the output, likewise.
+    """
+    *_, i, o = self.kernel.shape
+    return Modulation(
+      pad_channels(pad_channels(self.kernel, inputs - i, -2), outputs - o),
+      pad_channels(self.input_scale, inputs - i),
+      None
+      if self.output_scale is None
+      else pad_channels(self.output_scale, outputs - o),
+    )
+
 
 def modulate(
   w: Float[AnyArray, 'k k i o'],
@@ -126,6 +142,13 @@ def modulated_conv(
   else:
     y = conv.conv2d(x, kernel, padding=padding)
   return scale_channels(y, output_scale)
+
+
+def pad_channels(x: Array, spare: int, axis: int = -1) -> Array:
+  """Appends so many zeros along an axis."""
+  edges = [(0, 0)] * x.ndim
+  edges[axis] = (0, spare)
+  return jnp.pad(x, edges) if spare else x
 
 
 def scale_channels(

@@ -170,8 +170,7 @@ def _run(
   # The strides of an array that TMA reads are multiples of 16 bytes.
   spare = -c % 8
   if spare:
-    pad = ((0, 0), (0, 0), (0, 0), (0, spare))
-    operands = tuple(jnp.pad(x, pad) for x in operands)
+    operands, scaling = _pad_channels((operands, scaling), c + spare)
   tile = choose_tile(chain, *operands, scaling=scaling)
   assert tile is not None  # `unsupported` has asked.
   y = launch(chain, tile, *operands, scaling=scaling, interpret=interpret)
@@ -192,7 +191,7 @@ def launch(
     chain: What to compute, `tiling_gpu.simplify`d.
     tile: Columns and rows of a block.
     *operands: Arrays [n, h, w, c], c a multiple of 8.
-    scaling: Factors and bias of as many channels or less.
+    scaling: Factors and bias of as many channels.
     interpret: None or `plgpu.InterpretGPUParams`.
     inner: Dtype of the arithmetic; float32 only when interpreting, to test the
       geometry without rounding.
@@ -219,13 +218,10 @@ def _launch(
   steps, strips = plan.steps(tile.rows), -(-height // tile.rows)
   if outer == jnp.bfloat16 and len(operands) == 2:
     scaling = _fit_range(scaling, operands[1])
-  # Of whole blocks of channels, as they are loaded from memory.
-  vectors = jax.tree.map(
-    lambda v: jnp.pad(
-      v.astype(jnp.float32),
-      ((0, 0),) * (v.ndim - 1) + ((0, round_up(c, CHANNELS) - v.shape[-1]),),
-    ),
-    scaling,
+  # They are loaded from memory in whole blocks of channels.
+  vectors = _pad_channels(
+    jax.tree.map(lambda v: v.astype(jnp.float32), scaling),
+    round_up(c, CHANNELS),
   )
   leaves, treedef = jax.tree.flatten(vectors)
 
@@ -619,7 +615,7 @@ def _fit_range(scaling: Scaling, x: Array) -> Scaling:
   if factors is None:
     factors = jnp.ones((), jnp.float32)
   else:
-    largest = largest[:, : factors.shape[-1]] * jnp.abs(factors)
+    largest = largest * jnp.abs(factors)
   largest = jnp.max(largest, axis=1, keepdims=True)
   _, exponent = jnp.frexp(largest)
   exponent = jnp.clip(_LINEAR_EXPONENT - exponent, -100, 100)
@@ -630,6 +626,16 @@ def _fit_range(scaling: Scaling, x: Array) -> Scaling:
     operands=(scaling.operands[0], jnp.broadcast_to(factors * power, shape)),
     result=jnp.broadcast_to(result / power, shape),
   )
+
+
+def _pad_channels(tree: Any, channels: int) -> Any:
+  """Appends zeros to the last axis of each array, up to so many channels."""
+
+  def pad(x: Array) -> Array:
+    spare = channels - x.shape[-1]
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, spare),))
+
+  return jax.tree.map(pad, tree)
 
 
 def _split(values: Sequence[Any], sizes: Sequence[int]) -> list[Sequence[Any]]:

@@ -1,0 +1,1 @@
+"""The stages of `scripts/prove_hardware.py`."""

@@ -1,0 +1,249 @@
+"""How fast whole networks of the published designs generate and train."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hardware import stages, timing
+from sg3jax.eval import equivariance
+from sg3jax.nets import factory
+from sg3jax.train import config as config_lib
+from sg3jax.train import loop, sharding, steps
+from sg3jax.types import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A published configuration as it is run here.
+
+  Attributes:
+    design: 't' or 'r'.
+    resolution: Image size a side.
+    batch: Images at a time.
+    implementation: Of filtered_lrelu; None for the device's default.
+    precision: Of the highest octaves: fp32, bf16 or fp16.
+    micro_batches: Parts that a training batch is computed in.
+  """
+
+  design: str
+  resolution: int
+  batch: int
+  implementation: str | None = None
+  precision: str = 'bf16'
+  micro_batches: int = 1
+
+  @property
+  def columns(self) -> dict[str, Any]:
+    """What a table says of it."""
+    return {
+      'design': f'{self.design}-{self.resolution}',
+      'implementation': self.implementation or 'default',
+      'precision': self.precision,
+      'batch': self.batch,
+    }
+
+  def config(self, **overrides: Any) -> Config:
+    """Returns the whole configuration, resolved for RGB without labels."""
+    config = config_lib.default_config()
+    config.model.resolution = self.resolution
+    config.model.precision = self.precision
+    config.model.filtered_lrelu_implementation = self.implementation
+    if self.design == 'r':
+      config.model.synthesis.conv_kernel = 1
+      config.model.synthesis.radial_filters = True
+      config.model.synthesis.channel_base *= 2
+      config.model.synthesis.channel_max *= 2
+      config.train.blur_init_sigma = 10.0
+    config.train.batch = self.batch
+    config.train.micro_batches = self.micro_batches
+    config.update_from_flattened_dict(overrides)
+    config_lib.resolve(config, img_channels=3, label_dim=0)
+    return config
+
+
+def train_tasks(
+  networks: Sequence[Network], **overrides: Any
+) -> list[stages.Task]:
+  """Returns a task for each: seconds a kimg, memory, seconds to compile."""
+  return [
+    stages.Task(
+      network.columns | {'micro-batches': network.micro_batches},
+      functools.partial(_prepare_train, network, overrides),
+    )
+    for network in networks
+  ]
+
+
+def _prepare_train(
+  network: Network, overrides: Mapping[str, Any]
+) -> stages.Measure:
+  config = network.config(**overrides)
+  trainer = loop.make_trainer(config)
+  mesh = sharding.make_mesh(1)
+  start = time.perf_counter()
+  with jax.set_mesh(mesh):
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(trainer.init, key)
+    shape = (network.batch, *trainer.generator.spec.image_shape)
+    images = {'image': jax.ShapeDtypeStruct(shape, 'uint8')}
+    lowered = steps.jit_step(trainer, mesh).lower(state, images, key)
+    lowered_at = time.perf_counter()
+    step = lowered.compile()
+  compiled_at = time.perf_counter()
+
+  def measure() -> Mapping[str, Any]:
+    return {
+      **_time_steps(trainer, mesh, step, shape),
+      **_memory(step, network.batch),
+      'lower s': lowered_at - start,
+      'compile s': compiled_at - lowered_at,
+    }
+
+  return measure
+
+
+def _time_steps(
+  trainer: steps.Trainer, mesh: Any, step: Any, shape: tuple[int, ...]
+) -> dict[str, float]:
+  """Runs an interval of R1 twice, the first to warm up."""
+  key = jax.random.key(0)
+  state = steps.jit_init(trainer, mesh)(key)
+  images = np.random.RandomState(0).randint(0, 256, shape, np.uint8)
+  batch = sharding.shard_batch({'image': images}, mesh)
+  interval = trainer.recipe.r1_interval
+  times, moments = [], None
+  for _ in range(2):
+    jax.block_until_ready(state)
+    start = time.perf_counter()
+    for _ in range(interval):
+      state, moments = step(state, batch, key)
+    jax.block_until_ready(state)
+    times.append(time.perf_counter() - start)
+  losses = {
+    name: float(value[1] / value[0])
+    for name, value in (moments or {}).items()
+    if name in ('Loss/G/loss', 'Loss/D/loss')
+  }
+  if not all(map(math.isfinite, losses.values())):
+    raise FloatingPointError(f'the losses are not finite: {losses}')
+  return {'s/kimg': times[-1] / interval / shape[0] * 1000, **losses}
+
+
+def _memory(compiled: Any, batch: int) -> dict[str, float]:
+  analysis = compiled.memory_analysis()
+  total = (
+    analysis.argument_size_in_bytes
+    + analysis.output_size_in_bytes
+    - analysis.alias_size_in_bytes
+    + analysis.temp_size_in_bytes
+  )
+  return {
+    'GiB': total / 2**30,
+    'temporary GiB': analysis.temp_size_in_bytes / 2**30,
+    'GiB an image': analysis.temp_size_in_bytes / 2**30 / batch,
+  }
+
+
+def generate_tasks(
+  networks: Sequence[Network], **overrides: Any
+) -> list[stages.Task]:
+  """Returns a task for each: images a second, memory, seconds to compile."""
+  return [
+    stages.Task(
+      network.columns, functools.partial(_prepare_generate, network, overrides)
+    )
+    for network in networks
+  ]
+
+
+def _prepare_generate(
+  network: Network, overrides: Mapping[str, Any]
+) -> stages.Measure:
+  config = network.config(**overrides)
+  generator = factory.make_generator(config.model.to_dict())
+  z = jax.ShapeDtypeStruct((network.batch, generator.z_dim), jnp.float32)
+  key = jax.random.key(0)
+  structures = jax.eval_shape(lambda: dict(generator.lazy_init(key, z, None)))
+  start = time.perf_counter()
+  apply = jax.jit(generator.apply).lower(structures, z).compile()
+  seconds = time.perf_counter() - start
+
+  def measure() -> Mapping[str, Any]:
+    variables = jax.jit(lambda: dict(generator.lazy_init(key, z, None)))()
+    latents = [
+      (variables, jax.random.normal(jax.random.key(i), z.shape))
+      for i in range(2)
+    ]
+    if not bool(jnp.isfinite(apply(*latents[0])).all()):
+      raise FloatingPointError('the images are not finite')
+    ms, _ = timing.milliseconds(apply, latents, seconds=0.5, repeats=3)
+    return {
+      'images/s': 1e3 * network.batch / ms,
+      **_memory(apply, network.batch),
+      'compile s': seconds,
+    }
+
+  return measure
+
+
+def equivariance_tasks(
+  networks: Sequence[Network], samples: int, **overrides: Any
+) -> list[stages.Task]:
+  """Returns a task for each: EQ-T and EQ-R of random weights, and the rate.
+
+  Metrics are measured in the precision of the network.
+  """
+  return [
+    stages.Task(
+      network.columns | {'what': 'eqt, eqr'},
+      functools.partial(
+        lambda network: functools.partial(
+          _measure_equivariance, network, samples, overrides
+        ),
+        network,
+      ),
+    )
+    for network in networks
+  ]
+
+
+def _measure_equivariance(
+  network: Network, samples: int, overrides: Mapping[str, Any]
+) -> Mapping[str, Any]:
+  config = network.config(**overrides)
+  generator = factory.make_generator(config.model.to_dict())
+  z = jnp.zeros((1, generator.z_dim))
+  variables = jax.jit(
+    lambda: dict(generator.lazy_init(jax.random.key(0), z, None))
+  )()
+
+  def sample_ws(variables, key, n):
+    z = jax.random.normal(key, (n, generator.z_dim))
+    return generator.apply(variables, z, method='mapping')
+
+  evaluator = equivariance.EquivarianceEvaluator(
+    lambda variables, ws, transforms: generator.apply(
+      variables, ws, transforms, method='synthesis'
+    ),
+    sample_ws,
+    batch_size=network.batch,
+    metrics=('eqt', 'eqr'),
+    num_samples=samples,
+  )
+  start = time.perf_counter()
+  evaluator(variables)
+  middle = time.perf_counter()
+  values = evaluator(variables)
+  seconds = time.perf_counter() - middle
+  return {
+    **values,
+    'images/s': samples / seconds,
+    'compile s': middle - start - seconds,
+  }

@@ -1,0 +1,45 @@
+"""Times compiled functions on a device."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+
+def milliseconds(
+  call: Callable[..., Any],
+  arguments: Sequence[tuple[Any, ...]],
+  *,
+  seconds: float = 0.05,
+  repeats: int = 5,
+) -> tuple[float, float]:
+  """Returns the median time of a call, and the spread of the repeats.
+
+  Calls queue up on the device, so that none waits for its dispatch.
+
+  Args:
+    call: A compiled function.
+    arguments: Sets of arguments, taken in turn, so that a cache does not hold
+      them all.
+    seconds: How long a repeat takes, about.
+    repeats: How many there are.
+
+  Returns:
+    The median and the largest difference between two repeats, milliseconds.
+  """
+
+  def run(calls: int) -> float:
+    start = time.perf_counter()
+    results = None
+    for i in range(calls):
+      results = call(*arguments[i % len(arguments)])
+    jax.block_until_ready(results)
+    return (time.perf_counter() - start) / calls
+
+  for _ in arguments:
+    run(1)
+  calls = max(1, min(1000, int(seconds / run(2))))
+  times = [1e3 * run(calls) for _ in range(repeats)]
+  return statistics.median(times), max(times) - min(times)

@@ -1,0 +1,242 @@
+"""Proves sg3jax on the GPU or TPU of this machine, and measures it.
+
+  python scripts/prove_hardware.py --output=docs/hardware/h100 --minutes=8
+
+Stage by stage, in order of worth, within the time: what the machine is, whether
+the kernels of filtered_lrelu are right on it, how fast they are, and how fast
+whole networks train and generate. Each result is written at once, to
+`results.json` and `results.md` in the folder, so that a run that is cut leaves
+what it had; a stage that fails is recorded and the next begins. The command
+again adds a session to the same files.
+
+  --stages=check,bench    takes these stages only, in this order
+  --only=forward          takes the rows only whose name has this
+  --cache=FOLDER          keeps compiled programs there, for the next run
+  --tiny                  runs every stage small, also on a CPU
+  --stages=pretrain       trains a small model on photographs, for --minutes
+
+It needs JAX 0.11 or newer for the kernel of GPUs, and the dependencies of this
+package, whose source it finds beside this file. The status is 0 if all was
+measured and is right.
+"""
+
+import datetime
+import functools
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+# The package, if it is not installed.
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+from absl import app, flags
+from hardware import (
+  kernels,
+  machine,
+  networks,
+  pretrain,
+  stages,
+)
+
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Folder for the results.', required=True
+)
+_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Time for all stages.')
+_STAGES = flags.DEFINE_list('stages', None, 'Stages; all but pretrain.')
+_ONLY = flags.DEFINE_string('only', '', 'Part of the names of rows to take.')
+_CACHE = flags.DEFINE_string('cache', None, 'Folder for compiled programs.')
+_TINY = flags.DEFINE_bool('tiny', False, 'Small sizes, to test this script.')
+_PROCESSES = flags.DEFINE_integer(
+  'processes',
+  None,
+  'Workers at the same time; by default one a core of a machine with a GPU, up '
+  'to 12, and one elsewhere.',
+)
+_WORKER = flags.DEFINE_string(
+  'worker', None, 'Used by the script itself, to start its workers.'
+)
+
+_TINY_SPEC = {'channel_base': 256, 'channel_max': 8, 'num_layers': 5}
+_TINY_CONFIG = {
+  'model.z_dim': 16,
+  'model.w_dim': 16,
+  'model.synthesis.num_layers': 4,
+  'model.synthesis.channel_base': 128,
+  'model.synthesis.channel_max': 8,
+  'model.discriminator.channel_base': 128,
+  'model.discriminator.channel_max': 8,
+  'train.r1_interval': 2,
+  'train.blur_init_sigma': 0.0,
+}
+
+
+def make_stages() -> list[stages.Stage]:
+  """Returns all stages, in order of worth."""
+  tiny = _TINY.value
+  sizes = {'main': 32, 'large': 32} if tiny else {'main': 256, 'large': 1024}
+  batch, bench_batch = (2, 2) if tiny else (2, 8)
+
+  def cases(size: str, *directions: str) -> list[kernels.Case]:
+    options = _TINY_SPEC if tiny else {}
+    return [
+      case
+      for design in kernels.DESIGNS
+      for case in kernels.cases(design, sizes[size], directions, **options)
+    ][: 2 if tiny else None]
+
+  def check(size: str) -> list[stages.Task]:
+    return [
+      task
+      for directions in (('forward', 'backward'), ('tangent',))
+      for task in kernels.check_tasks(cases(size, *directions), batch)
+    ]
+
+  def bench(size: str) -> list[stages.Task]:
+    return kernels.bench_tasks(
+      cases(size, 'forward', 'backward'),
+      bench_batch,
+      'bfloat16',
+      1e9 * _machine()['copy']['GB/s'],
+    )
+
+  def train() -> list[stages.Task]:
+    runs = [('t', None, 1), ('r', None, 1), ('t', 'banded', 4)]
+    runs += [('r', 'banded', 4)]
+    if tiny:
+      runs = [('t', None, 1)]
+    kernel = 'banded' if tiny else 'pallas'
+    overrides = _TINY_CONFIG if tiny else {}
+    size, number = (16, 4) if tiny else (256, 32)
+    return networks.train_tasks(
+      [
+        networks.Network(
+          design, size, number, name or kernel, micro_batches=parts
+        )
+        for design, name, parts in runs
+      ],
+      **overrides,
+    )
+
+  def generate() -> list[stages.Task]:
+    if tiny:
+      one = networks.Network('t', 16, 4, 'banded')
+      return [
+        *networks.generate_tasks([one], **_TINY_CONFIG),
+        *networks.equivariance_tasks([one], 4, **_TINY_CONFIG),
+      ]
+    return [
+      *networks.generate_tasks(
+        [
+          networks.Network(design, size, number, name, precision)
+          for size, number in ((256, 32), (1024, 8))
+          for design in kernels.DESIGNS
+          for name, precision in (('pallas', 'bf16'), ('banded', 'fp32'))
+        ]
+      ),
+      *networks.equivariance_tasks(
+        [
+          networks.Network(design, 256, 32, 'banded', 'fp32')
+          for design in kernels.DESIGNS
+        ],
+        128,
+      ),
+    ]
+
+  stage = stages.Stage
+  return [
+    stage('machine', 'Machine', lambda: machine.make_tasks(is_tiny=tiny)),
+    stage('check', 'Correctness at 256 pixels', lambda: check('main')),
+    stage(
+      'bench',
+      'Speed at 256 pixels',
+      lambda: bench('main'),
+      is_timed=True,
+      summarize=kernels.summarize_bench,
+    ),
+    stage('train', 'Training', train, is_timed=True),
+    stage('generate', 'Generating', generate, is_timed=True),
+    stage('check-large', 'Correctness at 1024 pixels', lambda: check('large')),
+    stage(
+      'bench-large',
+      'Speed at 1024 pixels',
+      lambda: bench('large'),
+      is_timed=True,
+      summarize=kernels.summarize_bench,
+    ),
+    stage(
+      'pretrain',
+      'A small model',
+      lambda: pretrain.make_tasks(
+        pathlib.Path(_OUTPUT.value), _MINUTES.value, is_tiny=tiny
+      ),
+    ),
+  ]
+
+
+def _machine() -> dict[str, stages.Row]:
+  """Returns what the first stage of this session has measured, by its name."""
+  results = json.loads(
+    (pathlib.Path(_OUTPUT.value) / 'results.json').read_text()
+  )
+  rows = results['sessions'][-1]['stages']['machine']['rows']
+  return {row['what']: row for row in rows}
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the stages that the flags ask for, or a worker's part of one."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  if _WORKER.value:
+    _work()
+    return
+  known = {stage.name: stage for stage in make_stages()}
+  names = _STAGES.value or [name for name in known if name != 'pretrain']
+  if unknown := set(names) - set(known):
+    sys.exit(
+      f'error: --stages must be of {", ".join(known)}, got '
+      f'{", ".join(sorted(unknown))}'
+    )
+  now = datetime.datetime.now(datetime.UTC)
+  results = stages.Results(
+    pathlib.Path(_OUTPUT.value),
+    {
+      'date': now.isoformat(timespec='seconds'),
+      'command': ' '.join(['prove_hardware.py', *sys.argv[1:]]),
+    },
+  )
+  with tempfile.TemporaryDirectory() as cache:
+    command = [sys.executable, *sys.argv, f'--cache={_CACHE.value or cache}']
+    run = functools.partial(stages.run, results=results, command=command)
+    start = time.monotonic()
+    # Always: the others need its rates.
+    failures = run(
+      [known.pop('machine')], seconds=60 * _MINUTES.value, processes=1
+    )
+    failures += run(
+      [known[name] for name in names if name in known],
+      seconds=60 * _MINUTES.value - (time.monotonic() - start),
+      processes=_PROCESSES.value or _processes(),
+    )
+  print(f'{failures} failed; the results are in {_OUTPUT.value}')
+  sys.exit(min(failures, 1))
+
+
+def _processes() -> int:
+  # Several processes can share a GPU, but not a TPU.
+  is_gpu = _machine().get('machine', {}).get('platform') == 'gpu'
+  return min(os.cpu_count() or 1, 12) if is_gpu else 1
+
+
+def _work() -> None:
+  jax.config.update('jax_compilation_cache_dir', _CACHE.value)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  stages.work(make_stages(), _WORKER.value, _ONLY.value)
+
+
+if __name__ == '__main__':
+  app.run(main)
