@@ -9,6 +9,7 @@ its programs into a cache, and a single one then runs them.
 import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
 import queue
 import subprocess
@@ -170,10 +171,14 @@ def _work_apart(
   deadline: float,
 ) -> Iterator[Row]:
   """Yields the rows of a stage as its workers print them, to the deadline."""
+  environment = dict(os.environ)
+  if parts > 1:  # None may take the memory of all.
+    environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
   workers = [
     subprocess.Popen(
       [*command, f'--worker={stage.name}:{part}/{parts}:{mode}'],
       stdout=subprocess.PIPE,
+      env=environment,
       text=True,
     )
     for part in range(parts)

@@ -97,12 +97,11 @@ def _resample(
   """Correlates with a 2-D filter, in the best spelling for the platform."""
   options = {'f': f, 'up': up, 'down': down, 'padding': padding}
   depthwise = functools.partial(_depthwise, **options)
-  on_cpu, on_gpu = functools.partial(_folded, **options), depthwise
-  if f.size <= _MAX_UNROLLED_TAPS:
-    on_cpu = on_gpu = functools.partial(_shifted_adds, **options)
-  return lax.platform_dependent(
-    x, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=depthwise
-  )
+  if f.size > _MAX_UNROLLED_TAPS:
+    folded = functools.partial(_folded, **options)
+    return lax.platform_dependent(x, cpu=folded, default=depthwise)
+  shifted = functools.partial(_shifted_adds, **options)
+  return lax.platform_dependent(x, tpu=depthwise, default=shifted)
 
 
 def _depthwise(

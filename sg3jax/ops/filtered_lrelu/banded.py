@@ -134,12 +134,20 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     spelling = spell(name, chain, operands[0].dtype)
     return functools.partial(evaluate, spelling, chain)
 
+  def anew(name: str) -> Callable[..., Array]:
+    # XLA knows the middle signal of a derivative from the forward pass. It would
+    # keep that of all layers, gigabytes each, for what a product makes again.
+    def call(*xs: Array) -> Array:
+      return spelled(name)(*lax.optimization_barrier(xs))
+
+    return call if len(operands) > 1 else spelled(name)
+
   return scaling.leave(
     platform.by_platform(
       *operands,
       cpu=spelled('diagonals'),
-      gpu=spelled('batched'),
-      tpu=spelled('einsum'),
+      gpu=anew('batched'),
+      tpu=anew('einsum'),
     )
   )
 
