@@ -9,6 +9,8 @@ import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
+from sg3jax.nets import factory
+
 DEVICES = flags.DEFINE_integer(
   'devices', None, 'How many devices to use; all by default.', lower_bound=1
 )
@@ -18,6 +20,19 @@ NETWORK = flags.DEFINE_string(
   None,
   'A run folder (its newest checkpoint), RUN/checkpoints/STEP, '
   'RUN/checkpoints/best, or an imported model.',
+)
+PRECISION = flags.DEFINE_enum(
+  'precision',
+  'fp32',
+  list(factory.PRECISIONS),
+  'What the generator computes in; the 16-bit types store the four highest '
+  'octaves of resolution.',
+)
+BATCH = flags.DEFINE_integer(
+  'batch',
+  None,
+  'Images at a time; by default what fits the memory of the devices.',
+  lower_bound=1,
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
