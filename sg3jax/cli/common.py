@@ -9,6 +9,7 @@ import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
+from sg3jax.cli import compilation_cache
 from sg3jax.nets import factory
 
 DEVICES = flags.DEFINE_integer(
@@ -33,6 +34,12 @@ BATCH = flags.DEFINE_integer(
   None,
   'Images at a time; by default what fits the memory of the devices.',
   lower_bound=1,
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  None,
+  'Folder where compiled programs are kept for the next command, or none; by '
+  'default sg3jax/compiled in your cache folder, or what JAX has been told.',
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
@@ -83,6 +90,7 @@ def run(
         )
       if len(values) < arguments:
         raise ValueError('a FILE is required: --help shows how')
+      compilation_cache.enable(_COMPILATION_CACHE.value)
       main(*values)
     except _USER_ERRORS as error:
       if _DEBUG.value:

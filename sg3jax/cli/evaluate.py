@@ -23,6 +23,7 @@ from sg3jax.types import Snapshot
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('outdir')
+flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('devices')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')

@@ -24,6 +24,7 @@ from sg3jax.ops import affine
 from sg3jax.train import planning, sharding
 
 flags.declare_key_flag('network')
+flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
