@@ -117,6 +117,11 @@ def _parse(args: list[str]) -> list[str]:
   sys.exit(f'error: {message} (--help lists the options)')
 
 
+def say(text: str) -> None:
+  """Prints a line about the work, beside the results on standard output."""
+  print(text, file=sys.stderr, flush=True)
+
+
 def require(flag: flags.FlagHolder) -> Any:
   """Returns a flag's value.
 

@@ -77,6 +77,7 @@ def _evaluate() -> None:
       mesh,
       batch_size=common.BATCH.value,
       memory=planning.device_memory(mesh),
+      log=common.say,
     )
     figures = measurements(painter, snapshot)
   about = {'kimg': model.kimg, 'precision': model.precision}

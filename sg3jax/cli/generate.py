@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from sg3jax import durations
 from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.eval import batches, pictures
@@ -84,11 +85,16 @@ def _generate() -> None:
     planning.device_memory(sharding.make_mesh(1)),
     default=_DEFAULT_BATCH,
   )
+  generate = durations.announce_first_call(
+    model,
+    common.say,
+    f'the generator, for {min(size, len(seeds))} images at a time',
+  )
   for first in range(0, len(seeds), size):
     batch = seeds[first : first + size]
     # Whole batches, so that one program serves all.
     padded = batch + batch[:1] * (size - len(batch) if first else 0)
-    images = model(
+    images = generate(
       model_lib.seed_latents(padded, model.z_dim),
       None if label is None else np.tile(label, (len(padded), 1)),
       truncation_psi=_TRUNC.value,

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
+from sg3jax import durations
 from sg3jax.data import sources
 from sg3jax.eval import (
   batches,
@@ -46,6 +47,7 @@ class Painter:
     mesh: The devices.
     batch_size: Images at a time, over all devices; by default what fits.
     memory: Bytes of a device, if known, for the default.
+    log: Takes lines of text about what is compiled.
 
   Raises:
     ValueError: If the batch cannot be spread over the devices.
@@ -58,6 +60,7 @@ class Painter:
     *,
     batch_size: int | None = None,
     memory: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
   ):
     unit = _GROUP * mesh.size
     if batch_size is None:
@@ -72,10 +75,15 @@ class Painter:
     self.generator = generator
     self.mesh = mesh
     self.batch_size = batch_size
+    self.log = log
     self._spread = NamedSharding(mesh, P(mesh.axis_names))
     whole = NamedSharding(mesh, P())
     self._mapping = jax.jit(self._apply('mapping'), out_shardings=whole)
-    self._synthesis = jax.jit(self._apply('synthesis'), out_shardings=whole)
+    self._synthesis = durations.announce_first_call(
+      jax.jit(self._apply('synthesis'), out_shardings=whole),
+      log,
+      f'the generator, for {batch_size} images at a time',
+    )
 
   def _apply(self, method: str):
     return functools.partial(self.generator.apply, method=method)
@@ -352,6 +360,7 @@ class Measurements:
         num_samples=self._num_samples,
         seed=self._seed,
         mesh=self._mesh,
+        log=painter.log,
       )
     figures = self._equivariance(variables)
     return {name: {name: value} for name, value in figures.items()}, (

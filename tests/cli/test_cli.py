@@ -88,7 +88,9 @@ def pictures(cli, run, tmp_path_factory):
     'generate', f'--network={run}', '--seeds=0,1,4-6', f'--outdir={outdir}'
   )
   assert status == 0, error
-  assert not error
+  compiling, compiled = error.splitlines()
+  assert compiling == ('Compiling:      the generator, for 5 images at a time')
+  assert re.fullmatch(r'Compiled:       in \d+s', compiled)
   names = [f'seed{seed:04d}.png' for seed in (0, 1, 4, 5, 6)]
   assert out.split() == [str(outdir / name) for name in names]
   assert sorted(path.name for path in outdir.iterdir()) == names
@@ -121,6 +123,17 @@ class TestTrain:
     assert (run / 'checkpoints' / '2').is_dir()
     assert len((run / 'stats.jsonl').read_text().splitlines()) == 1
     assert (run / 'metric-swd.jsonl').exists()
+
+  def test_the_log_says_what_is_compiled(self, run):
+    lines = (run / 'log.txt').read_text().splitlines()
+    for what, done in (
+      ('the networks as new', 'Compiled:'),
+      ('what generates and measures', 'Evaluated:'),
+      ('a training step', 'Compiled:'),
+    ):
+      start = lines.index(f'Compiling:      {what}')
+      ends = [line.startswith(f'{done:15} in ') for line in lines[start:]]
+      assert any(ends)
 
   def test_the_same_command_again_has_nothing_to_do(self, cli, run, data):
     before = (run / 'stats.jsonl').read_text()
@@ -272,6 +285,9 @@ def test_evaluate_prints_and_appends_json(cli, run, data, tmp_path):
   figures = json.loads(out)
   assert set(figures) == {'swd', 'eqt50k_int', 'kimg', 'precision'}
   assert figures['precision'] == 'fp32'
+  for what in ('the generator, for', 'eqt of'):
+    assert f'Compiling:      {what} 16 images at a time\n' in error
+  assert error.count('Compiled:       in ') == 2
   for name in ('swd', 'eqt50k_int'):
     (line,) = (tmp_path / f'metric-{name}.jsonl').read_text().splitlines()
     result = json.loads(line)
