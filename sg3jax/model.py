@@ -33,6 +33,7 @@ class Model:
     options: The configuration of the run that trained it; of an imported
       model, only its `model` part.
     step: The training step of the checkpoint, 0 for an imported model.
+    precision: What the generator computes in: see `load_model`.
     generator: The linen module.
     variables: Its arrays: those of the moving average of the training run.
     discriminator: The linen module.
@@ -44,13 +45,18 @@ class Model:
     options: dict[str, Any],
     networks: dict[str, Variables],
     step: int = 0,
+    precision: str = 'fp32',
   ):
     self.options = options
     self.step = step
+    self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
-    # Drawn in float32 throughout, whatever the precision of training was, as
+    # Whatever the precision of training was: float32 unless asked otherwise, as
     # the run's own pictures and figures are.
-    self.generator = factory.make_generator(options['model'] | _EXACT)
+    self.generator = factory.make_generator(
+      options['model'] | {'precision': precision}
+    )
+    self._exact_generator = factory.make_generator(options['model'] | _EXACT)
     self.discriminator = factory.make_discriminator(options['model'] | _EXACT)
     # On the device once, not with every call.
     self.variables, self.discriminator_variables = jax.device_put(
@@ -114,7 +120,7 @@ class Model:
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     noise_seed: int = 0,
     truncation_towards: str = 'global',
-    force_fp32: bool = True,
+    force_fp32: bool = False,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
@@ -210,7 +216,7 @@ class Model:
     transform: Float[AnyArray, '*n 3 3'] | None = None,
     noise_mode: str = 'const',
     noise_seed: int = 0,
-    force_fp32: bool = True,
+    force_fp32: bool = False,
   ) -> Float[Array, 'n h w c']:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
@@ -223,20 +229,21 @@ class Model:
         noise, 'none' for none. Generators without noise inputs, as the
         alias-free ones of the paper, draw the same with all three.
       noise_seed: Of random noise, which differs within the batch.
-      force_fp32: As it is anyway: models are drawn in float32 throughout.
-        False is refused.
+      force_fp32: Whether to compute in float32 throughout, whatever the
+        model's precision is.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
-    if not force_fp32:
-      raise ValueError(
-        'force_fp32=False is not possible: models are always drawn in float32. '
-        'Leave it out'
-      )
     layers.check_noise_mode(noise_mode)
     return self._synthesis(
-      self.variables, ws, transform, noise_seed, noise_mode=noise_mode
+      self.variables,
+      ws,
+      transform,
+      noise_seed,
+      noise_mode=noise_mode,
+      # One program, not two, where both are the same.
+      exact=force_fp32 or self.precision == 'fp32',
     )
 
   def discriminate(
@@ -269,8 +276,9 @@ class Model:
 
   @functools.cached_property
   def _synthesis(self):
-    def synthesis(variables, ws, transform, noise_seed, *, noise_mode):
-      return self.generator.apply(
+    def synthesis(variables, ws, transform, noise_seed, *, noise_mode, exact):
+      generator = self._exact_generator if exact else self.generator
+      return generator.apply(
         variables,
         ws,
         transform,
@@ -279,27 +287,33 @@ class Model:
         method='synthesis',
       )
 
-    return jax.jit(synthesis, static_argnames='noise_mode')
+    return jax.jit(synthesis, static_argnames=('noise_mode', 'exact'))
 
   @functools.cached_property
   def _discriminate(self):
     return jax.jit(self.discriminator.apply)
 
 
-def load_model(path: str | pathlib.Path) -> Model:
+def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   """Opens the networks of a run folder, of a checkpoint or of an import.
+
+  Parameters, styles, images and the discriminator are float32 in every
+  precision. 'bf16' and 'fp16' store the generator's feature maps in 16 bits as
+  training in that precision does: those of the four highest octaves of
+  resolution, which are bounded at 256 unless the model has a bound of its own.
 
   Args:
     path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`,
       `RUN/checkpoints/best` of a run that keeps its best one, or a folder that
       `sg3jax import` wrote.
+    precision: What the generator computes in: 'fp32', 'bf16' or 'fp16'.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
     ValueError: If an imported model is damaged, or `path` is an official
-      checkpoint, which is to be imported first.
+      checkpoint, which is to be imported first, or the precision is unknown.
   """
-  return Model(*read_networks(path))
+  return Model(*read_networks(path), precision=precision)
 
 
 def read_networks(

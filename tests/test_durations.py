@@ -19,3 +19,34 @@ from sg3jax import durations
 )
 def test_format_duration(seconds, text):
   assert durations.format_duration(seconds) == text
+
+
+def test_the_first_call_is_announced(monkeypatch):
+  now = iter([100.0, 180.0])
+  monkeypatch.setattr(durations.time, 'monotonic', lambda: next(now))
+  lines = []
+
+  def add(a, *, b):
+    lines.append(f'{a} + {b}')
+    return a + b
+
+  function = durations.announce_first_call(add, lines.append, 'the sum')
+  assert [function(1, b=2), function(3, b=4)] == [3, 7]
+  assert lines == [
+    'Compiling:      the sum',
+    '1 + 2',
+    'Compiled:       in 1m 20s',
+    '3 + 4',
+  ]
+
+
+def test_a_first_call_that_fails_is_not_done():
+  lines = []
+
+  def fail():
+    raise RuntimeError('no')
+
+  function = durations.announce_first_call(fail, lines.append, 'it', 'Ended:')
+  with pytest.raises(RuntimeError, match='no'):
+    function()
+  assert lines == ['Compiling:      it']

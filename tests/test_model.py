@@ -1,15 +1,18 @@
-"""Styles of a conditional model: truncation towards all, or towards a class."""
+"""Models: styles of classes, official words, precision."""
 
 import jax
 import numpy as np
 import pytest
+from conftest import GOLDENS
 
 from sg3jax import model as model_lib
+from sg3jax.interop import official, reader
+from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop
 
 
-def _make_model(label_dim):
+def _make_model(label_dim, **options):
   config = config_lib.default_config()
   config.model.resolution = 16
   config.model.z_dim = config.model.w_dim = 8
@@ -28,7 +31,7 @@ def _make_model(label_dim):
       'discriminator': state.discriminator,
     },
   )
-  return model_lib.Model(config.to_dict(), networks, 0)
+  return model_lib.Model(config.to_dict(), networks, 0, **options)
 
 
 @pytest.fixture(scope='module')
@@ -109,9 +112,50 @@ def test_official_words_are_understood(model, z):
     model(z, _CLASSES, noise_mode='const', force_fp32=True, **options),
   )
   np.testing.assert_array_equal(images, model.synthesis(ws))
-  for call, *args in ((model.synthesis, ws), (model, z, _CLASSES)):
-    with pytest.raises(ValueError, match='always drawn in float32'):
-      call(*args, force_fp32=False)
+  np.testing.assert_array_equal(images, model.synthesis(ws, force_fp32=False))
+
+
+# Significant bits of the types of feature maps.
+_BITS = {'bf16': 8, 'fp16': 11}
+
+
+@pytest.mark.parametrize('precision', list(_BITS))
+@pytest.mark.parametrize(
+  'name', ['stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32']
+)
+def test_pictures_in_16_bits_are_those_of_float32(name, precision):
+  converted = official.convert(
+    reader.read_checkpoint(GOLDENS / f'official_{name}.pkl')
+  )
+  options = {'model': converted.model}
+  exact = model_lib.Model(options, converted.networks)
+  model = model_lib.Model(options, converted.networks, precision=precision)
+  rng = np.random.RandomState(0)
+  z = rng.randn(8, model.z_dim).astype(np.float32)
+  c = np.eye(max(model.c_dim, 1))[np.arange(8) % max(model.c_dim, 1)]
+  ws = exact.mapping(z, c.astype(np.float32) if model.c_dim else None)
+  images = exact.synthesis(ws)
+  error = np.sqrt(np.mean((model.synthesis(ws) - images) ** 2) / np.var(images))
+  # Each layer rounds its kernel, what the convolution puts out, and its result,
+  # by u / sqrt(3) at most on average, and independently: sqrt(3 L) of that.
+  bound = 2.0 ** -_BITS[precision] * np.sqrt(model.generator.spec.num_layers)
+  assert bound / 8 < error < bound
+  np.testing.assert_array_equal(model.synthesis(ws, force_fp32=True), images)
+  assert images.dtype == model.synthesis(ws).dtype == np.float32
+
+
+def test_unknown_precisions_are_refused():
+  with pytest.raises(ValueError, match='precision must be one of fp32, bf16'):
+    _make_model(0, precision='fp8')
+
+
+def test_float32_is_unbounded_and_16_bits_are_as_in_training():
+  assert _make_model(0).generator.conv_clamp is None
+  for precision in _BITS:
+    model = _make_model(0, precision=precision)
+    assert model.generator.conv_clamp == 256
+    assert factory.precision_of(model.generator) == model.precision == precision
+    assert model.discriminator.low_precision_dtype is None
 
 
 def test_labels_of_no_features_are_none(z):

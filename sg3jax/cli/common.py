@@ -9,6 +9,9 @@ import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
+from sg3jax.cli import compilation_cache
+from sg3jax.nets import factory
+
 DEVICES = flags.DEFINE_integer(
   'devices', None, 'How many devices to use; all by default.', lower_bound=1
 )
@@ -18,6 +21,25 @@ NETWORK = flags.DEFINE_string(
   None,
   'A run folder (its newest checkpoint), RUN/checkpoints/STEP, '
   'RUN/checkpoints/best, or an imported model.',
+)
+PRECISION = flags.DEFINE_enum(
+  'precision',
+  'fp32',
+  list(factory.PRECISIONS),
+  'What the generator computes in; the 16-bit types store the four highest '
+  'octaves of resolution.',
+)
+BATCH = flags.DEFINE_integer(
+  'batch',
+  None,
+  'Images at a time; by default what fits the memory of the devices.',
+  lower_bound=1,
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  None,
+  'Folder where compiled programs are kept for the next command, or none; by '
+  'default sg3jax/compiled in your cache folder, or what JAX has been told.',
 )
 OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
@@ -68,6 +90,7 @@ def run(
         )
       if len(values) < arguments:
         raise ValueError('a FILE is required: --help shows how')
+      compilation_cache.enable(_COMPILATION_CACHE.value)
       main(*values)
     except _USER_ERRORS as error:
       if _DEBUG.value:
@@ -92,6 +115,11 @@ def _parse(args: list[str]) -> list[str]:
     message = f'no such key in the configuration: {error.args[0]}'
   message = ' '.join(message.split())
   sys.exit(f'error: {message} (--help lists the options)')
+
+
+def say(text: str) -> None:
+  """Prints a line about the work, beside the results on standard output."""
+  print(text, file=sys.stderr, flush=True)
 
 
 def require(flag: flags.FlagHolder) -> Any:

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sg3jax.cli import common
+from sg3jax.cli import common, compilation_cache
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import default_implementation, filtered_lrelu
 from sg3jax.train import sharding
 
+flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('devices')
 
 _PACKAGES = (
@@ -42,6 +43,8 @@ def _doctor() -> None:
   print(f'platform             {device.platform}')
   print(f'processes            {jax.process_count()}')
   print(f'mesh                 {dict(mesh.shape)}')
+  folder = compilation_cache.current_folder()
+  print(f'compiled programs    {folder or "not kept"}')
   for name in ('cpu', 'gpu', 'tpu'):
     print(f'filtered_lrelu       {name}: {default_implementation(name)}')
   failures = [test for test in (_test_values, _test_gradients) if not test()]

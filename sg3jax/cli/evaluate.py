@@ -2,6 +2,7 @@
 
     sg3jax evaluate --network=runs/quickstart --metrics=eqt,eqt_frac,eqr
     sg3jax evaluate --network=runs/quickstart --metrics=swd --data=embedded
+    sg3jax evaluate --network=runs/quickstart --precision=bf16
 
 Figures are printed as JSON lines and appended to `metric-NAME.jsonl` in
 `--outdir`, or in the run folder.
@@ -17,12 +18,15 @@ from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import sources
 from sg3jax.eval import evaluators
-from sg3jax.train import sharding
+from sg3jax.train import planning, sharding
 from sg3jax.types import Snapshot
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('outdir')
+flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('devices')
+flags.declare_key_flag('precision')
+flags.declare_key_flag('batch')
 _METRICS = flags.DEFINE_list(
   'metrics', ['eqt', 'eqt_frac', 'eqr'], ', '.join(evaluators.METRICS)
 )
@@ -44,7 +48,7 @@ def _evaluate() -> None:
   network = common.require(common.NETWORK)
   outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)
-  model = model_lib.load_model(network)
+  model = model_lib.load_model(network, common.PRECISION.value)
   source = None
   if _DATA.value:
     source = sources.open_source(
@@ -68,9 +72,16 @@ def _evaluate() -> None:
     variables=model.variables,
   )
   with jax.set_mesh(mesh):
-    painter = evaluators.Painter(model.generator, mesh)
+    painter = evaluators.Painter(
+      model.generator,
+      mesh,
+      batch_size=common.BATCH.value,
+      memory=planning.device_memory(mesh),
+      log=common.say,
+    )
     figures = measurements(painter, snapshot)
-  print(json.dumps(figures | {'kimg': model.kimg}))
+  about = {'kimg': model.kimg, 'precision': model.precision}
+  print(json.dumps(figures | about))
 
 
 def _run_folder(network: str) -> pathlib.Path:

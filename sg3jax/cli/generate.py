@@ -17,13 +17,18 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from sg3jax import durations
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.eval import pictures
+from sg3jax.eval import batches, pictures
 from sg3jax.ops import affine
+from sg3jax.train import planning, sharding
 
 flags.declare_key_flag('network')
+flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
+flags.declare_key_flag('precision')
+flags.declare_key_flag('batch')
 _SEEDS = flags.DEFINE_string('seeds', None, 'Such as 0,1,4-6.')
 _TRUNC = flags.DEFINE_float(
   'trunc', 1.0, 'Truncation psi: 1 for none, 0 for the mean picture.'
@@ -51,7 +56,8 @@ _TRANSLATE = flags.DEFINE_list(
 _ROTATE = flags.DEFINE_float('rotate', 0.0, 'Turn, in degrees.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
 
-_BATCH = 8
+# Images at a time where the memory of the device is unknown.
+_DEFAULT_BATCH = 8
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,13 +78,23 @@ def _generate() -> None:
     raise FileExistsError(
       f'{existing[0]} exists: pass --overwrite or another --outdir'
     )
-  model = model_lib.load_model(network)
+  model = model_lib.load_model(network, common.PRECISION.value)
   label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim)
-  for first in range(0, len(seeds), _BATCH):
-    batch = seeds[first : first + _BATCH]
+  size = common.BATCH.value or batches.fitting_batch(
+    model.generator,
+    planning.device_memory(sharding.make_mesh(1)),
+    default=_DEFAULT_BATCH,
+  )
+  generate = durations.announce_first_call(
+    model,
+    common.say,
+    f'the generator, for {min(size, len(seeds))} images at a time',
+  )
+  for first in range(0, len(seeds), size):
+    batch = seeds[first : first + size]
     # Whole batches, so that one program serves all.
-    padded = batch + batch[:1] * (_BATCH - len(batch) if first else 0)
-    images = model(
+    padded = batch + batch[:1] * (size - len(batch) if first else 0)
+    images = generate(
       model_lib.seed_latents(padded, model.z_dim),
       None if label is None else np.tile(label, (len(padded), 1)),
       truncation_psi=_TRUNC.value,

@@ -41,6 +41,7 @@ _INIT_PARTIAL = flags.DEFINE_bool(
   'init_partial', False, 'Start from what of them fits.'
 )
 flags.DEFINE_alias('init-partial', 'init_partial')
+flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('devices')
 _PLAN = flags.DEFINE_bool(
   'plan',

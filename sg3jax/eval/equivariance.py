@@ -26,6 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
+from sg3jax import durations
 from sg3jax.ops import affine
 from sg3jax.types import AnyArray, Array, Images, Variables
 
@@ -163,6 +164,7 @@ class EquivarianceEvaluator:
     group_size: int = 4,
     seed: int = 0,
     mesh: Mesh | None = None,
+    log: Callable[[str], None] = lambda line: None,
   ):
     """Checks the arguments; nothing is computed yet.
 
@@ -182,6 +184,7 @@ class EquivarianceEvaluator:
       seed: What all random numbers derive from.
       mesh: Devices that share each batch, along all axes of the mesh, which
         must be of type Auto. None: the default device alone.
+      log: Takes lines of text about what is compiled.
 
     Raises:
       ValueError: A metric is unknown, or a number does not fit.
@@ -216,7 +219,11 @@ class EquivarianceEvaluator:
       self._batch_sharding = NamedSharding(mesh, _batch_spec(mesh))
       # Replicated, so that each host of several can read the sums.
       shardings['out_shardings'] = NamedSharding(mesh, PartitionSpec())
-    self._step = jax.jit(self._measure_batch, **shardings)
+    self._step = durations.announce_first_call(
+      jax.jit(self._measure_batch, **shardings),
+      log,
+      f'{", ".join(self._metrics)} of {batch_size} images at a time',
+    )
 
   def __call__(self, variables: Variables) -> dict[str, float]:
     """Returns the figures in dB by their names in result files.

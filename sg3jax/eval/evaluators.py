@@ -16,20 +16,25 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
+from sg3jax import durations
 from sg3jax.data import sources
 from sg3jax.eval import (
+  batches,
   curves,
   equivariance,
   pictures,
   results,
   sliced_wasserstein,
 )
+from sg3jax.nets import factory
 from sg3jax.types import AnyArray, Array, ImagesU8, Snapshot, Variables
 
 METRICS = ('swd', *equivariance.METRICS)
 
-# Images drawn at a time, on each device.
+# Images generated at a time, on each device, if its memory is unknown.
 _DEVICE_BATCH = 16
+# What a batch on each device is a multiple of: images that share a transform.
+_GROUP = 4
 _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
 _CLIP_RADIUS = 1 / 8  # Of the width: the farthest that EQ-T moves.
 
@@ -38,19 +43,47 @@ class Painter:
   """Draws many images with one generator, in batches of one size.
 
   Args:
-    generator: The generator; it draws in float32 throughout.
+    generator: The generator, in whose precision images are computed.
     mesh: The devices.
+    batch_size: Images at a time, over all devices; by default what fits.
+    memory: Bytes of a device, if known, for the default.
+    log: Takes lines of text about what is compiled.
+
+  Raises:
+    ValueError: If the batch cannot be spread over the devices.
   """
 
-  def __init__(self, generator: Any, mesh: Mesh):
-    # Pictures and figures are of the network, not of its rounding.
-    self.generator = generator.clone(low_precision_dtype=None)
+  def __init__(
+    self,
+    generator: Any,
+    mesh: Mesh,
+    *,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+  ):
+    unit = _GROUP * mesh.size
+    if batch_size is None:
+      batch_size = mesh.size * batches.fitting_batch(
+        generator, memory, default=_DEVICE_BATCH, multiple=_GROUP
+      )
+    if batch_size % unit:
+      raise ValueError(
+        f'the batch must be a multiple of {unit}, {_GROUP} for each device, '
+        f'got {batch_size}'
+      )
+    self.generator = generator
     self.mesh = mesh
-    self.batch_size = _DEVICE_BATCH * mesh.size
+    self.batch_size = batch_size
+    self.log = log
     self._spread = NamedSharding(mesh, P(mesh.axis_names))
     whole = NamedSharding(mesh, P())
     self._mapping = jax.jit(self._apply('mapping'), out_shardings=whole)
-    self._synthesis = jax.jit(self._apply('synthesis'), out_shardings=whole)
+    self._synthesis = durations.announce_first_call(
+      jax.jit(self._apply('synthesis'), out_shardings=whole),
+      log,
+      f'the generator, for {batch_size} images at a time',
+    )
 
   def _apply(self, method: str):
     return functools.partial(self.generator.apply, method=method)
@@ -137,7 +170,9 @@ class SnapshotEvaluator:
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
     """Draws and measures one snapshot; returns the figures."""
     if self._painter is None:
-      self._painter = Painter(snapshot.generator, self._mesh)
+      # Pictures and figures are of the network, not of its rounding.
+      generator = snapshot.generator.clone(low_precision_dtype=None)
+      self._painter = Painter(generator, self._mesh)
       self._draw_reals(snapshot.workdir)
     name = f'fakes{round(snapshot.kimg):06d}' if snapshot.kimg else 'fakes_init'
     fakes = self._painter.synthesize(snapshot.variables, self._styles(snapshot))
@@ -276,7 +311,11 @@ class Measurements:
         snapshot=str(snapshot.workdir),
         devices=list(self._mesh.devices.flat),
       )
-      results.append_result(snapshot.workdir, result | {'kimg': snapshot.kimg})
+      about = {
+        'kimg': snapshot.kimg,
+        'precision': factory.precision_of(painter.generator),
+      }
+      results.append_result(snapshot.workdir, result | about)
     return {metric: values[metric] for metric, values in figures.items()}
 
   def _measure_swd(
@@ -321,6 +360,7 @@ class Measurements:
         num_samples=self._num_samples,
         seed=self._seed,
         mesh=self._mesh,
+        log=painter.log,
       )
     figures = self._equivariance(variables)
     return {name: {name: value} for name, value in figures.items()}, (

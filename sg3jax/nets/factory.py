@@ -10,7 +10,8 @@ from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
 
-# Types of the layers of the highest resolutions; float32 elsewhere.
+# Types of the feature maps of the four highest octaves of resolution; float32
+# elsewhere.
 PRECISIONS = {'fp32': None, 'bf16': jnp.bfloat16, 'fp16': jnp.float16}
 
 # Bound of the feature maps where they are stored in 16 bits. In float32 they do
@@ -77,6 +78,12 @@ def make_discriminator(
     **options,
     **_precision(model['precision'], clamp),
   )
+
+
+def precision_of(generator: generator_lib.Generator) -> str:
+  """Returns which of `PRECISIONS` a generator computes in."""
+  names = {dtype: name for name, dtype in PRECISIONS.items()}
+  return names[generator.low_precision_dtype]
 
 
 def _precision(name: str, clamp: float | None) -> dict[str, Any]:

@@ -87,6 +87,30 @@ def count(tree: Any) -> int:
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
+def largest_layer(spec: generator_lib.Spec) -> int:
+  """Returns the most samples that a layer has of one image at a time.
+
+  Those of its input, of what its convolution puts out, of the signal at the
+  rate of the nonlinearity, which a radial filter needs once for each of its up
+  to four separable terms, and of its output.
+  """
+  if isinstance(spec, stylegan2.StyleGAN2Spec):
+    # The convolution, its border, and the blurred and the activated result.
+    return max(4 * size**2 * spec.channels(size) for size in spec.resolutions)
+  return max(
+    layer.in_size**2 * layer.in_channels * layer.group
+    + layer.out_channels
+    * layer.group
+    * (
+      layer.padded_size**2
+      + (4 if layer.radial_down_filter else 1)
+      * (layer.up_factor * layer.padded_size) ** 2
+      + layer.out_size**2
+    )
+    for layer in spec.layers
+  )
+
+
 def layer_rows(
   spec: generator_lib.Spec, params: Mapping[str, Any]
 ) -> list[Row]:

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
+from sg3jax import durations
 from sg3jax.types import Snapshot
 
 # What looks at a snapshot, draws or measures, and returns figures to log.
@@ -25,7 +26,12 @@ class Evaluators:
     log: Callable[[str], None],
     stop: Callable[[], bool],
   ):
-    self._evaluators = tuple(evaluators)
+    self._evaluators = [
+      durations.announce_first_call(
+        evaluator, log, 'what generates and measures', 'Evaluated:'
+      )
+      for evaluator in evaluators
+    ]
     self._log = log
     self._stop = stop
     self._shown: set[str] = set()  # Failures whose traceback is in the log.

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sg3jax import durations
 from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
 from sg3jax.nets import factory
@@ -261,6 +262,7 @@ def _restore_or_init(
   init = steps.jit_init(trainer, mesh)
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   if checkpoints.latest() is None:
+    init = durations.announce_first_call(init, log, 'the networks as new')
     return init(key) if start is None else start.enter(init(key))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -347,7 +349,11 @@ class _Run:
     self, state: TrainState, batches: Iterator[dict[str, Array]]
   ) -> TrainState:
     """Steps until the end, or until told to stop; returns the last state."""
-    step_fn = steps.jit_step(self._trainer, self._mesh)
+    step_fn = durations.announce_first_call(
+      steps.jit_step(self._trainer, self._mesh),
+      self._writer.log,
+      'a training step',
+    )
     key = jax.random.fold_in(jax.random.key(self._config.seed), 1)
     done = int(state.step)
     clock = self._start_clock(state)

@@ -88,7 +88,9 @@ def pictures(cli, run, tmp_path_factory):
     'generate', f'--network={run}', '--seeds=0,1,4-6', f'--outdir={outdir}'
   )
   assert status == 0, error
-  assert not error
+  compiling, compiled = error.splitlines()
+  assert compiling == ('Compiling:      the generator, for 5 images at a time')
+  assert re.fullmatch(r'Compiled:       in \d+s', compiled)
   names = [f'seed{seed:04d}.png' for seed in (0, 1, 4, 5, 6)]
   assert out.split() == [str(outdir / name) for name in names]
   assert sorted(path.name for path in outdir.iterdir()) == names
@@ -121,6 +123,17 @@ class TestTrain:
     assert (run / 'checkpoints' / '2').is_dir()
     assert len((run / 'stats.jsonl').read_text().splitlines()) == 1
     assert (run / 'metric-swd.jsonl').exists()
+
+  def test_the_log_says_what_is_compiled(self, run):
+    lines = (run / 'log.txt').read_text().splitlines()
+    for what, done in (
+      ('the networks as new', 'Compiled:'),
+      ('what generates and measures', 'Evaluated:'),
+      ('a training step', 'Compiled:'),
+    ):
+      start = lines.index(f'Compiling:      {what}')
+      ends = [line.startswith(f'{done:15} in ') for line in lines[start:]]
+      assert any(ends)
 
   def test_the_same_command_again_has_nothing_to_do(self, cli, run, data):
     before = (run / 'stats.jsonl').read_text()
@@ -225,6 +238,20 @@ class TestGenerate:
     assert np.abs(picture - plain).max() > 2
     assert np.abs(picture - expected).max() < 2
 
+  def test_precision_and_batch(self, cli, run, pictures, tmp_path):
+    status, _, error = cli(
+      'generate', f'--network={run}', '--seeds=0,1,4', f'--outdir={tmp_path}',
+      '--precision=bf16', '--batch=2',
+    )  # fmt: skip
+    assert status == 0, error
+    z = sg3jax.model.seed_latents([0, 1, 4], 8)
+    images = sg3jax.load_model(run, precision='bf16')(z)
+    for seed, image in zip((0, 1, 4), _to_uint8(images), strict=True):
+      picture = _read(tmp_path / f'seed{seed:04d}.png').astype(int)
+      assert np.abs(picture - image).max() < 2
+    exact = sg3jax.load_model(run)(z)
+    assert np.abs(images - exact).max() > 0
+
   def test_classes(self, cli, conditional_run, tmp_path):
     args = (
       'generate', f'--network={conditional_run}', '--seeds=0', '--overwrite',
@@ -256,12 +283,37 @@ def test_evaluate_prints_and_appends_json(cli, run, data, tmp_path):
   status, out, error = cli(*args, f'--data={data}')
   assert status == 0, error
   figures = json.loads(out)
-  assert set(figures) == {'swd', 'eqt50k_int', 'kimg'}
+  assert set(figures) == {'swd', 'eqt50k_int', 'kimg', 'precision'}
+  assert figures['precision'] == 'fp32'
+  for what in ('the generator, for', 'eqt of'):
+    assert f'Compiling:      {what} 16 images at a time\n' in error
+  assert error.count('Compiled:       in ') == 2
   for name in ('swd', 'eqt50k_int'):
     (line,) = (tmp_path / f'metric-{name}.jsonl').read_text().splitlines()
     result = json.loads(line)
     assert result['results'][name] == figures[name]
     assert (result['num_samples'], result['kimg']) == (12, 0.016)
+    assert result['precision'] == 'fp32'
+
+
+@pytest.mark.slow
+def test_evaluate_measures_in_the_precision_that_is_asked_for(
+  cli, run, tmp_path
+):
+  args = (
+    'evaluate', f'--network={run}', '--metrics=eqt', f'--outdir={tmp_path}',
+    '--samples=8', '--batch=8',
+  )  # fmt: skip
+  values = {}
+  for precision in ('fp32', 'bf16'):
+    status, out, error = cli(*args, f'--precision={precision}')
+    assert status == 0, error
+    values[precision] = json.loads(out)['eqt50k_int']
+  lines = (tmp_path / 'metric-eqt50k_int.jsonl').read_text().splitlines()
+  results = [json.loads(line) for line in lines]
+  assert [result['precision'] for result in results] == ['fp32', 'bf16']
+  # Rounding to 8 bits does not move with the pixels.
+  assert values['bf16'] < values['fp32'] - 1
 
 
 @pytest.mark.slow
@@ -424,8 +476,10 @@ def test_help(cli):
                '[no]allow_config_change', 'init_from', '[no]init_partial',
                '[no]plan', 'plan_memory']),
     ('generate', ['network', 'outdir', 'seeds', 'trunc', 'class', 'translate',
-                  'rotate', '[no]overwrite', 'truncation_towards', 'label']),
-    ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices']),
+                  'rotate', '[no]overwrite', 'truncation_towards', 'label',
+                  'precision', 'batch']),
+    ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices',
+                  'precision', 'batch']),
     ('doctor', ['devices']),
     ('spec', ['config', 'outdir']),
     ('sweep', ['file', 'outdir', 'mode', 'address', 'cpus_per_point',
