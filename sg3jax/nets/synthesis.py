@@ -1,5 +1,6 @@
 """Alias-free synthesis networks, configs D to R (paper section 3, appendix)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -110,7 +111,8 @@ class SynthesisLayer(nn.Module):
       self._observe(x[..., : self.spec.group * self.spec.in_channels])
     modulation = self.modulate(w)
     x = scale_channels(x, modulation.input_scale)
-    return self.convolve(x, modulation, noise_mode=noise_mode)
+    x = self.convolve(x, modulation, noise_mode)
+    return self.activate(x, modulation)
 
   def modulate(self, w: Float[Array, 'n d']) -> Modulation:
     """Returns the convolution that a style makes of the layer's."""
@@ -138,16 +140,15 @@ class SynthesisLayer(nn.Module):
     self,
     x: Float[Array, 'n h w i'],
     modulation: Modulation,
-    output_scale: Float[Array, 'n o'] | None = None,
     noise_mode: str = 'const',
   ) -> Float[Array, 'n h2 w2 o']:
-    """Returns the features that `__call__` does, times `output_scale`.
+    """Returns the features that `activate` takes, not demodulated.
 
     Args:
       x: Input features, times the modulation's `input_scale`.
       modulation: Of `modulate`.
-      output_scale: Factors, or None for 1.
-      noise_mode: See `stylegan2.Synthesis`.
+      noise_mode: See `stylegan2.Synthesis`; with noise inputs the features are
+        demodulated before the noise is added.
     """
     spec = self.spec
     x = x.astype(self.dtype)
@@ -155,16 +156,34 @@ class SynthesisLayer(nn.Module):
     if not spec.conv_before_up:
       x, border = upfirdn(x, **spec.upsampling()), 0
     x = conv.conv2d(x, modulation.kernel, padding=border)
+    if spec.noise:
+      x = scale_channels(x, modulation.output_scale)
+      x = x + self._noise(x.shape, noise_mode).astype(x.dtype)
+    return x
+
+  def activate(
+    self,
+    x: Float[Array, 'n h w o'],
+    modulation: Modulation,
+    output_scale: Float[Array, 'n o'] | None = None,
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Returns the layer's features, times `output_scale`.
+
+    Args:
+      x: Features of `convolve`.
+      modulation: Of `modulate`.
+      output_scale: Factors, or None for 1.
+    """
+    spec = self.spec
     bias = jnp.tile(self.bias, 1 if spec.is_torgb else spec.group)
     bias = pad_channels(bias, x.shape[-1] - bias.shape[-1])
-    input_scale = modulation.output_scale
-    if spec.noise or spec.is_ideal:
-      x, input_scale = scale_channels(x, input_scale), None
-    if spec.noise:
-      x = x + self._noise(x.shape, noise_mode).astype(x.dtype)
+    input_scale = None if spec.noise else modulation.output_scale
     if spec.is_ideal:
       x = ideal_filtered_lrelu(
-        x, bias, **spec.ideal_nonlinearity(), clamp=self.conv_clamp
+        scale_channels(x, input_scale),
+        bias,
+        **spec.ideal_nonlinearity(),
+        clamp=self.conv_clamp,
       )
       return scale_channels(x, output_scale)
     return filtered_lrelu(
@@ -226,8 +245,8 @@ class Synthesis(nn.Module):
     conv_clamp: Largest magnitude of a layer's outputs, or None.
     magnitude_half_life: See `SynthesisLayer`.
     filtered_lrelu_implementation: See `SynthesisLayer`.
-    remat: Whether gradients compute the layers again instead of keeping what
-      is inside of them.
+    remat: Whether gradients compute the nonlinearities again, which takes half
+      of the memory. On GPUs and TPUs they do so anyway: it costs them little.
   """
 
   spec: spec_lib.SynthesisSpec
@@ -241,9 +260,6 @@ class Synthesis(nn.Module):
 
   def setup(self):  # noqa: D102
     spec = self.spec
-    layer_class = SynthesisLayer
-    if self.remat:
-      layer_class = nn.remat(SynthesisLayer, methods=['convolve'])
     self.input = fourier.FourierInput(
       channels=int(spec.channels[0]),
       size=spec.input_size,
@@ -252,7 +268,7 @@ class Synthesis(nn.Module):
       learned_transform=spec.learned_transform,
     )
     self.layers = [
-      layer_class(
+      SynthesisLayer(
         layer,
         dtype=self._dtype(layer),
         conv_clamp=self.conv_clamp,
@@ -315,8 +331,25 @@ class Synthesis(nn.Module):
     ]
     input_scale, *output_scales = [m.input_scale for m in modulations]
     x = scale_channels(x.astype(self.layers[0].dtype), input_scale)
-    for layer, modulation, output_scale in zip(
-      self.layers, modulations, [*output_scales, None], strict=True
-    ):
-      x = layer.convolve(x, modulation, output_scale, noise_mode)
+    x = self.layers[0].convolve(x, modulations[0], noise_mode)
+    through = Synthesis._through
+    if self.remat or platform.target()[0] != 'cpu':
+      # Only what the convolutions put out is kept.
+      through = nn.remat(through, static_argnums=(1, 5))
+    for i, output_scale in enumerate(output_scales):
+      x = through(self, i, x, modulations[i : i + 2], output_scale, noise_mode)
+    x = self.layers[-1].activate(x, modulations[-1])
     return x.astype(jnp.float32) * self.output_scale
+
+  def _through(
+    self,
+    i: int,
+    x: Float[Array, 'n h w c'],
+    modulations: Sequence[Modulation],
+    output_scale: Float[Array, 'n o'],
+    noise_mode: str,
+  ) -> Float[Array, 'n h2 w2 o']:
+    """Goes from the output of one layer's convolution to that of the next."""
+    before, after = modulations
+    x = self.layers[i].activate(x, before, output_scale)
+    return self.layers[i + 1].convolve(x, after, noise_mode)

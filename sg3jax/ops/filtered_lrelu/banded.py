@@ -135,8 +135,8 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     return functools.partial(evaluate, spelling, chain)
 
   def anew(name: str) -> Callable[..., Array]:
-    # XLA knows the middle signal of a derivative from the forward pass. It would
-    # keep that of all layers, gigabytes each, for what a product makes again.
+    # XLA knows the middle signal of a derivative from the forward pass. It
+    # would keep that of all layers, gigabytes, for what a product makes again.
     def call(*xs: Array) -> Array:
       return spelled(name)(*lax.optimization_barrier(xs))
 
