@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sg3jax.ops import barrier
 from sg3jax.ops.filtered_lrelu import diagonals, platform, vjp
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
@@ -32,6 +33,12 @@ from sg3jax.types import Array
 # More polyphase components than this along an axis (up 3 with down 4, say)
 # unroll into programs that take long to compile; such rates use matrices.
 _MAX_PHASES = 4
+
+# A CPU computes blocks of channels one after the other if the middle signal is
+# larger than this, to bound the memory that high resolutions take. Blocks of
+# fewer channels than that would waste its vector instructions.
+_MAX_MIDDLE_BYTES = 2**27
+_MIN_CHANNELS = 16
 
 # A signal at the middle rate: one array or the polyphase components of one.
 _Signal: TypeAlias = Any
@@ -124,6 +131,29 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   return _matrix_spelling(_einsum, dtype)
 
 
+def _in_blocks(
+  run: Callable[..., Array], chain: Chain, *operands: Array
+) -> Array:
+  """Runs a chain, a block of channels at a time if its signals are large."""
+  n, _, _, c = operands[0].shape
+  wide = jnp.promote_types(operands[0].dtype, jnp.float32)
+  along_h, along_w = chain.contract[0]
+  middle = n * along_h.in_size * along_w.in_size * c * wide.itemsize
+  blocks = min(-(-middle // _MAX_MIDDLE_BYTES), c // _MIN_CHANNELS)
+  if blocks <= 1:
+    return run(*operands)
+  channels = -(-c // blocks)
+  edges = ((0, 0), (0, 0), (0, 0), (0, blocks * channels - c))
+  operands = tuple(jnp.pad(x, edges) for x in operands)
+
+  def block(start: Array) -> Array:
+    slices = (lax.dynamic_slice_in_dim(x, start, channels, 3) for x in operands)
+    return run(*slices)
+
+  y = lax.map(block, channels * jnp.arange(blocks))
+  return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], -1)[..., :c]
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
   """Returns the chain's result in the spelling of the compiled platform."""
@@ -134,13 +164,16 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     spelling = spell(name, chain, operands[0].dtype)
     return functools.partial(evaluate, spelling, chain)
 
-  return scaling.leave(
-    platform.by_platform(
-      *operands,
-      cpu=spelled('diagonals'),
-      gpu=spelled('batched'),
-      tpu=spelled('einsum'),
-    )
+  def on_cpu(*xs: Array) -> Array:
+    y = _in_blocks(spelled('diagonals'), chain, *xs)
+    # Stored, as everything that reads it would compute the last pass anew.
+    return barrier.store(scaling.leave(y))
+
+  return platform.by_platform(
+    *operands,
+    cpu=on_cpu,
+    gpu=lambda *xs: scaling.leave(spelled('batched')(*xs)),
+    tpu=lambda *xs: scaling.leave(spelled('einsum')(*xs)),
   )
 
 
