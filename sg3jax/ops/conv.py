@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from sg3jax.ops import barrier
 from sg3jax.types import AnyArray, Array, Shape
 
 
@@ -148,28 +149,59 @@ def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
   return lax.platform_dependent(
     x,
     g,
-    cpu=functools.partial(_kernel_gradient_by_taps, geometry),
+    cpu=functools.partial(_kernel_gradient_by_rows, geometry),
     default=native,
   )
 
 
-def _kernel_gradient_by_taps(geometry: _Geometry, x: Array, g: Array) -> Array:
-  """Returns one matrix product over all pixels for each tap of the kernel."""
-  padding, dilation = geometry.padding, geometry.dilation - 1
-  edges = ((0, 0, 0), *2 * ((padding, padding, dilation),), (0, 0, 0))
-  x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
+  """Returns one matrix product over all pixels for each row of the kernel.
+
+  XLA's matrix product is two to three times faster if the axis that it sums
+  over, the pixels, is the minor one of its left operand. So `x` is transposed,
+  once. The k taps of a row are k copies of it, each shifted along w, and make
+  one tall operand. From one row to the next it is `g` that is shifted, along h,
+  where a shift moves whole rows of pixels.
+  """
   k, _, i, o = geometry.w_shape
-  stride, (_, height, width, _) = geometry.stride, g.shape
-  g = g.reshape(-1, o)
+  padding, stride, dilation = (
+    geometry.padding,
+    geometry.stride,
+    geometry.dilation,
+  )
+  (_, height, _, _), (_, out_height, out_width, _) = x.shape, g.shape
+  none, border = (0, 0, 0), (padding, padding, dilation - 1)
+  zero = jnp.zeros((), x.dtype)
+  # Left alone, XLA computes both anew, from far back, for every row.
+  x, g = barrier.store((x, g))
 
-  def tap(row: int, column: int) -> Array:
-    rows = slice(row, row + (height - 1) * stride + 1, stride)
-    columns = slice(column, column + (width - 1) * stride + 1, stride)
-    pixels = x[:, rows, columns].reshape(-1, i)
-    return jnp.matmul(pixels.T, g, precision=_precision(x))
+  def stack_taps(x: Array) -> Array:
+    stop = (out_width - 1) * stride + 1
+    taps = [x[..., c : c + stop : stride] for c in range(k)]
+    return jnp.stack(taps).reshape(k * i, -1)
 
-  taps = [tap(row, column) for row in range(k) for column in range(k)]
-  return jnp.stack(taps).reshape(geometry.w_shape)
+  x = x.transpose(3, 0, 1, 2)
+  if stride == 1:
+    taps = stack_taps(lax.pad(x, zero, (none, none, none, border)))
+
+    def operands(row: int) -> tuple[Array, Array]:
+      low = row - padding
+      high = (height - 1) * dilation + 1 - out_height - low
+      rows = lax.pad(g, zero, (none, (low, high, 0), none, none))
+      return taps, rows[:, ::dilation]
+
+  else:  # Spread out to the rows of x, g would be mostly zeros.
+    x = lax.pad(x, zero, (none, none, border, border))
+
+    def operands(row: int) -> tuple[Array, Array]:
+      stop = row + (out_height - 1) * stride + 1
+      return stack_taps(x[:, :, row:stop:stride]), g
+
+  def product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right.reshape(-1, o), precision=_precision(x))
+
+  rows = [product(*operands(row)) for row in range(k)]
+  return jnp.stack(rows).reshape(geometry.w_shape)
 
 
 def _flip(w: Array) -> Array:

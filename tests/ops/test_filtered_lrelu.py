@@ -140,6 +140,26 @@ def test_each_platform_gets_its_spelling():
   assert 'batching_dims' not in texts['tpu']
 
 
+def test_blocks_of_channels_change_nothing(monkeypatch):
+  x = np.random.RandomState(0).randn(2, 8, 8, 11).astype(np.float32)
+  f = np.ones(4) / 4
+  call = functools.partial(
+    api.filtered_lrelu, fu=f, fd=f, up=2, down=2, padding=3
+  )
+
+  def derivatives(x):
+    # Not jitted as one, or the first trace would serve both.
+    jax.clear_caches()
+    slope = jax.grad(lambda x: jnp.sum(jnp.sin(call(x))))
+    return call(x), slope(x), jax.grad(lambda x: jnp.sum(slope(x) ** 2))(x)
+
+  whole = derivatives(x)
+  monkeypatch.setitem(banded._MAX_MIDDLE_BYTES, 'cpu', 8000)
+  monkeypatch.setattr(banded, '_MIN_CHANNELS', 3)
+  for a, b in zip(derivatives(x), whole, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_only_the_input_is_kept_for_the_backward_pass():
   _, pull = jax.vjp(
     lambda x: filtered_lrelu(x, F, F, up=2, down=2, padding=9), X

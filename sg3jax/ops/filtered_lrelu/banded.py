@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sg3jax.ops import barrier
 from sg3jax.ops.filtered_lrelu import diagonals, platform, vjp
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
@@ -32,6 +33,12 @@ from sg3jax.types import Array
 # More polyphase components than this along an axis (up 3 with down 4, say)
 # unroll into programs that take long to compile; such rates use matrices.
 _MAX_PHASES = 4
+
+# Blocks of channels are computed one after the other if the middle signal is
+# larger than this, to bound the memory that high resolutions take. Blocks of
+# fewer channels than that would waste vector instructions.
+_MAX_MIDDLE_BYTES = {'cpu': 2**27, 'gpu': 2**29}
+_MIN_CHANNELS = 16
 
 # A signal at the middle rate: one array or the polyphase components of one.
 _Signal: TypeAlias = Any
@@ -72,13 +79,22 @@ def _batched_dot(m: Array, x: Array, axis: int, **options) -> Array:
 
 
 def _matrix_spelling(
-  multiply: Callable[..., Array], dtype: jnp.dtype
+  multiply: Callable[..., Array],
+  dtype: jnp.dtype,
+  stored: jnp.dtype | None = None,
 ) -> Spelling:
-  """Returns the spelling in dense matrices, operands rounded to `dtype`."""
+  """Returns the spelling in dense matrices.
+
+  Args:
+    multiply: Applies a matrix along an axis.
+    dtype: What operands of products are rounded to.
+    stored: What results of products are; float32 or wider by default. Sums
+      are in that in any case.
+  """
   accumulator = jnp.promote_types(dtype, jnp.float32)
   options = {
     'precision': lax.Precision.HIGHEST,
-    'preferred_element_type': accumulator,
+    'preferred_element_type': stored or accumulator,
   }
 
   def apply(x: Array, step: Pass, axis: int) -> Array:
@@ -114,7 +130,9 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   """Returns the spelling 'einsum', 'batched' or 'diagonals' for a chain."""
   wide = jnp.promote_types(dtype, jnp.float32)
   if name == 'batched':
-    return _matrix_spelling(_batched_dot, dtype)
+    # The compiler for GPUs does not fuse the activation into the products. Their
+    # results are in memory, and would be twice as large.
+    return _matrix_spelling(_batched_dot, dtype, stored=dtype)
   if name == 'diagonals':
     rates = [terms[0][0].up for terms in chain.expand]
     phases = math.lcm(*rates, chain.contract[0][0].down)
@@ -124,32 +142,71 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   return _matrix_spelling(_einsum, dtype)
 
 
+def _in_blocks(
+  run: Callable[..., Array],
+  chain: Chain,
+  most: int,
+  dtype: jnp.dtype,
+  *operands: Array,
+) -> Array:
+  """Runs a chain, a block of channels at a time if its signals are large.
+
+  Args:
+    run: (*operands) -> the result.
+    chain: What it computes.
+    most: Bytes of a middle signal that is not too large.
+    dtype: Of the middle signal.
+    *operands: [n, h, w, c] each.
+  """
+  n, _, _, c = operands[0].shape
+  along_h, along_w = chain.contract[0]
+  middle = n * along_h.in_size * along_w.in_size * c * dtype.itemsize
+  blocks = min(-(-middle // most), c // _MIN_CHANNELS)
+  if blocks <= 1:
+    return run(*operands)
+  channels = -(-c // blocks)
+  edges = ((0, 0), (0, 0), (0, 0), (0, blocks * channels - c))
+  operands = tuple(jnp.pad(x, edges) for x in operands)
+
+  def block(start: Array) -> Array:
+    slices = (lax.dynamic_slice_in_dim(x, start, channels, 3) for x in operands)
+    return run(*slices)
+
+  y = lax.map(block, channels * jnp.arange(blocks))
+  return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], -1)[..., :c]
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
   """Returns the chain's result in the spelling of the compiled platform."""
   # Jitted so that equal layers share one trace.
   operands = scaling.enter(*operands)
+  dtype = operands[0].dtype
 
   def spelled(name: str) -> Callable[..., Array]:
-    spelling = spell(name, chain, operands[0].dtype)
-    return functools.partial(evaluate, spelling, chain)
+    return functools.partial(evaluate, spell(name, chain, dtype), chain)
 
-  def anew(name: str) -> Callable[..., Array]:
+  def on_cpu(*xs: Array) -> Array:
+    wide = jnp.promote_types(dtype, jnp.float32)
+    most = _MAX_MIDDLE_BYTES['cpu']
+    y = _in_blocks(spelled('diagonals'), chain, most, wide, *xs)
+    # Stored, as everything that reads it would compute the last pass anew.
+    return barrier.store(scaling.leave(y))
+
+  def anew(*xs: Array) -> tuple[Array, ...]:
     # XLA knows the middle signal of a derivative from the forward pass. It
     # would keep that of all layers, gigabytes, for what a product makes again.
-    def call(*xs: Array) -> Array:
-      return spelled(name)(*lax.optimization_barrier(xs))
+    return lax.optimization_barrier(xs) if len(xs) > 1 else xs
 
-    return call if len(operands) > 1 else spelled(name)
+  def on_gpu(*xs: Array) -> Array:
+    most = _MAX_MIDDLE_BYTES['gpu']
+    y = _in_blocks(spelled('batched'), chain, most, dtype, *anew(*xs))
+    return scaling.leave(y)
 
-  return scaling.leave(
-    platform.by_platform(
-      *operands,
-      cpu=spelled('diagonals'),
-      gpu=anew('batched'),
-      tpu=anew('einsum'),
-    )
-  )
+  def on_tpu(*xs: Array) -> Array:
+    return scaling.leave(spelled('einsum')(*anew(*xs)))
+
+  return platform.by_platform(*operands, cpu=on_cpu, gpu=on_gpu, tpu=on_tpu)
 
 
 filtered_lrelu = vjp.differentiable(run)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sg3jax.ops import barrier
 from sg3jax.ops.filtered_lrelu.plan import Pass, Terms
 from sg3jax.types import Array
 
@@ -97,9 +98,9 @@ def _apply(
     for step in steps
   ]
   low, highs = _margins(xs, products, lengths, stride, axis)
-  # A barrier marks what is stored: the padded input of each pass. Left alone,
-  # XLA fuses a pass into every slice that reads it, once per tap.
-  xs = lax.optimization_barrier(
+  # The padded input of each pass is stored. Left alone, XLA fuses a pass into
+  # every slice that reads it, once per tap.
+  xs = barrier.store(
     [_pad(x, axis, low, high) for x, high in zip(xs, highs, strict=True)]
   )
 
