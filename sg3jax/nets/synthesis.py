@@ -346,7 +346,7 @@ class Synthesis(nn.Module):
     i: int,
     x: Float[Array, 'n h w c'],
     modulations: Sequence[Modulation],
-    output_scale: Float[Array, 'n o'],
+    output_scale: Float[Array, 'n c'],
     noise_mode: str,
   ) -> Float[Array, 'n h2 w2 o']:
     """Goes from the output of one layer's convolution to that of the next."""

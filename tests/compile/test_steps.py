@@ -5,14 +5,12 @@ do; T and R at 256 pixels are compiled too, and their memory is guarded.
 """
 
 import jax
-import numpy as np
 import pytest
 from conftest import CONFIGS, run_file
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from sg3jax.ops.filtered_lrelu import aot_gpu, aot_tpu
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, planning
+from sg3jax.train import loop
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +23,7 @@ needs_gpu_kernel = pytest.mark.skipif(
   jax.__version_info__ < (0, 11), reason='the GPU kernel needs JAX 0.11'
 )
 
-# Those that CI lowers: every rate, border, rank and precision is in one of them.
+# Those that CI lowers: each rate, border, rank and type is in one of them.
 COMMON = ('stylegan3_t:256', 'stylegan3_r:256')
 OTHERS = (
   *(f'stylegan3_{d}:{size}' for d in 'tr' for size in (128, 512, 1024)),

@@ -130,8 +130,8 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   """Returns the spelling 'einsum', 'batched' or 'diagonals' for a chain."""
   wide = jnp.promote_types(dtype, jnp.float32)
   if name == 'batched':
-    # The compiler for GPUs does not fuse the activation into the products. Their
-    # results are in memory, and would be twice as large.
+    # The compiler for GPUs does not fuse the activation into the products.
+    # Their results are in memory, and would be twice as large.
     return _matrix_spelling(_batched_dot, dtype, stored=dtype)
   if name == 'diagonals':
     rates = [terms[0][0].up for terms in chain.expand]
