@@ -39,6 +39,7 @@ from hardware import (
   kernels,
   machine,
   networks,
+  operators,
   pretrain,
   stages,
 )
@@ -159,6 +160,12 @@ def make_stages() -> list[stages.Stage]:
       summarize=kernels.summarize_bench,
     ),
     stage('train', 'Training', train, is_timed=True),
+    stage(
+      'operators',
+      'Forms of operators',
+      lambda: operators.make_tasks(is_tiny=tiny),
+      is_timed=True,
+    ),
     stage('generate', 'Generating', generate, is_timed=True),
     stage('check-large', 'Correctness at 1024 pixels', lambda: check('large')),
     stage(

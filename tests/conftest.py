@@ -37,7 +37,12 @@ if jax.__version_info__ < (0, 11):
 jax.config.update('jax_num_cpu_devices', 4)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+
+
+# Scripts find the modules beside them.
+sys.path.append(str(SCRIPTS))
 
 
 def run_file(path: pathlib.Path):

@@ -22,6 +22,7 @@ from sg3jax.ops.filtered_lrelu import (
   banded,
   interpreted,
   make_plan,
+  measured,
   platform,
   reference,
 )
@@ -90,6 +91,7 @@ class Case:
       'up': self.plan.up,
       'terms': len(self.plan.contract),
       'direction': self.direction,
+      'kind': measured.kind_of(self.chain),
     }
 
   def shapes(self, batch: int) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ its programs into a cache, and a single one then runs them.
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import queue
@@ -146,19 +147,18 @@ def run(
   for stage in stages:
     print(f'-- {stage.title}', flush=True)
     results.begin(stage)
-    parts = 1 if stage.is_timed else processes
-    if stage.is_timed and processes > 1:
-      for _ in _work_apart(command, stage, processes, 'compile', deadline):
-        pass
-    for row in _work_apart(command, stage, parts, 'run', deadline):
-      results.add(stage, row)
-      print(_line(row), flush=True)
-      failures += 'error' in row or row.get('ok') is False
-    if time.monotonic() >= deadline:
-      results.fail(stage, 'the time was up')
-      failures += 1
-    elif not results.rows(stage.name):
-      results.fail(stage, 'it has no rows: see what it printed')
+    try:
+      if stage.is_timed and processes > 1:
+        for _ in _work_apart(command, stage, processes, 'compile', deadline):
+          pass
+      parts = 1 if stage.is_timed else processes
+      for row in _work_apart(command, stage, parts, 'run', deadline):
+        results.add(stage, row)
+        print(_line(row), flush=True)
+        failures += 'error' in row or row.get('ok') is False
+    except (TimeoutError, ChildProcessError) as error:
+      results.fail(stage, str(error))
+      print(error, flush=True)
       failures += 1
   return failures
 
@@ -170,7 +170,13 @@ def _work_apart(
   mode: str,
   deadline: float,
 ) -> Iterator[Row]:
-  """Yields the rows of a stage as its workers print them, to the deadline."""
+  """Yields the rows of a stage as its workers print them.
+
+  Raises:
+    TimeoutError: At the deadline.
+    ChildProcessError: If a worker has ended before its time; the others have
+      done what they had to.
+  """
   environment = dict(os.environ)
   if parts > 1:  # None may take the memory of all.
     environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
@@ -203,8 +209,10 @@ def _work_apart(
         yield json.loads(line.removeprefix(_MARK))
       else:
         print(line, end='', flush=True)
+    if statuses := [s for worker in workers if (s := worker.wait())]:
+      raise ChildProcessError(f'a worker ended with status {statuses[0]}')
   except queue.Empty:
-    pass
+    raise TimeoutError('the time was up') from None
   finally:
     for worker in workers:
       worker.kill()
@@ -244,7 +252,12 @@ def work(stages: Sequence[Stage], which: str, only: str) -> None:
 
 
 def _print(row: Row) -> None:
-  print(_MARK + json.dumps(row), flush=True)
+  # JSON has no NaN: what is not finite is null.
+  finite = {
+    key: None if isinstance(x, float) and not math.isfinite(x) else x
+    for key, x in row.items()
+  }
+  print(_MARK + json.dumps(finite), flush=True)
 
 
 def _describe(error: BaseException) -> Row:

@@ -141,10 +141,8 @@ def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
       # result as a kernel gradient only if that is g. Here it would be x: it
       # ran a convolution with a kernel of 276 x 276 and as many channels as
       # images. The adjoint has the same gradient, with the two exchanged.
-      return _flip(
-        _transpose(lambda w: flipped.convolve(g, w), flipped.w_shape, x)
-      )
-    return _transpose(lambda w: geometry.convolve(x, w), geometry.w_shape, g)
+      return _flip(derived_kernel_gradient(flipped, g, x))
+    return derived_kernel_gradient(geometry, x, g)
 
   return lax.platform_dependent(
     x,
@@ -152,6 +150,11 @@ def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
     cpu=functools.partial(_kernel_gradient_by_rows, geometry),
     default=native,
   )
+
+
+def derived_kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
+  """Returns the kernel gradient that JAX derives from the convolution."""
+  return _transpose(lambda w: geometry.convolve(x, w), geometry.w_shape, g)
 
 
 def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:

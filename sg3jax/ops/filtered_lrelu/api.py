@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from sg3jax.ops.filtered_lrelu import (
   banded,
+  measured,
   pallas_gpu,
   pallas_tpu,
   partition,
@@ -108,9 +109,17 @@ def _run_banded(
 def _run_default(
   chain: Chain, *operands: Array, scaling: Scaling = NONE
 ) -> Array:
-  chosen = default_implementation(platform.target()[0])
-  run = _run_pallas if chosen == 'pallas' else _run_banded
-  return run(chain, *operands, scaling=scaling)
+  platform_name, _ = platform.target()
+  if platform_name != 'cuda':
+    chosen = default_implementation(platform_name)
+    run = _run_pallas if chosen == 'pallas' else _run_banded
+    return run(chain, *operands, scaling=scaling)
+  ratio = measured.times_faster('pallas_gpu', chain)
+  if ratio is not None and ratio > 1:
+    return _run_pallas(chain, *operands, scaling=scaling)
+  speed = 'not measured' if ratio is None else f'{ratio:.2f} times as fast'
+  note = f' (pallas_gpu: {measured.kind_of(chain)} is {speed})'
+  return _run_banded(chain, *operands, scaling=scaling, note=note)
 
 
 def _kernel_of(platform_name: str) -> str | None:
@@ -315,10 +324,13 @@ def make_plan(
 def default_implementation(platform_name: str) -> str:
   """Returns what `None` means on a platform.
 
+  On GPUs 'pallas' means the kernel where `measured` says that it is faster.
+
   Args:
     platform_name: As JAX names it: cpu, gpu (or cuda), tpu.
   """
-  # The GPU kernel has not run on a GPU yet: it is there for those who ask.
+  if platform_name in ('gpu', 'cuda') and measured.is_proven('pallas_gpu'):
+    return 'pallas'
   return 'pallas' if platform_name == 'tpu' else 'banded'
 
 

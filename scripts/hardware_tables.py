@@ -1,0 +1,195 @@
+"""Makes what depends on measured hardware from the committed results.
+
+  python scripts/hardware_tables.py
+
+reads docs/hardware/*/results.json, as `scripts/prove_hardware.py` wrote them,
+and writes the tables of docs/performance.md and `measured.json` of the package,
+which says where filtered_lrelu takes a kernel by default. A test fails when
+either is not what the results give.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import app
+
+from sg3jax import storage
+from sg3jax.eval import tables
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'docs' / 'hardware'
+PAGE = ROOT / 'docs' / 'performance.md'
+MEASURED = ROOT / 'sg3jax' / 'ops' / 'filtered_lrelu' / 'measured.json'
+
+_MARKS = ('<!-- hardware -->', '<!-- /hardware -->')
+_KERNELS = {'gpu': 'pallas_gpu', 'tpu': 'pallas_tpu'}
+
+Row = Mapping[str, Any]
+Sessions = Sequence[Mapping[str, Any]]
+
+
+def read(folder: pathlib.Path = RESULTS) -> dict[str, Sessions]:
+  """Returns the sessions of each device by the name of its folder."""
+  return {
+    path.parent.name: json.loads(path.read_text())['sessions']
+    for path in sorted(folder.glob('*/results.json'))
+  }
+
+
+def rows_of(sessions: Sessions, *stages: str) -> list[Row]:
+  """Returns the rows of stages, over all sessions."""
+  return [
+    row
+    for session in sessions
+    for name in stages
+    for row in session['stages'].get(name, {}).get('rows', [])
+  ]
+
+
+def measured(devices: Iterable[Sessions]) -> dict[str, dict[str, float]]:
+  """Returns what `measured.json` holds.
+
+  By kernel and kind of chain, the least ratio of the time of `banded` to that
+  of the kernel. A kind is in it only if a check of it has passed and none has
+  failed. Of a case that was measured more than once the last time counts.
+  """
+  found: dict[str, dict[str, float]] = {'pallas_gpu': {}}
+  for sessions in devices:
+    platforms = {
+      row['platform']
+      for row in rows_of(sessions, 'machine')
+      if 'platform' in row
+    }
+    kernels = [_KERNELS[p] for p in platforms if p in _KERNELS]
+    if len(kernels) != 1:
+      continue
+    passed: dict[str, bool] = {}
+    for row in rows_of(sessions, 'check', 'check-large'):
+      if 'kind' in row:
+        ok = bool(row.get('ok'))
+        passed[row['kind']] = passed.get(row['kind'], True) and ok
+    ratios = found.setdefault(kernels[0], {})
+    for kind, ratio in _ratios(sessions):
+      if passed.get(kind):
+        ratios[kind] = min(ratio, ratios.get(kind, math.inf))
+  return {
+    kernel: {kind: round(r, 2) for kind, r in sorted(ratios.items())}
+    for kernel, ratios in found.items()
+  }
+
+
+def _ratios(sessions: Sessions) -> Iterable[tuple[str, float]]:
+  """Yields the kind and the ratio of each case with both times."""
+  times: dict[tuple[Any, ...], dict[str, Row]] = {}
+  for row in rows_of(sessions, 'bench', 'bench-large'):
+    if 'ms' in row:
+      case = tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype'))
+      times.setdefault(case, {})[row['implementation']] = row
+  for by_name in times.values():
+    if {'kernel', 'banded'} <= by_name.keys():
+      kernel, banded = by_name['kernel'], by_name['banded']
+      yield kernel['kind'], banded['ms'] / kernel['ms']
+
+
+def page(devices: Mapping[str, Sessions]) -> str:
+  """Returns the tables of all devices as Markdown."""
+  parts = []
+  for name, sessions in devices.items():
+    machine = next(
+      (r for r in rows_of(sessions, 'machine') if 'device' in r), {}
+    )
+    parts.append(f'### {machine.get("device", name)}')
+    versions = ', '.join(
+      f'{key} {machine[key]}'
+      for key in ('driver', 'jax', 'python')
+      if machine.get(key)
+    )
+    dates = sorted({session['date'][:10] for session in sessions})
+    parts.append(
+      f'{versions}; {", ".join(dates)}. All rows are in\n'
+      f'[hardware/{name}/results.json](hardware/{name}/results.json).'
+    )
+    parts += _sections(sessions)
+  return '\n\n'.join(parts)
+
+
+def _sections(sessions: Sessions) -> Iterable[str]:
+  checks = rows_of(sessions, 'check', 'check-large')
+  if checks:
+    passed = sum(bool(row.get('ok')) for row in checks)
+    worst = max(row.get('local', 0.0) / row['bound'] for row in checks)
+    yield (
+      f'Kernels: {passed} of {len(checks)} cases are right, each with all '
+      'kinds\n'
+      'of inputs. The worst image, row, column or channel of any has '
+      f'{worst:.2f} times\nthe error that is allowed on the whole; 4 times is '
+      'allowed there.'
+    )
+    yield tables.markdown(_summary(checks))
+  samples = rows_of(sessions, 'float64')
+  if samples:
+    worst = max(row['float64'] for row in samples)
+    layers = dict.fromkeys(f'{r["layer"]} {r["direction"]}' for r in samples)
+    yield (
+      f'{len(samples)} more were compared with float64 in two maps, on random '
+      f'inputs\nonly: {", ".join(layers)}. The\nlargest relative error is '
+      f'{worst:.1e}; two runs were the same.'
+    )
+  for stage, title in (
+    ('bench', 'Layers at 256 pixels'),
+    ('bench-large', 'Layers at 1024 pixels'),
+    ('train', 'Training'),
+    ('generate', 'Generating'),
+    ('operators', 'Forms of operators'),
+  ):
+    rows = [r for r in rows_of(sessions, stage) if 'error' not in r]
+    if rows:
+      yield f'{title}:'
+      yield tables.markdown(rows)
+
+
+def _summary(checks: Sequence[Row]) -> list[Row]:
+  """Returns a row for each design, direction and type."""
+  groups: dict[tuple[str, ...], list[Row]] = {}
+  for row in checks:
+    key = tuple(str(row[k]) for k in ('design', 'direction', 'dtype'))
+    groups.setdefault(key, []).append(row)
+  return [
+    {
+      'design': design,
+      'direction': direction,
+      'dtype': dtype,
+      'layers': ', '.join(row['layer'] for row in rows),
+      'largest L2 error': max(row.get('worst L2', math.nan) for row in rows),
+      'allowed': rows[0]['bound'],
+    }
+    for (design, direction, dtype), rows in groups.items()
+  ]
+
+
+def write() -> dict[pathlib.Path, str]:
+  """Returns the contents of the files that depend on results."""
+  devices = read()
+  text = PAGE.read_text()
+  before, _, rest = text.partition(_MARKS[0])
+  _, _, after = rest.partition(_MARKS[1])
+  parts = (before + _MARKS[0], page(devices), _MARKS[1] + after)
+  return {
+    PAGE: '\n\n'.join(parts),
+    MEASURED: json.dumps(measured(devices.values()), indent=1) + '\n',
+  }
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the files."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  for path, text in write().items():
+    storage.write_text(path, text)
+
+
+if __name__ == '__main__':
+  app.run(main)
