@@ -25,6 +25,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import time
@@ -106,21 +107,15 @@ def make_stages() -> list[stages.Stage]:
     )
 
   def train() -> list[stages.Task]:
-    runs = [('t', None, 1), ('r', None, 1), ('t', 'banded', 4)]
-    runs += [('r', 'banded', 4)]
     if tiny:
-      runs = [('t', None, 1)]
-    kernel = 'banded' if tiny else 'pallas'
-    overrides = _TINY_CONFIG if tiny else {}
-    size, number = (16, 4) if tiny else (256, 32)
+      one = networks.Network('t', 16, 4, 'banded')
+      return networks.train_tasks([one], **_TINY_CONFIG)
     return networks.train_tasks(
       [
-        networks.Network(
-          design, size, number, name or kernel, micro_batches=parts
-        )
-        for design, name, parts in runs
-      ],
-      **overrides,
+        networks.Network(design, 256, 32, name, micro_batches=parts)
+        for name, parts in (('pallas', 1), ('banded', 4))
+        for design in kernels.DESIGNS
+      ]
     )
 
   def generate() -> list[stages.Task]:
@@ -181,6 +176,8 @@ def make_stages() -> list[stages.Stage]:
       lambda: pretrain.make_tasks(
         pathlib.Path(_OUTPUT.value), _MINUTES.value, is_tiny=tiny
       ),
+      is_timed=True,
+      grace_seconds=300,
     ),
   ]
 
@@ -208,6 +205,8 @@ def main(argv: Sequence[str]) -> None:
       f'error: --stages must be of {", ".join(known)}, got '
       f'{", ".join(sorted(unknown))}'
     )
+  # Workers end with this process.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   now = datetime.datetime.now(datetime.UTC)
   results = stages.Results(
     pathlib.Path(_OUTPUT.value),
@@ -221,14 +220,14 @@ def main(argv: Sequence[str]) -> None:
     run = functools.partial(stages.run, results=results, command=command)
     start = time.monotonic()
     # Always: the others need its rates.
-    failures = run(
-      [known.pop('machine')], seconds=60 * _MINUTES.value, processes=1
-    )
-    failures += run(
-      [known[name] for name in names if name in known],
-      seconds=60 * _MINUTES.value - (time.monotonic() - start),
-      processes=_PROCESSES.value or _processes(),
-    )
+    seconds = 60 * _MINUTES.value
+    failures = run([known.pop('machine')], seconds=seconds, processes=1)
+    if not failures:
+      failures = run(
+        [known[name] for name in dict.fromkeys(names) if name in known],
+        seconds=seconds - (time.monotonic() - start),
+        processes=_PROCESSES.value or _processes(),
+      )
   print(f'{failures} failed; the results are in {_OUTPUT.value}')
   sys.exit(min(failures, 1))
 
@@ -242,7 +241,8 @@ def _processes() -> int:
 def _work() -> None:
   jax.config.update('jax_compilation_cache_dir', _CACHE.value)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  stages.work(make_stages(), _WORKER.value, _ONLY.value)
+  is_first = _WORKER.value.startswith('machine:')
+  stages.work(make_stages(), _WORKER.value, '' if is_first else _ONLY.value)
 
 
 if __name__ == '__main__':

@@ -54,7 +54,7 @@ _LOCAL = 4.0
 # Bytes of operands that no cache holds.
 _CACHED = 256 << 20
 
-_FRESH = 3  # Inputs that a race has to survive.
+_FRESH = 3  # Number of fresh inputs, to find races.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Case:
   """One layer of a design in one direction.
 
   Attributes:
-    design: 't-256', say.
+    design: Design and resolution, such as 't-256'.
     layer: Its name, L0 to L13.
     plan: The operator.
-    direction: Of `DIRECTIONS`.
+    direction: One of `DIRECTIONS`.
     channels: Channels.
   """
 
@@ -184,12 +184,12 @@ def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
 
 
 def run_banded(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
-  """Returns it by the plain-XLA form."""
+  """Returns a chain's result by `banded`."""
   return banded.run(chain, *operands, scaling=scaling)
 
 
 def run_depthwise(plan: Plan, scaling: Scaling, *operands: Array) -> Array:
-  """Returns the forward or the backward chain's by depthwise convolutions."""
+  """Returns the forward or backward result by depthwise convolutions."""
   (s, g_scale), bias, result = scaling
   if len(operands) == 1:
     return reference.filtered_lrelu(plan, operands[0], s, bias, result)
@@ -222,7 +222,8 @@ def _prepare_check(case: Case, dtype: str, batch: int) -> stages.Measure:
   result = jax.ShapeDtypeStruct(shape, dtype)
   with _interpreting():
     # The result takes the memory of the first argument, full of NaN: what the
-    # kernel leaves out stays NaN.
+    # kernel leaves out stays NaN. (Channels that are no multiple of 8 are
+    # copied out of an array of its own, which is not.)
     kernel = jax.jit(
       lambda poison, scaling, *x: run_kernel(case.chain, scaling, *x),
       donate_argnums=0,
@@ -309,8 +310,8 @@ def _check(
         causes.append(f'float64: {exact_error:.1e}')
   row = {
     'L2': errors['fresh 0'],
-    'worst L2': max(errors.values()),
-    'local': max(local.values()),
+    'worst L2': float(np.max([*errors.values()])),  # NaN if any is.
+    'local': float(np.max([*local.values()])),
     'bound': tolerance,
     'ok': not causes,
   }

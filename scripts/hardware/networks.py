@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,28 +113,33 @@ def _prepare_train(
 def _time_steps(
   trainer: steps.Trainer, mesh: Any, step: Any, shape: tuple[int, ...]
 ) -> dict[str, float]:
-  """Runs an interval of R1 twice, the first to warm up."""
+  """Runs intervals of R1: one to warm up, then three."""
   key = jax.random.key(0)
   state = steps.jit_init(trainer, mesh)(key)
   images = np.random.RandomState(0).randint(0, 256, shape, np.uint8)
   batch = sharding.shard_batch({'image': images}, mesh)
   interval = trainer.recipe.r1_interval
   times, moments = [], None
-  for _ in range(2):
+  for _ in range(4):
     jax.block_until_ready(state)
     start = time.perf_counter()
     for _ in range(interval):
       state, moments = step(state, batch, key)
     jax.block_until_ready(state)
     times.append(time.perf_counter() - start)
+  assert moments is not None
   losses = {
-    name: float(value[1] / value[0])
-    for name, value in (moments or {}).items()
-    if name in ('Loss/G/loss', 'Loss/D/loss')
+    name: float(moments[name][1] / moments[name][0])
+    for name in ('Loss/G/loss', 'Loss/D/loss')
   }
   if not all(map(math.isfinite, losses.values())):
     raise FloatingPointError(f'the losses are not finite: {losses}')
-  return {'s/kimg': times[-1] / interval / shape[0] * 1000, **losses}
+  per_kimg = [1000 * t / interval / shape[0] for t in times[1:]]
+  return {
+    's/kimg': statistics.median(per_kimg),
+    'spread': max(per_kimg) - min(per_kimg),
+    **losses,
+  }
 
 
 def _memory(compiled: Any, batch: int) -> dict[str, float]:

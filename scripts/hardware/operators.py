@@ -42,15 +42,13 @@ def make_tasks(*, is_tiny: bool) -> list[stages.Task]:
   x, g = (n, size, size, i), (n, size + 2, size + 2, o)
   full = conv._Geometry(x, (3, 3, i, o), padding=2, stride=1, dilation=1)
   wide = conv._Geometry(x, (3, 3, i, -(-o // 8) * 8), 2, 1, 1)
-  tasks.append(
-    _task(
-      f'kernel gradient, {i} to {o} channels',
-      ('as it is', functools.partial(conv.derived_kernel_gradient, full)),
-      ("as the adjoint's", functools.partial(conv._kernel_gradient, full)),
-      x,
-      g,
-    )
+  derived, exchanged = (
+    functools.partial(form, full)
+    for form in (conv.derived_kernel_gradient, conv._kernel_gradient_on_gpu)
   )
+  what = f'kernel gradient, {i} to {o} channels'
+  forms = ('as it is', derived), ("as the adjoint's", exchanged)
+  tasks.append(_task(what, *forms, x, g))
   tasks.append(
     stages.Task(
       {'what': 'convolution, channels a multiple of 8'},

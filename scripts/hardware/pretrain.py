@@ -63,7 +63,7 @@ def _train(
   def end() -> None:
     stop.signal = 'the end of its minutes'
 
-  # Time for the last step, the checkpoint and the compiler is beside these.
+  # The last step and the checkpoint take the stage's grace.
   timer = threading.Timer(60 * minutes, end)
   timer.start()
   try:

@@ -3,16 +3,19 @@
 Every stage runs in processes of its own: a kernel that faults spoils the device
 for its process, and Python compiles kernels one at a time in each. A stage that
 is not timed shares its tasks among several. For one that is, several compile
-its programs into a cache, and a single one then runs them.
+its programs into a cache, and a single one then runs them. A process that dies
+is replaced by another, which goes on behind the task at which it died.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -20,14 +23,20 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from sg3jax import storage
 from sg3jax.eval import tables
 
 Row = dict[str, Any]
 Measure = Callable[[], Mapping[str, Any]]
 
-# What a worker prints in front of a row.
-_MARK = 'row: '
+# What a worker prints in front of the columns of a task that it begins, and of
+# a row.
+_TASK, _ROW = 'task: ', 'row: '
+
+# Status of a worker whose last row says why it has given up.
+_SPOILED = 75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Stage:
     make_tasks: Returns its tasks, the worthiest first.
     is_timed: Whether nothing else may run beside a task.
     summarize: Returns lines that follow the table.
+    grace_seconds: Time that it has beyond the deadline, to end by itself.
   """
 
   name: str
@@ -66,6 +76,7 @@ class Stage:
   make_tasks: Callable[[], Sequence[Task]]
   is_timed: bool = False
   summarize: Callable[[Sequence[Row]], Sequence[str]] = lambda rows: ()
+  grace_seconds: float = 0.0
 
 
 class Results:
@@ -120,7 +131,7 @@ class Results:
       if rows:
         shown = [{k: v for k, v in r.items() if k != 'traceback'} for r in rows]
         parts.append(tables.markdown(shown))
-        parts.extend(stage.summarize(rows))
+        parts.extend(stage.summarize([r for r in rows if not is_failure(r)]))
     return '\n\n'.join(parts) + '\n'
 
 
@@ -137,8 +148,7 @@ def run(
   Args:
     stages: In order of worth.
     results: Where rows go.
-    command: Starts a worker, see `work`, when `--worker=STAGE:PART/PARTS:MODE`
-      is appended.
+    command: Starts a worker, see `work`, when `--worker=...` is appended.
     seconds: The budget.
     processes: Workers at the same time.
   """
@@ -147,20 +157,82 @@ def run(
   for stage in stages:
     print(f'-- {stage.title}', flush=True)
     results.begin(stage)
+    end = deadline + stage.grace_seconds
     try:
       if stage.is_timed and processes > 1:
-        for _ in _work_apart(command, stage, processes, 'compile', deadline):
+        # What cannot be compiled here is reported when it is to run.
+        for _ in _work_apart(command, stage, processes, 'compile', end):
           pass
       parts = 1 if stage.is_timed else processes
-      for row in _work_apart(command, stage, parts, 'run', deadline):
+      for row in _work_apart(command, stage, parts, 'run', end):
         results.add(stage, row)
         print(_line(row), flush=True)
-        failures += 'error' in row or row.get('ok') is False
-    except (TimeoutError, ChildProcessError) as error:
+        failures += is_failure(row)
+      if not results.rows(stage.name):
+        raise LookupError('no task is in it: is --only right?')
+    except (TimeoutError, LookupError) as error:
       results.fail(stage, str(error))
       print(error, flush=True)
       failures += 1
   return failures
+
+
+def is_failure(row: Row) -> bool:
+  """Returns whether a row says that something is wrong."""
+  return 'error' in row or row.get('ok') is False
+
+
+class _Worker:
+  """A part of a stage in a process of its own, again if that process dies."""
+
+  def __init__(self, command: Sequence[str], which: str, is_alone: bool):
+    self._command, self._which = command, which
+    self._environment = dict(os.environ)
+    if not is_alone:  # None may take the memory of all.
+      self._environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+    self._done = 0  # Tasks that have a row.
+    self._current: Row | None = None  # What is being done.
+    self._process: subprocess.Popen[str] | None = None
+
+  def rows(self) -> Iterator[Row]:
+    """Yields the rows as they are printed; prints whatever else is."""
+    while True:
+      self._process = process = subprocess.Popen(
+        [*self._command, f'--worker={self._which}:{self._done}'],
+        stdout=subprocess.PIPE,
+        env=self._environment,
+        text=True,
+        start_new_session=True,
+      )
+      assert process.stdout is not None
+      self._current = None
+      for line in process.stdout:
+        if line.startswith(_TASK):
+          self._current = json.loads(line.removeprefix(_TASK))
+        elif line.startswith(_ROW):
+          self._done, self._current = self._done + 1, None
+          yield json.loads(line.removeprefix(_ROW))
+        else:
+          print(line, end='', flush=True)
+      status = process.wait()
+      if not status:
+        return
+      if status != _SPOILED:
+        # Without a task it died before the first or after the last.
+        yield {
+          **(self._current or {'what': 'worker'}),
+          'error': f'the process ended with status {status}',
+        }
+        if self._current is None:
+          return
+        self._done += 1
+
+  def kill(self) -> None:
+    """Ends the process, and those that it has started."""
+    if self._process is not None:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(self._process.pid, signal.SIGKILL)
+      self._process.wait()
 
 
 def _work_apart(
@@ -174,49 +246,35 @@ def _work_apart(
 
   Raises:
     TimeoutError: At the deadline.
-    ChildProcessError: If a worker has ended before its time; the others have
-      done what they had to.
   """
-  environment = dict(os.environ)
-  if parts > 1:  # None may take the memory of all.
-    environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  if time.monotonic() >= deadline:
+    raise TimeoutError('the time was up before it began')
   workers = [
-    subprocess.Popen(
-      [*command, f'--worker={stage.name}:{part}/{parts}:{mode}'],
-      stdout=subprocess.PIPE,
-      env=environment,
-      text=True,
-    )
+    _Worker(command, f'{stage.name}:{part}/{parts}:{mode}', parts == 1)
     for part in range(parts)
   ]
-  lines: queue.Queue[str | None] = queue.Queue()
+  rows: queue.Queue[Row | None] = queue.Queue()
 
-  def read(worker: subprocess.Popen[str]) -> None:
-    assert worker.stdout is not None
-    for line in worker.stdout:
-      lines.put(line)
-    lines.put(None)
+  def follow(worker: _Worker) -> None:
+    for row in worker.rows():
+      rows.put(row)
+    rows.put(None)
 
   for worker in workers:
-    threading.Thread(target=read, args=(worker,), daemon=True).start()
+    threading.Thread(target=follow, args=(worker,), daemon=True).start()
   try:
     alive = len(workers)
     while alive:
-      line = lines.get(timeout=max(deadline - time.monotonic(), 0))
-      if line is None:
+      row = rows.get(timeout=max(deadline - time.monotonic(), 0))
+      if row is None:
         alive -= 1
-      elif line.startswith(_MARK):
-        yield json.loads(line.removeprefix(_MARK))
       else:
-        print(line, end='', flush=True)
-    if statuses := [s for worker in workers if (s := worker.wait())]:
-      raise ChildProcessError(f'a worker ended with status {statuses[0]}')
+        yield row
   except queue.Empty:
     raise TimeoutError('the time was up') from None
   finally:
     for worker in workers:
       worker.kill()
-      worker.wait()
 
 
 def work(stages: Sequence[Stage], which: str, only: str) -> None:
@@ -224,40 +282,50 @@ def work(stages: Sequence[Stage], which: str, only: str) -> None:
 
   Args:
     stages: All of them.
-    which: `STAGE:PART/PARTS:MODE`, the mode being `run`, or `compile` for no
-      more than that.
+    which: `STAGE:PART/PARTS:MODE:DONE`, the mode being `run`, or `compile` for
+      no more than that; so many of the part's tasks are done already.
     only: Tasks whose name lacks this are left out.
   """
-  name, share, mode = which.split(':')
+  name, share, mode, done = which.split(':')
   part, parts = map(int, share.split('/'))
   stage = next(stage for stage in stages if stage.name == name)
   try:
     tasks = [task for task in stage.make_tasks() if only in task.name]
   except Exception as error:
     if not part:
-      _print({'what': 'tasks', **_describe(error)})
+      _print(_ROW, {'what': 'tasks', **_describe(error)})
     return
-  # The next task is compiled while one runs, except where that is timed.
-  ahead = 1 if stage.is_timed else 2
-  with concurrent.futures.ThreadPoolExecutor(ahead) as pool:
-    mine = tasks[part::parts]
-    prepared = [] if stage.is_timed else [pool.submit(t.prepare) for t in mine]
-    for i, task in enumerate(mine):
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    upcoming = iter(tasks[part::parts][int(done) :])
+    task = next(upcoming, None)
+    following: concurrent.futures.Future[Measure] | None = None
+    while task is not None:
+      _print(_TASK, task.columns)
+      prepare = following.result if following else task.prepare
+      task, columns, following = next(upcoming, None), task.columns, None
       try:
-        measure = prepared[i].result() if prepared else task.prepare()
+        measure = prepare()
+        # The next one is compiled meanwhile, except beside what is timed.
+        if task is not None and not stage.is_timed:
+          following = pool.submit(task.prepare)
         values = measure() if mode == 'run' else {}
       except Exception as error:
         values = _describe(error)
-      _print({**task.columns, **values})
+        _print(_ROW, {**columns, **values})
+        if isinstance(error, jax.errors.JaxRuntimeError):
+          # A device that has faulted fails whatever this process does next.
+          os._exit(_SPOILED)
+        continue
+      _print(_ROW, {**columns, **values})
 
 
-def _print(row: Row) -> None:
+def _print(mark: str, row: Mapping[str, Any]) -> None:
   # JSON has no NaN: what is not finite is null.
   finite = {
     key: None if isinstance(x, float) and not math.isfinite(x) else x
     for key, x in row.items()
   }
-  print(_MARK + json.dumps(finite), flush=True)
+  print(mark + json.dumps(finite), flush=True)
 
 
 def _describe(error: BaseException) -> Row:

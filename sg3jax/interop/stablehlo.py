@@ -15,6 +15,7 @@ from jax import export as jax_export
 
 from sg3jax.nets import factory
 from sg3jax.nets import generator as generator_lib
+from sg3jax.ops.filtered_lrelu import platform
 from sg3jax.types import Array, Variables
 from sg3jax.version import __version__
 
@@ -67,7 +68,9 @@ def export_program(
   generator = factory.make_generator({**model, **_PORTABLE})
   function = _function(part, generator, variables)
   inputs = _inputs(part, generator)
-  exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(**inputs)
+  export = jax_export.export(jax.jit(function), platforms=PLATFORMS)
+  with platform.targeted('cpu'):  # The same program wherever it is exported.
+    exported = export(**inputs)
   spec = generator.spec
   (output,) = exported.out_avals
   return bytes(exported.serialize()), {

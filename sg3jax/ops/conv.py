@@ -133,23 +133,30 @@ def _convolve_on_cpu(geometry: _Geometry, x: Array, w: Array) -> Array:
 
 @_differentiable
 def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
-  flipped = geometry.transposed()
-
-  def native(x: Array, g: Array) -> Array:
-    if flipped is not None and flipped.padding < geometry.padding:
-      # XLA for GPUs makes the smaller of two images the kernel, and knows the
-      # result as a kernel gradient only if that is g. Here it would be x: it
-      # ran a convolution with a kernel of 276 x 276 and as many channels as
-      # images. The adjoint has the same gradient, with the two exchanged.
-      return _flip(derived_kernel_gradient(flipped, g, x))
-    return derived_kernel_gradient(geometry, x, g)
-
+  on_gpu = functools.partial(_kernel_gradient_on_gpu, geometry)
   return lax.platform_dependent(
     x,
     g,
     cpu=functools.partial(_kernel_gradient_by_rows, geometry),
-    default=native,
+    cuda=on_gpu,
+    rocm=on_gpu,
+    default=functools.partial(derived_kernel_gradient, geometry),
   )
+
+
+def _kernel_gradient_on_gpu(geometry: _Geometry, x: Array, g: Array) -> Array:
+  """Spells a kernel gradient so that XLA hands it to cuDNN as one.
+
+  XLA makes the smaller of two images the kernel, and knows the result as a
+  kernel gradient only if that is `g`. With more padding it would be `x`: a
+  convolution with a kernel of 276 x 276, for as many channels as images, 16
+  times slower on an H100. The adjoint convolution has the same gradient, with
+  the two exchanged.
+  """
+  flipped = geometry.transposed()
+  if flipped is not None and flipped.padding < geometry.padding:
+    return _flip(derived_kernel_gradient(flipped, g, x))
+  return derived_kernel_gradient(geometry, x, g)
 
 
 def derived_kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
@@ -175,7 +182,7 @@ def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
   (_, height, _, _), (_, out_height, out_width, _) = x.shape, g.shape
   none, border = (0, 0, 0), (padding, padding, dilation - 1)
   zero = jnp.zeros((), x.dtype)
-  # Left alone, XLA computes both anew, from far back, for every row.
+  # Left alone, XLA recomputes both, from far back, for every row.
   x, g = barrier.store((x, g))
 
   def stack_taps(x: Array) -> Array:
@@ -208,7 +215,11 @@ def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
 
 
 def _flip(w: Array) -> Array:
-  """Returns the kernel of the adjoint convolution, [k, k, o, i]."""
+  """Returns the kernel of the adjoint convolution, [k, k, o, i].
+
+  Args:
+    w: Kernel [k, k, i, o].
+  """
   return jnp.swapaxes(w[::-1, ::-1], 2, 3)
 
 

@@ -41,7 +41,10 @@ def test_failures_are_recorded_and_the_next_stage_runs(run, tmp_path):
   assert rows['wrong']['ok'] is False
   assert rows['not a number']['value'] is None
   assert rows['right'] == {'what': 'right', 'value': 1.5, 'ok': True}
-  assert 'ended with status 3' in record['dead']['error']
+  crash, after = record['dead']['rows']
+  assert crash['what'] == 'crash'
+  assert 'ended with status 3' in crash['error']
+  assert after == {'what': 'after'}
   assert [row['what'] for row in record['timed']['rows']] == ['one', 'two']
   page = (tmp_path / 'results.md').read_text()
   for text in ('## No tasks', 'ended with status 3', 'right', '2 rows.'):
@@ -63,7 +66,21 @@ def test_the_time_ends_a_stage(run):
   assert time.monotonic() - start < 40
   assert failures == 2
   assert record['late']['error'] == 'the time was up'
-  assert record['timed']['error'] == 'the time was up'
+  assert record['timed']['error'] == 'the time was up before it began'
+
+
+def test_a_spoiled_device_gets_another_process(run):
+  failures, record = run('spoiled')
+  assert failures == 1
+  spoiled, first, second = record['spoiled']['rows']
+  assert 'JaxRuntimeError' in spoiled['error']
+  assert first['pid'] == second['pid']
+
+
+def test_a_stage_without_tasks_has_failed(run):
+  failures, record = run('empty')
+  assert failures == 1
+  assert 'no task' in record['empty']['error']
 
 
 def test_sessions_of_one_folder_are_kept(run, tmp_path):

@@ -7,6 +7,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'scripts'))
 
+import jax
 from hardware import stages
 
 
@@ -16,6 +17,10 @@ def _fail():
 
 def _die():
   os._exit(3)
+
+
+def _fault():
+  raise jax.errors.JaxRuntimeError('INTERNAL: an illegal address')
 
 
 def _sleep():
@@ -52,6 +57,15 @@ STAGES = {
       is_timed=True,
       summarize=lambda rows: [f'{len(rows)} rows.'],
     ),
+    stages.Stage(
+      'spoiled',
+      'A device that faults',
+      lambda: [
+        _task('fault', _fault),
+        *(_task(i, lambda: {'pid': os.getpid()}) for i in range(2)),
+      ],
+    ),
+    stages.Stage('empty', 'Nothing', lambda: []),
     stages.Stage('late', 'Too long', lambda: [_task('slow', _sleep)]),
   )
 }

@@ -25,19 +25,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from sg3jax.ops import barrier
-from sg3jax.ops.filtered_lrelu import diagonals, platform, vjp
+from sg3jax.ops.filtered_lrelu import diagonals, partition, platform, vjp
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
-from sg3jax.types import Array
+from sg3jax.types import DATA_AXIS, Array
 
 # More polyphase components than this along an axis (up 3 with down 4, say)
 # unroll into programs that take long to compile; such rates use matrices.
 _MAX_PHASES = 4
 
-# Blocks of channels are computed one after the other if the middle signal is
-# larger than this, to bound the memory that high resolutions take. Blocks of
-# fewer channels than that would waste vector instructions.
-_MAX_MIDDLE_BYTES = {'cpu': 2**27, 'gpu': 2**29}
+# Blocks of channels are computed one after the other if the signals at the
+# middle rate are larger than this, to bound the memory that high resolutions
+# take. Blocks of fewer channels than that would waste vector instructions.
+_MAX_MIDDLE_BYTES = {'cpu': 2**27, 'gpu': 2**30}
 _MIN_CHANNELS = 16
 
 # A signal at the middle rate: one array or the polyphase components of one.
@@ -88,8 +88,8 @@ def _matrix_spelling(
   Args:
     multiply: Applies a matrix along an axis.
     dtype: What operands of products are rounded to.
-    stored: What results of products are; float32 or wider by default. Sums
-      are in that in any case.
+    stored: Dtype in which results of products are stored; float32 or wider by
+      default. Products and sums of terms accumulate in that in any case.
   """
   accumulator = jnp.promote_types(dtype, jnp.float32)
   options = {
@@ -112,7 +112,7 @@ def _matrix_spelling(
     return sum_(apply(apply(y, ph, 1), pw, 2) for ph, pw in terms)
 
   def sum_(parts) -> Array:
-    return functools.reduce(jnp.add, parts).astype(accumulator)
+    return functools.reduce(jnp.add, (p.astype(accumulator) for p in parts))
 
   return Spelling(expand, contract)
 
@@ -146,7 +146,7 @@ def _in_blocks(
   run: Callable[..., Array],
   chain: Chain,
   most: int,
-  dtype: jnp.dtype,
+  itemsize: int,
   *operands: Array,
 ) -> Array:
   """Runs a chain, a block of channels at a time if its signals are large.
@@ -154,26 +154,33 @@ def _in_blocks(
   Args:
     run: (*operands) -> the result.
     chain: What it computes.
-    most: Bytes of a middle signal that is not too large.
-    dtype: Of the middle signal.
+    most: Bytes that what is alive at the middle rate may take on a device.
+    itemsize: Bytes of that for each sample of a middle signal.
     *operands: [n, h, w, c] each.
   """
   n, _, _, c = operands[0].shape
+  if not isinstance(n, int):  # Of an exported program.
+    return run(*operands)
   along_h, along_w = chain.contract[0]
-  middle = n * along_h.in_size * along_w.in_size * c * dtype.itemsize
+  middle = n * along_h.in_size * along_w.in_size * c * itemsize
+  middle //= partition.open_axes().get(DATA_AXIS, 1)
   blocks = min(-(-middle // most), c // _MIN_CHANNELS)
   if blocks <= 1:
     return run(*operands)
   channels = -(-c // blocks)
-  edges = ((0, 0), (0, 0), (0, 0), (0, blocks * channels - c))
-  operands = tuple(jnp.pad(x, edges) for x in operands)
 
-  def block(start: Array) -> Array:
+  def add_block(i: Array, y: Array) -> Array:
+    # The last block begins earlier, and computes some channels twice: slices
+    # are moved to where they fit.
+    start = i * channels
     slices = (lax.dynamic_slice_in_dim(x, start, channels, 3) for x in operands)
-    return run(*slices)
+    return lax.dynamic_update_slice_in_dim(y, run(*slices), start, 3)
 
-  y = lax.map(block, channels * jnp.arange(blocks))
-  return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], -1)[..., :c]
+  # Filled with a value of an operand: the memory of zeros, which depend on
+  # nothing, is taken for all layers at the beginning of a program.
+  last = operands[-1]
+  y = jnp.full((n, *chain.out_size, c), last[0, 0, 0, 0], last.dtype)
+  return lax.fori_loop(0, blocks, add_block, y)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -187,20 +194,23 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     return functools.partial(evaluate, spell(name, chain, dtype), chain)
 
   def on_cpu(*xs: Array) -> Array:
-    wide = jnp.promote_types(dtype, jnp.float32)
+    itemsize = jnp.promote_types(dtype, jnp.float32).itemsize
     most = _MAX_MIDDLE_BYTES['cpu']
-    y = _in_blocks(spelled('diagonals'), chain, most, wide, *xs)
+    y = _in_blocks(spelled('diagonals'), chain, most, itemsize, *xs)
     # Stored, as everything that reads it would compute the last pass anew.
     return barrier.store(scaling.leave(y))
 
   def anew(*xs: Array) -> tuple[Array, ...]:
-    # XLA knows the middle signal of a derivative from the forward pass. It
-    # would keep that of all layers, gigabytes, for what a product makes again.
+    # XLA recognises a derivative's middle signal as that of the forward pass
+    # and would keep those of all layers, gigabytes, although a product makes
+    # each again.
     return lax.optimization_barrier(xs) if len(xs) > 1 else xs
 
   def on_gpu(*xs: Array) -> Array:
-    most = _MAX_MIDDLE_BYTES['gpu']
-    y = _in_blocks(spelled('batched'), chain, most, dtype, *anew(*xs))
+    # Each term of an operand is a signal of its own before they are added.
+    signals = sum(len(terms) for terms in chain.expand)
+    itemsize, most = signals * dtype.itemsize, _MAX_MIDDLE_BYTES['gpu']
+    y = _in_blocks(spelled('batched'), chain, most, itemsize, *anew(*xs))
     return scaling.leave(y)
 
   def on_tpu(*xs: Array) -> Array:

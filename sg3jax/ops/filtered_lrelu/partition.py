@@ -16,7 +16,7 @@ from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import DATA_AXIS, Array
 
 
-def _open_axes() -> dict[str, int]:
+def open_axes() -> dict[str, int]:
   """Returns the sizes of the mesh's axes that the compiler still partitions."""
   mesh = jax.sharding.get_abstract_mesh()
   return {
@@ -29,7 +29,7 @@ def _open_axes() -> dict[str, int]:
 def obstacle() -> str | None:
   """Returns why a kernel cannot run on the context's mesh, or None."""
   mesh = jax.sharding.get_abstract_mesh()
-  axes = _open_axes()
+  axes = open_axes()
   if axes and DATA_AXIS not in mesh.axis_names:
     return (
       f'it shares the batch over an axis {DATA_AXIS!r}, and the axes of this '
@@ -54,7 +54,7 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
   """
 
   def sharded(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
-    axes = _open_axes()
+    axes = open_axes()
     if not axes:
       return run(chain, *operands, scaling=scaling)
     is_even = operands[0].shape[0] % axes.get(DATA_AXIS, 1) == 0

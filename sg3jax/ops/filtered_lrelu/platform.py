@@ -10,6 +10,9 @@ from jax import lax
 
 _T = TypeVar('_T')
 
+_TARGET: contextvars.ContextVar[tuple[str, str] | None] = (
+  contextvars.ContextVar('target', default=None)
+)
 _INTERPRET: contextvars.ContextVar[Any] = contextvars.ContextVar(
   'interpret', default=False
 )
@@ -37,8 +40,11 @@ def target() -> tuple[str, str]:
   """Returns the platform ('cpu', 'cuda', 'tpu', ...) and kind of the devices.
 
   Those of the context's mesh (`jax.set_mesh`), which ahead-of-time compilation
-  sets for devices that are absent; else of the default device.
+  sets for devices that are absent; else of the default device; or what
+  `targeted` says.
   """
+  if stated := _TARGET.get():
+    return stated
   mesh = jax.sharding.get_abstract_mesh()
   device = None if mesh.empty else mesh.abstract_device
   if device is None or device.platform is None:
@@ -48,6 +54,21 @@ def target() -> tuple[str, str]:
     device = jax.devices(device)[0]
   platform = str(device.platform)
   return 'cuda' if platform == 'gpu' else platform, device.device_kind
+
+
+@contextlib.contextmanager
+def targeted(platform: str, kind: str = '') -> Iterator[None]:
+  """Lets what is traced inside of it be for a platform, wherever it is.
+
+  Args:
+    platform: 'cpu', 'cuda', 'tpu', ...
+    kind: The kind of the device, as JAX names it.
+  """
+  token = _TARGET.set((platform, kind))
+  try:
+    yield
+  finally:
+    _TARGET.reset(token)
 
 
 def interpret() -> Any:
