@@ -127,8 +127,12 @@ class Revision:
 def _extract(revision: str, folder: pathlib.Path) -> str:
   """Writes the files of a revision to a folder; returns its short name.
 
-  An archive and not a worktree, of which the repository would have to be told
-  the end, whatever ends this process.
+  Takes an archive, not a worktree: git would have to be told when a worktree
+  ends, however this process ends.
+
+  Raises:
+    ValueError: If git does not know the revision.
+    RuntimeError: If git cannot write its files.
   """
   git = ['git', '-C', str(_ROOT)]
   commit = f'{revision}^{{commit}}'
@@ -143,8 +147,14 @@ def _extract(revision: str, folder: pathlib.Path) -> str:
     [*git, 'archive', '--format=tar', name, 'sg3jax', 'configs'],
     stdout=subprocess.PIPE,
   )
-  with archive, tarfile.open(fileobj=archive.stdout, mode='r|') as files:
+  with (
+    archive,
+    contextlib.suppress(tarfile.ReadError),
+    tarfile.open(fileobj=archive.stdout, mode='r|') as files,
+  ):
     files.extractall(folder, filter='data')
+  if archive.returncode:
+    raise RuntimeError(f'git cannot archive {name}: see above')
   return name
 
 
@@ -211,9 +221,10 @@ def compare(
   # run, of both revisions as many.
   once = [[r.ask('time', 1) for r in revisions] for _ in range(2)][-1]
   repeats = max(1, math.ceil(seconds / max(once)))
-  times = np.array(
-    [[r.ask('time', repeats) for r in revisions] for _ in range(rounds)]
-  )
+  times = np.empty((rounds, 2))
+  for i in range(rounds):  # Each of the two is the first in every second round.
+    for j in (i % 2, 1 - i % 2):
+      times[i, j] = revisions[j].ask('time', repeats)
   ratio, low, high = ratio_with_interval(times[:, 0], times[:, 1])
   base_ms, head_ms = 1e3 * np.median(times, axis=0)
   compile_base, compile_head = np.median(compile_times, axis=0)
@@ -231,7 +242,7 @@ def ratio_with_interval(
 
   Args:
     base: Times [n] at the base revision.
-    head: Times [n] at the other, each taken right after that of base.
+    head: Times [n] at the other, each taken next to that of base.
 
   Returns:
     The median of base / head, and the 2.5th and 97.5th percentile of the

@@ -268,6 +268,7 @@ class Worker:
 
 def main() -> None:
   """Answers requests until there are none."""
+  answers, sys.stdout = sys.stdout, sys.stderr  # Whatever libraries print.
   worker = Worker()
   for line in sys.stdin:
     method, *arguments = json.loads(line)
@@ -275,7 +276,7 @@ def main() -> None:
       answer = {'result': getattr(worker, method)(*arguments)}
     except Exception as error:
       answer = {'error': f'{type(error).__name__}: {error}'}
-    print(json.dumps(answer), flush=True)
+    print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == '__main__':

@@ -32,7 +32,8 @@ PRECISION = flags.DEFINE_enum(
 BATCH = flags.DEFINE_integer(
   'batch',
   None,
-  'Images at a time; by default what fits the memory of the devices.',
+  'Images at a time; by default what fits the memory of the devices. evaluate '
+  'needs a multiple of 4 for each device.',
   lower_bound=1,
 )
 _COMPILATION_CACHE = flags.DEFINE_string(

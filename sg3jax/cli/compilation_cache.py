@@ -19,14 +19,15 @@ import jax
 
 _CONFIG: Any = jax.config  # Whose fields are made at run time.
 
-# Below this, the space is left to others. A program takes a few MiB.
+# Below this much free space the disk is left to others; a program takes a few
+# MiB.
 _LEAST_FREE = 2**30
 
 
 def enable(choice: str | None) -> None:
   """Chooses the folder where JAX keeps compiled programs.
 
-  A folder that cannot be used is a line on standard error, and nothing is kept.
+  If the folder cannot be used, prints one warning and keeps nothing.
 
   Args:
     choice: The folder or URL, or 'none' to keep nothing. None for what the user
@@ -37,7 +38,9 @@ def enable(choice: str | None) -> None:
   try:
     folder = None if choice == 'none' else choice or str(default_folder())
     if folder and '://' not in folder:  # In a bucket JAX finds out itself.
-      _check(pathlib.Path(folder))
+      path = pathlib.Path(folder).expanduser().absolute()
+      folder = str(path)
+      _check(path)
   except (OSError, RuntimeError) as error:
     print(
       f'warning: compiled programs are not kept: {error} '
@@ -66,7 +69,7 @@ def default_folder() -> pathlib.Path:
     RuntimeError: If the user has no home folder.
   """
   root = os.environ.get('XDG_CACHE_HOME', '')
-  if not os.path.isabs(root):  # As its specification wants it.
+  if not os.path.isabs(root):  # The XDG specification says to ignore these.
     root = '~/Library/Caches' if sys.platform == 'darwin' else '~/.cache'
   return pathlib.Path(root).expanduser() / 'sg3jax' / 'compiled'
 

@@ -11,10 +11,11 @@ _COPIES = 2
 # Bytes of a value: 16-bit maps are counted as float32, as sums in between are.
 _BYTES = 4
 
-# Of a device's memory: the rest is for parameters, programs and metrics.
+# Fraction of a device's memory to use; the rest is for parameters, programs and
+# metrics.
 _USABLE = 0.8
 
-# More images at a time are not generated faster by any device.
+# More images at a time would gain little: a device is busy with fewer.
 _MOST = 64
 
 
@@ -25,13 +26,13 @@ def fitting_batch(
   default: int,
   multiple: int = 1,
 ) -> int:
-  """Returns how many images one device shall generate at a time.
+  """Returns how many images one device generates at a time.
 
   Args:
     generator: The generator.
     memory: Bytes of the device; None if unknown, as on a CPU.
     default: The batch where the memory is unknown.
-    multiple: What the batch must be a multiple of.
+    multiple: The batch is a multiple of this.
 
   Returns:
     The default; or the largest `multiple` times a power of two of which the

@@ -92,7 +92,7 @@ def largest_layer(spec: generator_lib.Spec) -> int:
 
   Those of its input, of what its convolution puts out, of the signal at the
   rate of the nonlinearity, which a radial filter needs once for each of its up
-  to four separable terms, and of its output.
+  to four or five separable terms, and of its output.
   """
   if isinstance(spec, stylegan2.StyleGAN2Spec):
     # The convolution, its border, and the blurred and the activated result.

@@ -28,7 +28,7 @@ _GPU_CHANNELS = 8
 
 
 def stored_channels(channels: int) -> int:
-  """Returns how many channels a feature map has where it is computed.
+  """Returns the number of channels that a feature map is stored with.
 
   On GPUs zeros fill up groups of 8. Tensor cores take no others: with 181
   channels a convolution copied its operands first and took a third longer than
@@ -96,11 +96,10 @@ class SynthesisLayer(nn.Module):
   ) -> Float[Array, 'n h2 w2 o']:
     """Returns features [n, out_size, out_size, o], `dtype`.
 
-    o is group * out_channels, of which `stored_channels` makes what it says;
-    except in ToRGB.
+    o is group * out_channels, rounded up by `stored_channels` except in ToRGB.
 
     Args:
-      x: Input features, i likewise.
+      x: Input features, with i rounded up likewise.
       w: Style.
       noise_mode: See `stylegan2.Synthesis`.
       update_averages: Whether to update the average input magnitude, from the
@@ -176,7 +175,7 @@ class SynthesisLayer(nn.Module):
     """
     spec = self.spec
     bias = jnp.tile(self.bias, 1 if spec.is_torgb else spec.group)
-    bias = pad_channels(bias, x.shape[-1] - bias.shape[-1])
+    bias = pad_channels(bias, x.shape[-1])
     input_scale = None if spec.noise else modulation.output_scale
     if spec.is_ideal:
       x = ideal_filtered_lrelu(
@@ -319,7 +318,7 @@ class Synthesis(nn.Module):
       )
     x = self.input(ws[:, 0], transform)
     x = jnp.tile(x, self.spec.layers[0].group)  # The same in all orientations.
-    x = pad_channels(x, stored_channels(x.shape[-1]) - x.shape[-1])
+    x = pad_channels(x, stored_channels(x.shape[-1]))
     if update_averages:
       for i, layer in enumerate(self.layers):
         x = layer(x, ws[:, i + 1], noise_mode=noise_mode, update_averages=True)

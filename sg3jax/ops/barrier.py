@@ -7,7 +7,10 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 _T = TypeVar('_T')
 
-_identity = jax.jit(lambda xs: xs)
+
+@jax.jit
+def _identity(xs: _T) -> _T:
+  return xs
 
 
 def store(xs: _T) -> _T:
@@ -16,8 +19,8 @@ def store(xs: _T) -> _T:
   Where a value has several readers, or one that reads it at several places,
   XLA's CPU compiler likes to fuse what computes it into each of them, and so
   computes it again for each. It removes `lax.optimization_barrier` before it
-  fuses. A call that must not be inlined stays, and that of the identity costs
-  nothing when it runs.
+  fuses. A call that is marked as not inlineable survives, and a call of the
+  identity costs nothing at run time.
   """
   with set_xla_metadata(inlineable='false'):
     return _identity(xs)

@@ -31,19 +31,17 @@ class Modulation(NamedTuple):
   output_scale: Array | None
 
   def padded(self, inputs: int, outputs: int) -> 'Modulation':
-    """Returns the same with more channels, which see and make zeros.
+    """Returns it for more channels; the added ones read and write zeros.
 
     Args:
       inputs: Channels of the input, at least as many as there are.
       outputs: Channels of the output, likewise.
     """
-    *_, i, o = self.kernel.shape
+    scale = self.output_scale
     return Modulation(
-      pad_channels(pad_channels(self.kernel, inputs - i, -2), outputs - o),
-      pad_channels(self.input_scale, inputs - i),
-      None
-      if self.output_scale is None
-      else pad_channels(self.output_scale, outputs - o),
+      pad_channels(pad_channels(self.kernel, inputs, axis=-2), outputs),
+      pad_channels(self.input_scale, inputs),
+      None if scale is None else pad_channels(scale, outputs),
     )
 
 
@@ -144,11 +142,11 @@ def modulated_conv(
   return scale_channels(y, output_scale)
 
 
-def pad_channels(x: Array, spare: int, axis: int = -1) -> Array:
-  """Appends so many zeros along an axis."""
+def pad_channels(x: Array, channels: int, axis: int = -1) -> Array:
+  """Appends zeros along an axis, up to so many channels."""
   edges = [(0, 0)] * x.ndim
-  edges[axis] = (0, spare)
-  return jnp.pad(x, edges) if spare else x
+  edges[axis] = (0, channels - x.shape[axis])
+  return jnp.pad(x, edges)
 
 
 def scale_channels(

@@ -28,7 +28,7 @@ class Evaluators:
   ):
     self._evaluators = [
       durations.announce_first_call(
-        evaluator, log, 'what generates and measures', 'Evaluated:'
+        evaluator, log, 'the evaluation', 'Evaluated:'
       )
       for evaluator in evaluators
     ]

@@ -12,7 +12,9 @@ One function in three spellings, because the compilers differ:
 
 Accumulation is in float32, in float64 for float64 inputs. A CPU computes 16-bit
 inputs in float32 throughout; TPU and GPU round between passes as their matrix
-units want it.
+units want it, and a GPU stores what is between passes in 16 bits. Where the
+signals at the middle rate are large, a CPU or GPU computes a block of channels
+after the other.
 """
 
 import functools
@@ -45,7 +47,7 @@ _Signal: TypeAlias = Any
 
 
 class Spelling(NamedTuple):
-  """How to apply U and D; both compute in and return float32 or wider."""
+  """How to apply U and D; both add up in and return float32 or wider."""
 
   expand: Callable[[Terms, Array], _Signal]
   contract: Callable[[Terms, _Signal], Array]

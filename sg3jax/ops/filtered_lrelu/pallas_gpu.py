@@ -43,6 +43,7 @@ from sg3jax.ops.filtered_lrelu.tiling_gpu import (
   Stream,
   Tile,
 )
+from sg3jax.ops.modulated_conv import pad_channels
 from sg3jax.types import AnyArray, Array
 
 # Installations without Mosaic GPU can import this module too.
@@ -170,7 +171,9 @@ def _run(
   # The strides of an array that TMA reads are multiples of 16 bytes.
   spare = -c % 8
   if spare:
-    operands, scaling = _pad_channels((operands, scaling), c + spare)
+    operands, scaling = jax.tree.map(
+      lambda v: pad_channels(v, c + spare), (operands, scaling)
+    )
   tile = choose_tile(chain, *operands, scaling=scaling)
   assert tile is not None  # `unsupported` has asked.
   y = launch(chain, tile, *operands, scaling=scaling, interpret=interpret)
@@ -219,9 +222,9 @@ def _launch(
   if outer == jnp.bfloat16 and len(operands) == 2:
     scaling = _fit_range(scaling, operands[1])
   # They are loaded from memory in whole blocks of channels.
-  vectors = _pad_channels(
-    jax.tree.map(lambda v: v.astype(jnp.float32), scaling),
-    round_up(c, CHANNELS),
+  whole = round_up(c, CHANNELS)
+  vectors = jax.tree.map(
+    lambda v: pad_channels(v.astype(jnp.float32), whole), scaling
   )
   leaves, treedef = jax.tree.flatten(vectors)
 
@@ -626,16 +629,6 @@ def _fit_range(scaling: Scaling, x: Array) -> Scaling:
     operands=(scaling.operands[0], jnp.broadcast_to(factors * power, shape)),
     result=jnp.broadcast_to(result / power, shape),
   )
-
-
-def _pad_channels(tree: Any, channels: int) -> Any:
-  """Appends zeros to the last axis of each array, up to so many channels."""
-
-  def pad(x: Array) -> Array:
-    spare = channels - x.shape[-1]
-    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, spare),))
-
-  return jax.tree.map(pad, tree)
 
 
 def _split(values: Sequence[Any], sizes: Sequence[int]) -> list[Sequence[Any]]:
