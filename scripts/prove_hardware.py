@@ -37,11 +37,15 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 from absl import app, flags
 from hardware import (
-  kernels,
+  cases as cases_lib,
+)
+from hardware import (
+  correctness,
   machine,
   networks,
   operators,
   pretrain,
+  speed,
   stages,
 )
 
@@ -83,23 +87,23 @@ def make_stages() -> list[stages.Stage]:
   sizes = {'main': 32, 'large': 32} if tiny else {'main': 256, 'large': 1024}
   batch, bench_batch = (2, 2) if tiny else (2, 8)
 
-  def cases(size: str, *directions: str) -> list[kernels.Case]:
+  def cases(size: str, *directions: str) -> list[cases_lib.Case]:
     options = _TINY_SPEC if tiny else {}
     return [
       case
-      for design in kernels.DESIGNS
-      for case in kernels.cases(design, sizes[size], directions, **options)
+      for design in cases_lib.DESIGNS
+      for case in cases_lib.cases(design, sizes[size], directions, **options)
     ][: 2 if tiny else None]
 
   def check(size: str) -> list[stages.Task]:
     return [
       task
       for directions in (('forward', 'backward'), ('tangent',))
-      for task in kernels.check_tasks(cases(size, *directions), batch)
+      for task in correctness.check_tasks(cases(size, *directions), batch)
     ]
 
   def bench(size: str) -> list[stages.Task]:
-    return kernels.bench_tasks(
+    return speed.bench_tasks(
       cases(size, 'forward', 'backward'),
       bench_batch,
       'bfloat16',
@@ -114,7 +118,7 @@ def make_stages() -> list[stages.Stage]:
       [
         networks.Network(design, 256, 32, name, micro_batches=parts)
         for name, parts in (('pallas', 1), ('banded', 4))
-        for design in kernels.DESIGNS
+        for design in cases_lib.DESIGNS
       ]
     )
 
@@ -130,14 +134,14 @@ def make_stages() -> list[stages.Stage]:
         [
           networks.Network(design, size, number, name, precision)
           for size, number in ((256, 32), (1024, 8))
-          for design in kernels.DESIGNS
+          for design in cases_lib.DESIGNS
           for name, precision in (('pallas', 'bf16'), ('banded', 'fp32'))
         ]
       ),
       *networks.equivariance_tasks(
         [
           networks.Network(design, 256, 32, 'banded', 'fp32')
-          for design in kernels.DESIGNS
+          for design in cases_lib.DESIGNS
         ],
         128,
       ),
@@ -152,7 +156,7 @@ def make_stages() -> list[stages.Stage]:
       'Speed at 256 pixels',
       lambda: bench('main'),
       is_timed=True,
-      summarize=kernels.summarize_bench,
+      summarize=speed.summarize_bench,
     ),
     stage('train', 'Training', train, is_timed=True),
     stage(
@@ -168,7 +172,7 @@ def make_stages() -> list[stages.Stage]:
       'Speed at 1024 pixels',
       lambda: bench('large'),
       is_timed=True,
-      summarize=kernels.summarize_bench,
+      summarize=speed.summarize_bench,
     ),
     stage(
       'pretrain',
@@ -196,7 +200,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   if _WORKER.value:
-    _work()
+    _work(_WORKER.value)
     return
   known = {stage.name: stage for stage in make_stages()}
   names = _STAGES.value or [name for name in known if name != 'pretrain']
@@ -238,11 +242,11 @@ def _processes() -> int:
   return min(os.cpu_count() or 1, 12) if is_gpu else 1
 
 
-def _work() -> None:
+def _work(which: str) -> None:
   jax.config.update('jax_compilation_cache_dir', _CACHE.value)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  is_first = _WORKER.value.startswith('machine:')
-  stages.work(make_stages(), _WORKER.value, '' if is_first else _ONLY.value)
+  is_first = which.startswith('machine:')
+  stages.work(make_stages(), which, '' if is_first else _ONLY.value)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from sg3jax.eval import equivariance
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop, sharding, steps
-from sg3jax.types import Config
+from sg3jax.types import Array, Config, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,14 +230,15 @@ def _measure_equivariance(
     lambda: dict(generator.lazy_init(jax.random.key(0), z, None))
   )()
 
-  def sample_ws(variables, key, n):
+  def sample_ws(variables: Variables, key: Array, n: int) -> Any:
     z = jax.random.normal(key, (n, generator.z_dim))
     return generator.apply(variables, z, method='mapping')
 
+  def synthesize(variables: Variables, ws: Array, transforms: Array) -> Any:
+    return generator.apply(variables, ws, transforms, method='synthesis')
+
   evaluator = equivariance.EquivarianceEvaluator(
-    lambda variables, ws, transforms: generator.apply(
-      variables, ws, transforms, method='synthesis'
-    ),
+    synthesize,
     sample_ws,
     batch_size=network.batch,
     metrics=('eqt', 'eqr'),

@@ -1,38 +1,21 @@
-"""Whether the kernels of `filtered_lrelu` are right on a device, and how fast.
+"""Whether the kernels of `filtered_lrelu` are right on a device."""
 
-Every distinct layer of the published designs in each direction that a training
-step computes: forward, backward, and the tangent of second derivatives.
-"""
-
-import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hardware import stages, timing
-from sg3jax.nets import spec as spec_lib
-from sg3jax.ops.filtered_lrelu import (
-  api,
-  banded,
-  interpreted,
-  make_plan,
-  measured,
-  platform,
-  reference,
-)
-from sg3jax.ops.filtered_lrelu.plan import Chain, Plan, Terms
+from hardware import cases as cases_lib
+from hardware import stages
+from hardware.cases import Case
+from sg3jax.ops.filtered_lrelu.plan import Chain, Terms
 from sg3jax.ops.filtered_lrelu.scaling import Scaling
 from sg3jax.types import Array
-
-DESIGNS = {'t': spec_lib.stylegan3_t, 'r': spec_lib.stylegan3_r}
-DIRECTIONS = ('forward', 'backward', 'tangent')
-CLAMP = 256.0
 
 # Largest relative error (L2) against float32, by type and by direction. The
 # rounding of a result alone is 3e-4 of float16 and 2.3e-3 of bfloat16 (uniform
@@ -51,156 +34,7 @@ _TOLERANCES = {
 # A row, column, channel or image may be worse than all together by this much.
 _LOCAL = 4.0
 
-# Bytes of operands that no cache holds.
-_CACHED = 256 << 20
-
 _FRESH = 3  # Number of fresh inputs, to find races.
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """One layer of a design in one direction.
-
-  Attributes:
-    design: Design and resolution, such as 't-256'.
-    layer: Its name, L0 to L13.
-    plan: The operator.
-    direction: One of `DIRECTIONS`.
-    channels: Channels.
-  """
-
-  design: str
-  layer: str
-  plan: Plan
-  direction: str
-  channels: int
-
-  @property
-  def chain(self) -> Chain:
-    """What a kernel computes."""
-    return getattr(self.plan, self.direction)
-
-  @property
-  def columns(self) -> dict[str, Any]:
-    """What a table says of the case."""
-    size = self.chain.in_sizes[0][0]
-    return {
-      'design': self.design,
-      'layer': self.layer,
-      'input': f'{size}x{size}x{self.channels}',
-      'up': self.plan.up,
-      'terms': len(self.plan.contract),
-      'direction': self.direction,
-      'kind': measured.kind_of(self.chain),
-    }
-
-  def shapes(self, batch: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the operands."""
-    return [(batch, *size, self.channels) for size in self.chain.in_sizes]
-
-  def structures(self, batch: int, dtype: str) -> tuple[Scaling, list[Any]]:
-    """Returns the scaling of a generator's layer and the operands, as shapes.
-
-    Forward, these are the demodulation, the bias and the next layer's style; in
-    derivatives the latter two belong to one operand each.
-    """
-    factors = jax.ShapeDtypeStruct((batch, self.channels), jnp.float32)
-    bias = jax.ShapeDtypeStruct((self.channels,), jnp.float32)
-    operands = [jax.ShapeDtypeStruct(s, dtype) for s in self.shapes(batch)]
-    if len(operands) == 1:
-      return Scaling((factors, None), bias, factors), operands
-    return Scaling((factors, factors), bias), operands
-
-
-def cases(
-  design: str,
-  resolution: int,
-  directions: Sequence[str] = DIRECTIONS,
-  **options: Any,
-) -> list[Case]:
-  """Returns the distinct layers of a design in each direction.
-
-  Args:
-    design: Of `DESIGNS`.
-    resolution: Image size a side.
-    directions: Of `DIRECTIONS`.
-    **options: Of the design, such as `channel_base`.
-  """
-  kinds: dict[tuple[Any, ...], list[Case]] = {}
-  for layer in DESIGNS[design](resolution, **options).layers:
-    if layer.is_torgb:
-      continue
-    size = (layer.padded_size, layer.padded_size)
-    plan = make_plan(size, jnp.float16, **layer.nonlinearity(), clamp=CLAMP)
-    kind = (
-      size, layer.out_channels, layer.up_factor, layer.padding,
-      len(plan.contract),
-    )  # fmt: skip
-    kinds.setdefault(
-      kind,
-      [
-        Case(f'{design}-{resolution}', layer.name, plan, d, layer.out_channels)
-        for d in directions
-      ],
-    )
-  return [case for cases in kinds.values() for case in cases]
-
-
-def kernel_name() -> str:
-  """Returns the name of the device's kernel; without one, an interpreted one.
-
-  Raises:
-    ValueError: If there is none for the device.
-  """
-  target, _ = platform.target()
-  for name, (platform_name, _) in api.KERNELS.items():
-    if platform_name == target:
-      return name
-  if target == 'cpu':
-    return 'pallas_tpu'
-  raise ValueError(f'there is no kernel for {target}')
-
-
-def dtypes(case: Case) -> list[str]:
-  """Returns the types in which the device's kernel serves a case."""
-  _, module = api.KERNELS[kernel_name()]
-  found = []
-  for dtype in ('bfloat16', 'float16', 'float32'):
-    scaling, operands = case.structures(1, dtype)
-    _, kind = platform.target()
-    if not module.unsupported(
-      case.chain, *operands, scaling=scaling, kind=kind
-    ):
-      found.append(dtype)
-  return found
-
-
-def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
-  """Returns a chain's result by the device's kernel."""
-  target, kind = platform.target()
-  return api.KERNELS[kernel_name()][1].run(
-    chain, *operands, scaling=scaling, kind=kind, interpret=target == 'cpu'
-  )
-
-
-def run_banded(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
-  """Returns a chain's result by `banded`."""
-  return banded.run(chain, *operands, scaling=scaling)
-
-
-def run_depthwise(plan: Plan, scaling: Scaling, *operands: Array) -> Array:
-  """Returns the forward or backward result by depthwise convolutions."""
-  (s, g_scale), bias, result = scaling
-  if len(operands) == 1:
-    return reference.filtered_lrelu(plan, operands[0], s, bias, result)
-  x, g = operands
-  _, pull = jax.vjp(
-    lambda x: reference.filtered_lrelu(plan, x, s, bias, g_scale), x
-  )
-  return pull(g)[0]
-
-
-# Correctness.
 
 
 def check_tasks(selected: Sequence[Case], batch: int) -> list[stages.Task]:
@@ -212,7 +46,7 @@ def check_tasks(selected: Sequence[Case], batch: int) -> list[stages.Task]:
     )
     for dtype in ('bfloat16', 'float16', 'float32')
     for case in selected
-    if dtype in dtypes(case)
+    if dtype in cases_lib.dtypes(case)
   ]
 
 
@@ -220,12 +54,12 @@ def _prepare_check(case: Case, dtype: str, batch: int) -> stages.Measure:
   scaling, operands = case.structures(batch, dtype)
   shape = (batch, *case.chain.out_size, case.channels)
   result = jax.ShapeDtypeStruct(shape, dtype)
-  with _interpreting():
+  with cases_lib.interpreting():
     # The result takes the memory of the first argument, full of NaN: what the
     # kernel leaves out stays NaN. (Channels that are no multiple of 8 are
     # copied out of an array of its own, which is not.)
     kernel = jax.jit(
-      lambda poison, scaling, *x: run_kernel(case.chain, scaling, *x),
+      lambda poison, scaling, *x: cases_lib.run_kernel(case.chain, scaling, *x),
       donate_argnums=0,
       keep_unused=True,
     )
@@ -248,7 +82,9 @@ def _compiled_comparison(case: Case, batch: int) -> Callable[..., Any]:
   )
 
   def run(first: Array, second: Array, scaling: Scaling, *operands: Array):
-    return _errors(first, second, run_banded(case.chain, scaling, *operands))
+    return _errors(
+      first, second, cases_lib.run_banded(case.chain, scaling, *operands)
+    )
 
   return jax.jit(run).lower(result, result, scaling, *operands).compile()
 
@@ -410,7 +246,8 @@ def exact(chain: Chain, *maps: np.ndarray) -> np.ndarray:
   """Returns a chain's result on single maps [h, w], in float64."""
 
   def apply(terms: Terms, x: np.ndarray) -> np.ndarray:
-    return sum(ph.matrix @ x @ pw.matrix.T for ph, pw in terms)
+    parts = [ph.matrix @ x @ pw.matrix.T for ph, pw in terms]
+    return np.sum(parts, axis=0)
 
   y, *others = (apply(t, x) for t, x in zip(chain.expand, maps, strict=True))
   gain, slope = chain.activation.gain, chain.activation.slope
@@ -421,118 +258,3 @@ def exact(chain: Chain, *maps: np.ndarray) -> np.ndarray:
   else:
     middle = np.clip(y * slopes, -bound, bound)
   return apply(chain.contract, middle)
-
-
-@contextlib.contextmanager
-def _interpreting() -> Iterator[None]:
-  """Lets a kernel be interpreted where there is no device for one."""
-  if platform.target()[0] != 'cpu':
-    yield
-    return
-  with interpreted():
-    yield
-
-
-# Speed.
-
-
-def bench_tasks(
-  selected: Sequence[Case],
-  batch: int,
-  dtype: str,
-  bandwidth: float,
-  *,
-  implementations: Sequence[str] = ('kernel', 'banded', 'depthwise'),
-) -> list[stages.Task]:
-  """Returns a task for each case and implementation.
-
-  Args:
-    selected: The cases; depthwise convolutions have no tangent.
-    batch: Images a call.
-    dtype: Of the operands.
-    bandwidth: Bytes a second of the device, which the floor is made of.
-    implementations: Of kernel, banded and depthwise.
-  """
-  return [
-    stages.Task(
-      case.columns | {'dtype': dtype, 'implementation': name},
-      functools.partial(_prepare_bench, case, dtype, batch, bandwidth, name),
-    )
-    for name in implementations
-    for case in selected
-    if name != 'depthwise' or case.direction != 'tangent'
-  ]
-
-
-def _prepare_bench(
-  case: Case, dtype: str, batch: int, bandwidth: float, name: str
-) -> stages.Measure:
-  call = {
-    'kernel': functools.partial(run_kernel, case.chain),
-    'banded': functools.partial(run_banded, case.chain),
-    'depthwise': functools.partial(run_depthwise, case.plan),
-  }[name]
-  structures = case.structures(batch, dtype)
-  with _interpreting():
-    compiled = jax.jit(call).lower(structures[0], *structures[1]).compile()
-
-  def measure() -> Mapping[str, Any]:
-    size = case.chain.samples * batch * case.channels
-    size *= jnp.dtype(dtype).itemsize
-    sets = min(8, -(-_CACHED // size))
-    arguments = [_random(case, structures, seed) for seed in range(sets)]
-    ms, spread = timing.milliseconds(compiled, arguments)
-    floor = 1e3 * size / bandwidth
-    analysis = compiled.memory_analysis()
-    return {
-      'ms': ms,
-      'spread': spread,
-      'floor ms': floor,
-      'of floor': floor / ms,
-      'temporary MiB': analysis.temp_size_in_bytes / 2**20,
-    }
-
-  return measure
-
-
-def _random(case: Case, structures: Any, seed: int) -> tuple[Any, ...]:
-  scaling, operands = structures
-  leaves, treedef = jax.tree.flatten((scaling, *operands))
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return jax.tree.unflatten(
-    treedef,
-    [
-      jax.random.normal(key, x.shape, x.dtype)
-      for key, x in zip(keys, leaves, strict=True)
-    ],
-  )
-
-
-def summarize_bench(rows: Sequence[stages.Row]) -> list[str]:
-  """Returns how many times faster the kernel is, as geometric means."""
-
-  def key(row: stages.Row) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype'))
-
-  times = {
-    name: {
-      key(row): row['ms']
-      for row in rows
-      if row['implementation'] == name and 'ms' in row
-    }
-    for name in ('kernel', 'banded', 'depthwise')
-  }
-  lines = []
-  for name in ('banded', 'depthwise'):
-    ratios = [
-      ms / times['kernel'][k]
-      for k, ms in times[name].items()
-      if k in times['kernel']
-    ]
-    if ratios:
-      lines.append(
-        f'The kernel is {np.exp(np.mean(np.log(ratios))):.2f} times faster '
-        f'than {name} in the geometric mean of {len(ratios)} cases, at least '
-        f'{min(ratios):.2f} and at most {max(ratios):.2f} times.'
-      )
-  return lines

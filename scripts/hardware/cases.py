@@ -1,0 +1,184 @@
+"""The layers of the published designs, and forms of `filtered_lrelu` on them.
+
+Every distinct layer in each direction that a training step computes: forward,
+backward, and the tangent of second derivatives.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sg3jax.nets import spec as spec_lib
+from sg3jax.ops.filtered_lrelu import (
+  api,
+  banded,
+  interpreted,
+  make_plan,
+  measured,
+  platform,
+  reference,
+)
+from sg3jax.ops.filtered_lrelu.plan import Chain, Plan
+from sg3jax.ops.filtered_lrelu.scaling import Scaling
+from sg3jax.types import Array
+
+DESIGNS = {'t': spec_lib.stylegan3_t, 'r': spec_lib.stylegan3_r}
+DIRECTIONS = ('forward', 'backward', 'tangent')
+CLAMP = 256.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One layer of a design in one direction.
+
+  Attributes:
+    design: Design and resolution, such as 't-256'.
+    layer: Its name, L0 to L13.
+    plan: The operator.
+    direction: One of `DIRECTIONS`.
+    channels: Channels.
+  """
+
+  design: str
+  layer: str
+  plan: Plan
+  direction: str
+  channels: int
+
+  @property
+  def chain(self) -> Chain:
+    """What a kernel computes."""
+    return getattr(self.plan, self.direction)
+
+  @property
+  def columns(self) -> dict[str, Any]:
+    """What a table says of the case."""
+    size = self.chain.in_sizes[0][0]
+    return {
+      'design': self.design,
+      'layer': self.layer,
+      'input': f'{size}x{size}x{self.channels}',
+      'up': self.plan.up,
+      'terms': len(self.plan.contract),
+      'direction': self.direction,
+      'kind': measured.kind_of(self.chain),
+    }
+
+  def shapes(self, batch: int) -> list[tuple[int, ...]]:
+    """Returns the shapes of the operands."""
+    return [(batch, *size, self.channels) for size in self.chain.in_sizes]
+
+  def structures(self, batch: int, dtype: str) -> tuple[Scaling, list[Any]]:
+    """Returns the scaling of a generator's layer and the operands, as shapes.
+
+    Forward, these are the demodulation, the bias and the next layer's style; in
+    derivatives the latter two belong to one operand each.
+    """
+    factors = jax.ShapeDtypeStruct((batch, self.channels), jnp.float32)
+    bias = jax.ShapeDtypeStruct((self.channels,), jnp.float32)
+    operands = [jax.ShapeDtypeStruct(s, dtype) for s in self.shapes(batch)]
+    if len(operands) == 1:
+      return Scaling((factors, None), bias, factors), operands
+    return Scaling((factors, factors), bias), operands
+
+
+def cases(
+  design: str,
+  resolution: int,
+  directions: Sequence[str] = DIRECTIONS,
+  **options: Any,
+) -> list[Case]:
+  """Returns the distinct layers of a design in each direction.
+
+  Args:
+    design: Of `DESIGNS`.
+    resolution: Image size a side.
+    directions: Of `DIRECTIONS`.
+    **options: Of the design, such as `channel_base`.
+  """
+  kinds: dict[tuple[Any, ...], list[Case]] = {}
+  for layer in DESIGNS[design](resolution, **options).layers:
+    if layer.is_torgb:
+      continue
+    size = (layer.padded_size, layer.padded_size)
+    plan = make_plan(size, jnp.float16, **layer.nonlinearity(), clamp=CLAMP)
+    kind = (
+      size, layer.out_channels, layer.up_factor, layer.padding,
+      len(plan.contract),
+    )  # fmt: skip
+    kinds.setdefault(
+      kind,
+      [
+        Case(f'{design}-{resolution}', layer.name, plan, d, layer.out_channels)
+        for d in directions
+      ],
+    )
+  return [case for cases in kinds.values() for case in cases]
+
+
+def kernel_name() -> str:
+  """Returns the name of the device's kernel; without one, an interpreted one.
+
+  Raises:
+    ValueError: If there is none for the device.
+  """
+  target, _ = platform.target()
+  for name, (platform_name, _) in api.KERNELS.items():
+    if platform_name == target:
+      return name
+  if target == 'cpu':
+    return 'pallas_tpu'
+  raise ValueError(f'there is no kernel for {target}')
+
+
+def dtypes(case: Case) -> list[str]:
+  """Returns the types in which the device's kernel serves a case."""
+  _, module = api.KERNELS[kernel_name()]
+  found = []
+  for dtype in ('bfloat16', 'float16', 'float32'):
+    scaling, operands = case.structures(1, dtype)
+    _, kind = platform.target()
+    if not module.unsupported(
+      case.chain, *operands, scaling=scaling, kind=kind
+    ):
+      found.append(dtype)
+  return found
+
+
+def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
+  """Returns a chain's result by the device's kernel."""
+  target, kind = platform.target()
+  return api.KERNELS[kernel_name()][1].run(
+    chain, *operands, scaling=scaling, kind=kind, interpret=target == 'cpu'
+  )
+
+
+def run_banded(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
+  """Returns a chain's result by `banded`."""
+  return banded.run(chain, *operands, scaling=scaling)
+
+
+def run_depthwise(plan: Plan, scaling: Scaling, *operands: Array) -> Array:
+  """Returns the forward or backward result by depthwise convolutions."""
+  (s, g_scale), bias, result = scaling
+  if len(operands) == 1:
+    return reference.filtered_lrelu(plan, operands[0], s, bias, result)
+  x, g = operands
+  _, pull = jax.vjp(
+    lambda x: reference.filtered_lrelu(plan, x, s, bias, g_scale), x
+  )
+  return pull(g)[0]
+
+
+@contextlib.contextmanager
+def interpreting() -> Iterator[None]:
+  """Lets a kernel be interpreted where there is no device for one."""
+  if platform.target()[0] != 'cpu':
+    yield
+    return
+  with interpreted():
+    yield

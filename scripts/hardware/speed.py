@@ -1,0 +1,119 @@
+"""How fast the forms of `filtered_lrelu` are on a device."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hardware import cases as cases_lib
+from hardware import stages, timing
+from hardware.cases import Case
+
+# Bytes of operands that no cache holds.
+_CACHED = 256 << 20
+
+
+def bench_tasks(
+  selected: Sequence[Case],
+  batch: int,
+  dtype: str,
+  bandwidth: float,
+  *,
+  implementations: Sequence[str] = ('kernel', 'banded', 'depthwise'),
+) -> list[stages.Task]:
+  """Returns a task for each case and implementation.
+
+  Args:
+    selected: The cases; depthwise convolutions have no tangent.
+    batch: Images a call.
+    dtype: Of the operands.
+    bandwidth: Bytes a second of the device, which the floor is made of.
+    implementations: Of kernel, banded and depthwise.
+  """
+  return [
+    stages.Task(
+      case.columns | {'dtype': dtype, 'implementation': name},
+      functools.partial(_prepare_bench, case, dtype, batch, bandwidth, name),
+    )
+    for name in implementations
+    for case in selected
+    if name != 'depthwise' or case.direction != 'tangent'
+  ]
+
+
+def _prepare_bench(
+  case: Case, dtype: str, batch: int, bandwidth: float, name: str
+) -> stages.Measure:
+  call = {
+    'kernel': functools.partial(cases_lib.run_kernel, case.chain),
+    'banded': functools.partial(cases_lib.run_banded, case.chain),
+    'depthwise': functools.partial(cases_lib.run_depthwise, case.plan),
+  }[name]
+  structures = case.structures(batch, dtype)
+  with cases_lib.interpreting():
+    compiled = jax.jit(call).lower(structures[0], *structures[1]).compile()
+
+  def measure() -> Mapping[str, Any]:
+    size = case.chain.samples * batch * case.channels
+    size *= jnp.dtype(dtype).itemsize
+    sets = min(8, -(-_CACHED // size))
+    arguments = [_random(case, structures, seed) for seed in range(sets)]
+    ms, spread = timing.milliseconds(compiled, arguments)
+    floor = 1e3 * size / bandwidth
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    return {
+      'ms': ms,
+      'spread': spread,
+      'floor ms': floor,
+      'of floor': floor / ms,
+      'temporary MiB': analysis.temp_size_in_bytes / 2**20,
+    }
+
+  return measure
+
+
+def _random(case: Case, structures: Any, seed: int) -> tuple[Any, ...]:
+  scaling, operands = structures
+  leaves, treedef = jax.tree.flatten((scaling, *operands))
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return jax.tree.unflatten(
+    treedef,
+    [
+      jax.random.normal(key, x.shape, x.dtype)
+      for key, x in zip(keys, leaves, strict=True)
+    ],
+  )
+
+
+def summarize_bench(rows: Sequence[stages.Row]) -> list[str]:
+  """Returns how many times faster the kernel is, as geometric means."""
+
+  def key(row: stages.Row) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype'))
+
+  times = {
+    name: {
+      key(row): row['ms']
+      for row in rows
+      if row['implementation'] == name and 'ms' in row
+    }
+    for name in ('kernel', 'banded', 'depthwise')
+  }
+  lines = []
+  for name in ('banded', 'depthwise'):
+    ratios = [
+      ms / times['kernel'][k]
+      for k, ms in times[name].items()
+      if k in times['kernel']
+    ]
+    if ratios:
+      lines.append(
+        f'The kernel is {np.exp(np.mean(np.log(ratios))):.2f} times faster '
+        f'than {name} in the geometric mean of {len(ratios)} cases, at least '
+        f'{min(ratios):.2f} and at most {max(ratios):.2f} times.'
+      )
+  return lines
