@@ -149,7 +149,12 @@ def make_stages() -> list[stages.Stage]:
 
   stage = stages.Stage
   return [
-    stage('machine', 'Machine', lambda: machine.make_tasks(is_tiny=tiny)),
+    stage(
+      'machine',
+      'Machine',
+      lambda: machine.make_tasks(is_tiny=tiny),
+      is_timed=True,
+    ),
     stage('check', 'Correctness at 256 pixels', lambda: check('main')),
     stage(
       'bench',

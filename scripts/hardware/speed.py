@@ -17,30 +17,29 @@ _CACHED = 256 << 20
 
 
 def bench_tasks(
-  selected: Sequence[Case],
-  batch: int,
-  dtype: str,
-  bandwidth: float,
-  *,
-  implementations: Sequence[str] = ('kernel', 'banded', 'depthwise'),
+  selected: Sequence[Case], batch: int, dtype: str, bandwidth: float
 ) -> list[stages.Task]:
-  """Returns a task for each case and implementation.
+  """Returns tasks for the kernel, `banded` and depthwise convolutions.
+
+  The kernel and `banded` take turns, so that what is there when the time is up
+  can be compared; the depthwise form comes last, forward and backward.
 
   Args:
-    selected: The cases; depthwise convolutions have no tangent.
+    selected: The cases.
     batch: Images a call.
     dtype: Of the operands.
     bandwidth: Bytes a second of the device, which the floor is made of.
-    implementations: Of kernel, banded and depthwise.
   """
+  pairs = [(case, form) for case in selected for form in ('kernel', 'banded')]
+  pairs += [
+    (case, 'depthwise') for case in selected if case.direction != 'tangent'
+  ]
   return [
     stages.Task(
-      case.columns | {'dtype': dtype, 'implementation': name},
-      functools.partial(_prepare_bench, case, dtype, batch, bandwidth, name),
+      case.columns | {'dtype': dtype, 'implementation': form},
+      functools.partial(_prepare_bench, case, dtype, batch, bandwidth, form),
     )
-    for name in implementations
-    for case in selected
-    if name != 'depthwise' or case.direction != 'tangent'
+    for case, form in pairs
   ]
 
 

@@ -35,6 +35,13 @@ Measure = Callable[[], Mapping[str, Any]]
 # a row.
 _TASK, _ROW = 'task: ', 'row: '
 
+# Workers that compile what is timed. Compilers for GPUs try out forms of
+# products on the device, and would disturb each other.
+_COMPILERS = 4
+
+# For workers that are not timed: no trying out, which takes most of the time.
+_UNTUNED = '--xla_gpu_autotune_level=0'
+
 # Status of a worker whose last row says why it has given up.
 _SPOILED = 75
 
@@ -161,7 +168,8 @@ def run(
     try:
       if stage.is_timed and processes > 1:
         # What cannot be compiled here is reported when it is to run.
-        for _ in _work_apart(command, stage, processes, 'compile', end):
+        compilers = min(processes, _COMPILERS)
+        for _ in _work_apart(command, stage, compilers, 'compile', end):
           pass
       parts = 1 if stage.is_timed else processes
       for row in _work_apart(command, stage, parts, 'run', end):
@@ -185,11 +193,21 @@ def is_failure(row: Row) -> bool:
 class _Worker:
   """A part of a stage in a process of its own, again if that process dies."""
 
-  def __init__(self, command: Sequence[str], which: str, is_alone: bool):
+  def __init__(
+    self,
+    command: Sequence[str],
+    which: str,
+    *,
+    is_alone: bool,
+    is_tuned: bool,
+  ):
     self._command, self._which = command, which
     self._environment = dict(os.environ)
     if not is_alone:  # None may take the memory of all.
       self._environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+    if not is_tuned:
+      flags = self._environment.get('XLA_FLAGS', '')
+      self._environment['XLA_FLAGS'] = f'{flags} {_UNTUNED}'
     self._done = 0  # Tasks that have a row.
     self._current: Row | None = None  # What is being done.
     self._process: subprocess.Popen[str] | None = None
@@ -250,7 +268,12 @@ def _work_apart(
   if time.monotonic() >= deadline:
     raise TimeoutError('the time was up before it began')
   workers = [
-    _Worker(command, f'{stage.name}:{part}/{parts}:{mode}', parts == 1)
+    _Worker(
+      command,
+      f'{stage.name}:{part}/{parts}:{mode}',
+      is_alone=parts == 1,
+      is_tuned=stage.is_timed,
+    )
     for part in range(parts)
   ]
   rows: queue.Queue[Row | None] = queue.Queue()

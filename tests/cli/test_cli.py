@@ -128,7 +128,7 @@ class TestTrain:
     lines = (run / 'log.txt').read_text().splitlines()
     for what, done in (
       ('the networks as new', 'Compiled:'),
-      ('what generates and measures', 'Evaluated:'),
+      ('the evaluation', 'Evaluated:'),
       ('a training step', 'Compiled:'),
     ):
       start = lines.index(f'Compiling:      {what}')
