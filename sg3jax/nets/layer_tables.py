@@ -91,8 +91,7 @@ def largest_layer(spec: generator_lib.Spec) -> int:
   """Returns the most samples that a layer has of one image at a time.
 
   Those of its input, of what its convolution puts out, of the signal at the
-  rate of the nonlinearity, which a radial filter needs once for each of its up
-  to four or five separable terms, and of its output.
+  rate of the nonlinearity, and of its output.
   """
   if isinstance(spec, stylegan2.StyleGAN2Spec):
     # The convolution, its border, and the blurred and the activated result.
@@ -103,8 +102,7 @@ def largest_layer(spec: generator_lib.Spec) -> int:
     * layer.group
     * (
       layer.padded_size**2
-      + (4 if layer.radial_down_filter else 1)
-      * (layer.up_factor * layer.padded_size) ** 2
+      + (layer.up_factor * layer.padded_size) ** 2
       + layer.out_size**2
     )
     for layer in spec.layers
