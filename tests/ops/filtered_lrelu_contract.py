@@ -243,15 +243,22 @@ class ValuesContract:
   def assert_gradients_close(self, actual, expected):
     """Compares arrays; those of less than 64 bits by their norms.
 
-    Where U x is nearly zero its sign, hence the mask, may differ by rounding;
-    a few such samples cannot move the norm.
+    Where U x is nearly zero its sign, hence the mask, may differ by rounding: a
+    part of the samples of about eps, and in 16 bits at least one sample of even
+    the smallest arrays. A part p of the samples moves the norm by sqrt(p);
+    twice that is allowed. The gradient of a bias is a sum over pixels: the
+    errors around such a sample add up in it, and it cancels itself; in 16 bits
+    it is allowed twice as much.
     """
     for a, e in zip(actual, expected, strict=True):
       if self.dtype == np.float64:
         assert_close(a, e, self.dtype)
-      else:
-        eps = float(jnp.finfo(self.dtype).eps)
-        assert relative_error(a, e) < max(1e-3, 2 * eps**0.5)
+        continue
+      part, factor = float(jnp.finfo(self.dtype).eps), 2
+      if jnp.dtype(self.dtype).itemsize == 2:
+        part = max(part, 1 / expected[0].size)
+        factor = 4 if e.ndim == 1 else 2
+      assert relative_error(a, e) < max(1e-3, factor * part**0.5)
 
   # Values and derivatives.
 
