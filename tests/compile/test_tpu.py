@@ -102,7 +102,7 @@ class _Layers(nn.Module):
     for layer, modulation, scale in zip(
       layers, modulations, scales, strict=True
     ):
-      x = layer.convolve(x, modulation, scale)
+      x = layer.activate(layer.convolve(x, modulation), modulation, scale)
     return x
 
 
