@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import (
+  aot_gpu,
   api,
   banded,
   interpreted,
@@ -75,15 +76,10 @@ class Case:
   def structures(self, batch: int, dtype: str) -> tuple[Scaling, list[Any]]:
     """Returns the scaling of a generator's layer and the operands, as shapes.
 
-    Forward, these are the demodulation, the bias and the next layer's style; in
-    derivatives the latter two belong to one operand each.
+    See `aot_gpu.layer_scaling`.
     """
-    factors = jax.ShapeDtypeStruct((batch, self.channels), jnp.float32)
-    bias = jax.ShapeDtypeStruct((self.channels,), jnp.float32)
     operands = [jax.ShapeDtypeStruct(s, dtype) for s in self.shapes(batch)]
-    if len(operands) == 1:
-      return Scaling((factors, None), bias, factors), operands
-    return Scaling((factors, factors), bias), operands
+    return aot_gpu.layer_scaling(operands), operands
 
 
 def cases(
@@ -95,9 +91,9 @@ def cases(
   """Returns the distinct layers of a design in each direction.
 
   Args:
-    design: Of `DESIGNS`.
+    design: One of `DESIGNS`.
     resolution: Image size a side.
-    directions: Of `DIRECTIONS`.
+    directions: Some of `DIRECTIONS`.
     **options: Of the design, such as `channel_base`.
   """
   kinds: dict[tuple[Any, ...], list[Case]] = {}
