@@ -320,11 +320,11 @@ def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
 def _compile(chain: Chain, c: int, target: str) -> dict[str, Any]:
   # Imported here: each needs its own compiler.
   if target == 'h100':
-    from sg3jax.ops.filtered_lrelu import aot_gpu
+    import aot_gpu
 
     shapes = [(_BATCH.value, *size, c) for size in chain.in_sizes]
     return aot_gpu.compile_facts(chain, shapes, dtype(), is_scaled=True)
-  from sg3jax.ops.filtered_lrelu import aot_tpu
+  import aot_tpu
 
   facts = aot_tpu.compile_facts(chain, _BATCH.value, c, dtype(), target)
   return {

@@ -17,7 +17,7 @@ import jax
 from absl import app, flags
 
 import sg3jax
-from sg3jax.eval import equivariance
+from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import factory
 from sg3jax.ops.filtered_lrelu import api, interpreted, platform
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from absl import app
 
-from sg3jax import storage
-from sg3jax.eval import tables
+from sg3jax import files
+from sg3jax import text as text_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'docs' / 'hardware'
@@ -128,7 +128,7 @@ def _sections(sessions: Sessions) -> Iterable[str]:
       f'{worst:.2f} times\nthe error that is allowed on the whole; 4 times is '
       'allowed there.'
     )
-    yield tables.markdown(_summary(checks))
+    yield text_lib.markdown(_summary(checks))
   samples = rows_of(sessions, 'float64')
   if samples:
     worst = max(row['float64'] for row in samples)
@@ -148,7 +148,7 @@ def _sections(sessions: Sessions) -> Iterable[str]:
     rows = [r for r in rows_of(sessions, stage) if 'error' not in r]
     if rows:
       yield f'{title}:'
-      yield tables.markdown(rows)
+      yield text_lib.markdown(rows)
 
 
 def _summary(checks: Sequence[Row]) -> list[Row]:
@@ -188,7 +188,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   for path, text in write().items():
-    storage.write_text(path, text)
+    files.write_text(path, text)
 
 
 if __name__ == '__main__':

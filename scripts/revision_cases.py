@@ -28,7 +28,8 @@ from sg3jax.nets import factory
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import conv, filtered_lrelu
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding, steps
+from sg3jax.train import loop, sharding
+from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Config
 
 
@@ -168,10 +169,10 @@ def train_step(make_config: Callable[[], Config]) -> Program:
   config = make_config()
   trainer = loop.make_trainer(config)
   mesh = sharding.make_mesh(1)
-  step = steps.jit_step(trainer, mesh)
+  step = trainer_lib.jit_step(trainer, mesh)
   key = jax.random.key(0)
   # Each call donates the state, and leaves the next one here.
-  states = [steps.jit_init(trainer, mesh)(key)]
+  states = [trainer_lib.jit_init(trainer, mesh)(key)]
   shape = (config.train.batch, *trainer.generator.spec.image_shape)
   images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
   batch = sharding.shard_batch({'image': images}, mesh)

@@ -26,9 +26,10 @@ import numpy as np
 from absl import app, flags, logging
 
 import sg3jax
-from sg3jax import storage
+from sg3jax import files
 from sg3jax.data import sources
-from sg3jax.eval import pictures, sliced_wasserstein
+from sg3jax.eval.metrics import sliced_wasserstein
+from sg3jax.eval.plots import grids
 
 _OUTDIR = flags.DEFINE_string('outdir', None, 'Of the study.', required=True)
 _KIMG = flags.DEFINE_float('kimg', 50.0, 'Length of the runs.')
@@ -106,7 +107,7 @@ def draw(model: sg3jax.Model) -> np.ndarray:
   """Returns generated images, uint8."""
   z = sg3jax.model.seed_latents(list(range(_SAMPLES)), model.z_dim)
   images = [model(z[i : i + _BATCH]) for i in range(0, _SAMPLES, _BATCH)]
-  return np.concatenate([pictures.to_uint8(batch) for batch in images])
+  return np.concatenate([grids.to_uint8(batch) for batch in images])
 
 
 def judge(model: sg3jax.Model, images: np.ndarray) -> float:
@@ -156,7 +157,7 @@ def main(_: list[str]) -> None:
   writer = csv.DictWriter(table, rows[0], lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)
-  storage.write_bytes(outdir / 'study.csv', table.getvalue().encode())
+  files.write_bytes(outdir / 'study.csv', table.getvalue().encode())
   plot(study, outdir / 'study.png')
   print(f'{outdir / "study.csv"}, {outdir / "study.png"}')
 

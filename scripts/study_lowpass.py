@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
-from sg3jax.eval import tables
+from sg3jax import text
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.ideal_lowpass import ideal_resample
 
@@ -83,7 +83,7 @@ def main(_: list[str]) -> None:
     spec = spec_lib.stylegan3_t(256, filter=name)
     layer = next(x for x in spec.layers if x.up_factor == 4)
     rows.append({'filter': name} | measure(layer))
-  print(tables.markdown(rows))
+  print(text.markdown(rows))
 
 
 if __name__ == '__main__':

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from blur_pool import blur_pool
 
+from sg3jax import text
 from sg3jax.data import embedded
-from sg3jax.eval import tables
 from sg3jax.ops import conv
-from sg3jax.ops.blur_pool import blur_pool
 from sg3jax.ops.ideal_lowpass import ideal_resample
 from sg3jax.types import Array
 
@@ -106,7 +106,7 @@ def main(_: list[str]) -> None:
       name = 'no blur' if taps == 1 else f'{taps} taps'
       row[name] = f'{np.mean(ratios):.1f} ± {np.std(ratios):.1f}'
     rows.append(row)
-  print(tables.markdown(rows))
+  print(text.markdown(rows))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from sg3jax.interop import model_files, schema
 from sg3jax.nets import factory, layers
-from sg3jax.train import checkpoint
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.types import AnyArray, Array, Variables
 
 _EXACT = {'precision': 'fp32'}
@@ -330,7 +330,7 @@ def read_networks(
   """
   if _is_import(path):
     return *model_files.load(path, schema.NETWORKS), 0
-  return checkpoint.load_networks(path)
+  return checkpoint_lib.load_networks(path)
 
 
 def read_options(path: str | pathlib.Path) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def read_options(path: str | pathlib.Path) -> dict[str, Any]:
   """
   if _is_import(path):
     return model_files.read_config(path)['options']
-  return checkpoint.load_options(path)
+  return checkpoint_lib.load_options(path)
 
 
 def _is_import(path: str | pathlib.Path) -> bool:

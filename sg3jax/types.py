@@ -44,26 +44,6 @@ Tree: TypeAlias = Any
 Variables: TypeAlias = Mapping[str, Any]
 
 
-def flatten(tree: Tree) -> dict[str, Any]:
-  """Returns the leaves of a tree by path: `params/mapping/fc0/weight`, say."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree.leaves_with_path(tree)
-  }
-
-
-def unflatten(arrays: Mapping[str, Any]) -> Tree:
-  """Returns the tree of dicts whose leaves by path are these: see `flatten`."""
-  tree: Tree = {}
-  for path, array in arrays.items():
-    *folders, leaf = path.split('/')
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
-  return tree
-
-
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
   """A moment of a training run, as the trainer hands it to evaluators.

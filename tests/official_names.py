@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sg3jax.interop import names
+from sg3jax.interop.official import arrays as arrays_lib
 from sg3jax.nets import spec as spec_lib
 
 
@@ -26,17 +26,19 @@ def generator_variables(
   Gradients (prefix 'grad/') have the names and layouts of the parameters.
   """
   found = _under(arrays, prefix)
-  table = names.STYLEGAN3_GENERATOR
+  table = arrays_lib.STYLEGAN3_GENERATOR
   if any(name.startswith('synthesis.b') for name in found):
-    table = names.STYLEGAN2_GENERATOR
-  return names.to_ours(table, found)[0]
+    table = arrays_lib.STYLEGAN2_GENERATOR
+  return arrays_lib.to_ours(table, found)[0]
 
 
 def discriminator_params(
   arrays: Mapping[str, np.ndarray], prefix: str = 'state/'
 ) -> dict:
   """Returns the 'params' of a discriminator from the arrays under `prefix`."""
-  return names.to_ours(names.DISCRIMINATOR, _under(arrays, prefix))[0]['params']
+  return arrays_lib.to_ours(arrays_lib.DISCRIMINATOR, _under(arrays, prefix))[
+    0
+  ]['params']
 
 
 def generator_spec(

@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -11,32 +13,44 @@ _PACKAGE = pathlib.Path(sg3jax.__file__).parent
 _FILES = sorted(_PACKAGE.rglob('*.py'))
 
 # Modules that know no room: any room may import them.
-_BASE = {'types', 'version', 'storage', 'durations'}
+_BASE = {'types', 'version', 'files', 'text', 'trees'}
 
-# What each room may import of the others.
+_OPERATORS = _BASE | {'ops'}
+_NETWORKS = _OPERATORS | {'nets'}
+_MODELS = _NETWORKS | {'data', 'train', 'eval', 'interop', 'model'}
+
+# What each room, or module at the top of the package, may import of the others.
 _ALLOWED = {
-  'ops': {'types'},
-  'nets': {'ops', 'types'},
+  'types': set(),
+  'version': set(),
+  'files': _BASE,
+  'text': _BASE,
+  'trees': _BASE,
   'data': _BASE,
-  'train': _BASE | {'nets', 'ops', 'data'},
-  'eval': _BASE | {'nets', 'ops', 'data'},
-  'interop': _BASE | {'nets', 'ops'},
-  'sweeps': _BASE | {'nets', 'ops', 'data', 'train', 'eval', 'experiment'},
-  'cli': _BASE | {
-    'nets', 'ops', 'data', 'train', 'eval', 'interop', 'model', 'experiment',
-    'sweeps',
-  },
-}  # fmt: skip
+  'ops': _BASE,
+  'nets': _OPERATORS,
+  'train': _NETWORKS | {'data'},
+  'eval': _NETWORKS | {'data'},
+  'interop': _NETWORKS,
+  'model': _NETWORKS | {'data', 'train', 'eval', 'interop'},
+  'launch': _MODELS,
+  'sweeps': _MODELS | {'launch'},
+  'cli': _MODELS | {'launch', 'sweeps'},
+  '__init__': {'model', 'version'},
+  '__main__': {'cli'},
+}
 
 # Libraries that only one place may know.
 _OWNERS = {
   'flax.linen': ('nets/',),
+  'grain': ('data/',),
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),
-  'orbax': ('train/checkpoint.py',),
+  'orbax': ('train/checkpoint/',),
   'pickle': (),
   'ray': ('sweeps/runner.py',),
   'safetensors': ('interop/',),
   'tensorflow': (),
+  'tensorflow_datasets': ('data/',),
   'torch': (),
 }
 
@@ -62,14 +76,28 @@ def test_imports_run_one_way(path):
       name == library or name.startswith(library + '.') for name in imports
     ):
       assert str(relative).startswith(owners), f'{relative}: {library}'
-  room = relative.parts[0]
-  if room not in _ALLOWED:
-    return
-  rooms = {name.split('.')[1] for name in imports if name.startswith('sg3jax.')}
-  assert rooms - {room} <= _ALLOWED[room]
+  room = relative.parts[0].removesuffix('.py')
+  rooms = {
+    name.split('.')[1] if '.' in name else '__init__'
+    for name in imports
+    if name == 'sg3jax' or name.startswith('sg3jax.')
+  }
+  # The package itself, whose file tells where it is installed.
+  assert rooms - {room, '__init__'} <= _ALLOWED[room]
 
 
-def test_rooms_are_found():
-  assert {path.relative_to(_PACKAGE).parts[0] for path in _FILES} >= set(
-    _ALLOWED
-  )
+def test_every_room_and_module_has_its_place():
+  found = {path.relative_to(_PACKAGE).parts[0] for path in _FILES}
+  assert {name.removesuffix('.py') for name in found} == set(_ALLOWED)
+
+
+def test_the_bare_package_imports_neither_jax_nor_a_room():
+  code = 'import sg3jax, sys; print(*sorted(sys.modules))'
+  loaded = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout.split()
+  assert 'jax' not in loaded
+  assert {name for name in loaded if name.startswith('sg3jax')} == {
+    'sg3jax',
+    'sg3jax.version',
+  }

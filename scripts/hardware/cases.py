@@ -9,12 +9,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import aot_gpu
 import jax
 import jax.numpy as jnp
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import (
-  aot_gpu,
   api,
   banded,
   interpreted,

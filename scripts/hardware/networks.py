@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hardware import stages, timing
-from sg3jax.eval import equivariance
+from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding, steps
+from sg3jax.train import loop, sharding
+from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Array, Config, Variables
 
 
@@ -94,7 +95,7 @@ def _prepare_train(
     state = jax.eval_shape(trainer.init, key)
     shape = (network.batch, *trainer.generator.spec.image_shape)
     images = {'image': jax.ShapeDtypeStruct(shape, 'uint8')}
-    lowered = steps.jit_step(trainer, mesh).lower(state, images, key)
+    lowered = trainer_lib.jit_step(trainer, mesh).lower(state, images, key)
     lowered_at = time.perf_counter()
     step = lowered.compile()
   compiled_at = time.perf_counter()
@@ -111,11 +112,11 @@ def _prepare_train(
 
 
 def _time_steps(
-  trainer: steps.Trainer, mesh: Any, step: Any, shape: tuple[int, ...]
+  trainer: trainer_lib.Trainer, mesh: Any, step: Any, shape: tuple[int, ...]
 ) -> dict[str, float]:
   """Runs intervals of R1: one to warm up, then three."""
   key = jax.random.key(0)
-  state = steps.jit_init(trainer, mesh)(key)
+  state = trainer_lib.jit_init(trainer, mesh)(key)
   images = np.random.RandomState(0).randint(0, 256, shape, np.uint8)
   batch = sharding.shard_batch({'image': images}, mesh)
   interval = trainer.recipe.r1_interval

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hardware import stages
-from sg3jax import experiment
+from sg3jax import launch
 from sg3jax.train import config as config_lib
 from sg3jax.train import preemption, sharding
 from sg3jax.types import Config
@@ -57,7 +57,7 @@ def _train(
   workdir: pathlib.Path, minutes: float, is_tiny: bool
 ) -> Mapping[str, Any]:
   config = make_config(is_tiny=is_tiny)
-  source = experiment.open_source(config)
+  source = launch.open_source(config)
   stop = preemption.Stop()
 
   def end() -> None:
@@ -67,9 +67,7 @@ def _train(
   timer = threading.Timer(60 * minutes, end)
   timer.start()
   try:
-    experiment.train(
-      config, source, workdir, mesh=sharding.make_mesh(1), stop=stop
-    )
+    launch.train(config, source, workdir, mesh=sharding.make_mesh(1), stop=stop)
   finally:
     timer.cancel()
   size = sum(

@@ -25,8 +25,8 @@ from typing import Any
 
 import jax
 
-from sg3jax import storage
-from sg3jax.eval import tables
+from sg3jax import files
+from sg3jax import text as text_lib
 
 Row = dict[str, Any]
 Measure = Callable[[], Mapping[str, Any]]
@@ -125,8 +125,8 @@ class Results:
 
   def _write(self) -> None:
     text = json.dumps({'sessions': self._sessions}, indent=1)
-    storage.write_text(self._path, text + '\n')
-    storage.write_text(self._folder / 'results.md', self._markdown())
+    files.write_text(self._path, text + '\n')
+    files.write_text(self._folder / 'results.md', self._markdown())
 
   def _markdown(self) -> str:
     parts = [f'# {self._session["date"]}, `{self._session["command"]}`']
@@ -137,7 +137,7 @@ class Results:
         parts.append(f'The stage failed: {error}')
       if rows:
         shown = [{k: v for k, v in r.items() if k != 'traceback'} for r in rows]
-        parts.append(tables.markdown(shown))
+        parts.append(text_lib.markdown(shown))
         parts.extend(stage.summarize([r for r in rows if not is_failure(r)]))
     return '\n\n'.join(parts) + '\n'
 
@@ -361,4 +361,4 @@ def _describe(error: BaseException) -> Row:
 
 def _line(row: Row) -> str:
   cells = ((k, v) for k, v in row.items() if k != 'traceback')
-  return '  '.join(f'{k} {tables.cell(v)}' for k, v in cells)
+  return '  '.join(f'{k} {text_lib.cell(v)}' for k, v in cells)

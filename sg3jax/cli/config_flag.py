@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import config_flags
 
-from sg3jax.train import config_files
+from sg3jax.train.config import files as config_files
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration: NAME[:ARGUMENT] or FILE.py[:ARGUMENT].'

@@ -21,7 +21,8 @@ from absl import flags
 
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.interop import model_files, official, schema, stablehlo
+from sg3jax.interop import model_files, schema, stablehlo
+from sg3jax.interop.official import convert
 
 flags.declare_key_flag('network')
 _OUTPUT = flags.DEFINE_string(
@@ -64,7 +65,7 @@ def _export_arrays(output: pathlib.Path, network: str) -> None:
   options, networks, _ = model_lib.read_networks(network)
   if _OF.value not in networks:
     raise ValueError(f'the model has no {_OF.value}')
-  arrays = official.export(_OF.value, options['model'], networks[_OF.value])
+  arrays = convert.export(_OF.value, options['model'], networks[_OF.value])
   model_files.save_arrays(output, arrays)
   print(f'{output}: {len(arrays)} arrays')
 

@@ -17,12 +17,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from sg3jax import durations
 from sg3jax import model as model_lib
+from sg3jax import text
 from sg3jax.cli import common
-from sg3jax.eval import batches, pictures
-from sg3jax.ops import affine
-from sg3jax.train import planning, sharding
+from sg3jax.eval import batches, resampling
+from sg3jax.eval.plots import grids
+from sg3jax.train import memory_plan, sharding
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('compilation_cache')
@@ -82,10 +82,10 @@ def _generate() -> None:
   label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim)
   size = common.BATCH.value or batches.fitting_batch(
     model.generator,
-    planning.device_memory(sharding.make_mesh(1)),
+    memory_plan.device_memory(sharding.make_mesh(1)),
     default=_DEFAULT_BATCH,
   )
-  generate = durations.announce_first_call(
+  generate = text.announce_first_call(
     model,
     common.say,
     f'the generator, for {min(size, len(seeds))} images at a time',
@@ -105,7 +105,7 @@ def _generate() -> None:
       truncation_towards=_TOWARDS.value,
     )
     for seed, image in zip(batch, np.asarray(images), strict=False):
-      pictures.save_image(image, paths[seed])
+      grids.save_image(image, paths[seed])
       print(paths[seed])
 
 
@@ -125,6 +125,6 @@ def _inverse_transform(
     ) from error
   if not (x or y or rotate):
     return None
-  turn = affine.rotation_matrix(math.radians(rotate))
-  shift = affine.translation_matrix(jnp.array([x, y]))
+  turn = resampling.rotation_matrix(math.radians(rotate))
+  shift = resampling.translation_matrix(jnp.array([x, y]))
   return np.linalg.inv(np.asarray(shift @ turn))

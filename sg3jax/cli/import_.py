@@ -14,8 +14,10 @@ import pathlib
 from absl import flags
 
 from sg3jax.cli import common
-from sg3jax.interop import model_files, official, reader
-from sg3jax.types import flatten
+from sg3jax.interop import model_files
+from sg3jax.interop.official import convert
+from sg3jax.interop.torch_pickle import reader
+from sg3jax.trees import flatten
 
 _OUTPUT = flags.DEFINE_string('output', None, 'The folder to write, a new one.')
 
@@ -30,7 +32,7 @@ def _import(file: str) -> None:
   model_files.check_is_new(output)
   path = pathlib.Path(file)
   checkpoint, digest = reader.read_hashed(path)
-  converted = official.convert(checkpoint)
+  converted = convert.convert(checkpoint)
   _describe(converted)
   source = {'file': path.name, 'sha256': digest}
   model_files.save(output, converted.model, converted.networks, source)
@@ -38,7 +40,7 @@ def _import(file: str) -> None:
   print('Converted weights keep the licence of those they were made from.')
 
 
-def _describe(converted: official.Converted) -> None:
+def _describe(converted: convert.Converted) -> None:
   """Prints what was found, converted and ignored."""
   model = converted.model
   if model['generator'] == 'stylegan2':

@@ -17,8 +17,9 @@ import sys
 import jax
 from absl import flags
 
+from sg3jax import text
 from sg3jax.cli import common, config_flag
-from sg3jax.eval import layer_plots, tables
+from sg3jax.eval.plots import layers
 from sg3jax.nets import factory, layer_tables
 from sg3jax.nets import spec as spec_lib
 
@@ -44,7 +45,7 @@ def _spec() -> None:
   g, d = layer_tables.shapes(generator, discriminator, config.train.batch)
   params = g['params']
   mapping = params.get('mapping', {})  # Of no layers, say.
-  print(tables.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
+  print(text.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
   print(
     f'\nGenerator:      {layer_tables.count(params):,} parameters, '
     f'{layer_tables.count(mapping):,} of them in the mapping; '
@@ -65,5 +66,5 @@ def _spec() -> None:
       "StyleGAN2's blocks have fixed binomial filters and no bands to draw: "
       'leave --outdir out, or choose an alias-free configuration'
     )
-  for path in layer_plots.draw_design(spec, pathlib.Path(common.OUTDIR.value)):
+  for path in layers.draw_design(spec, pathlib.Path(common.OUTDIR.value)):
     print(f'Written:        {path}')

@@ -19,8 +19,9 @@ from collections import Counter
 import jax
 from absl import flags
 
+from sg3jax import text as text_lib
 from sg3jax.cli import common
-from sg3jax.eval import equivariance, tables
+from sg3jax.eval.metrics import equivariance
 from sg3jax.sweeps import (
   analysis,
   driver,
@@ -185,7 +186,7 @@ def _report(work: driver.Driver) -> Counter:
     if not field.startswith('log.')
   ]
   paths = report.write(rows, fields, work.store)
-  print(tables.markdown(rows))
+  print(text_lib.markdown(rows))
   counts = Counter(row['status'] for row in rows)
   print(', '.join(f'{n} {status}' for status, n in counts.items()))
   others = work.store.names() - {point.name for point in work.sweep.points}

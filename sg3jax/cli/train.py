@@ -23,10 +23,10 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from sg3jax import experiment
+from sg3jax import launch
 from sg3jax.cli import common, config_flag
 from sg3jax.data import sources
-from sg3jax.train import loop, planning, preemption, profiling, sharding
+from sg3jax.train import loop, memory_plan, preemption, profiling, sharding
 from sg3jax.types import Config
 
 flags.declare_key_flag('config')
@@ -88,12 +88,12 @@ def _train() -> None:
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   mesh = sharding.make_mesh(common.DEVICES.value)
-  source = experiment.open_source(config)
+  source = launch.open_source(config)
   if workdir is None:
     _plan(config, source, mesh)
     return
   with preemption.stop_on_signals() as stop:
-    experiment.train(
+    launch.train(
       config,
       source,
       workdir,
@@ -110,15 +110,15 @@ def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
   """Prints what a step takes, and the micro-batches that fit."""
   trainer, _ = loop.prepare(config, source, mesh)
   batch = config.train.batch
-  print(planning.plan(trainer, mesh, batch).report(), flush=True)
-  memory = planning.device_memory(mesh)
+  print(memory_plan.plan(trainer, mesh, batch).report(), flush=True)
+  memory = memory_plan.device_memory(mesh)
   if _PLAN_MEMORY.value is not None:
     memory = int(_PLAN_MEMORY.value * 2**30)
   if memory is None:
     print('--plan_memory=GIB finds the largest micro-batch that fits')
     return
-  chosen, tried = planning.fit(trainer, mesh, batch, memory)
-  print(planning.table(tried))
+  chosen, tried = memory_plan.fit(trainer, mesh, batch, memory)
+  print(memory_plan.table(tried))
   print(
     f'{memory / 2**30:g} GiB hold {batch // chosen.micro_batches} images at a '
     f'time: --config.train.micro_batches={chosen.micro_batches}'

@@ -16,16 +16,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from sg3jax import durations
+from sg3jax import text
 from sg3jax.data import sources
-from sg3jax.eval import (
-  batches,
-  curves,
-  equivariance,
-  pictures,
-  results,
-  sliced_wasserstein,
-)
+from sg3jax.eval import batches, results
+from sg3jax.eval.metrics import equivariance, sliced_wasserstein
+from sg3jax.eval.plots import curves, grids
 from sg3jax.nets import factory
 from sg3jax.types import AnyArray, Array, ImagesU8, Snapshot, Variables
 
@@ -79,7 +74,7 @@ class Painter:
     self._spread = NamedSharding(mesh, P(mesh.axis_names))
     whole = NamedSharding(mesh, P())
     self._mapping = jax.jit(self._apply('mapping'), out_shardings=whole)
-    self._synthesis = durations.announce_first_call(
+    self._synthesis = text.announce_first_call(
       jax.jit(self._apply('synthesis'), out_shardings=whole),
       log,
       f'the generator, for {batch_size} images at a time',
@@ -115,7 +110,7 @@ class Painter:
       if transforms is not None:
         batch += (transforms[rows],)
       batch = jax.device_put(batch, self._spread)
-      images.append(pictures.to_uint8(self._synthesis(variables, *batch)))
+      images.append(grids.to_uint8(self._synthesis(variables, *batch)))
     return np.concatenate(images)[:n]
 
 
@@ -188,12 +183,12 @@ class SnapshotEvaluator:
   @functools.cached_property
   def _grid(self) -> tuple[int, int]:
     height, width = self._source[0]['image'].shape[:2]
-    return pictures.grid_size(height, width, cap=self._grid_cap)
+    return grids.grid_size(height, width, cap=self._grid_cap)
 
   @functools.cached_property
   def _shown(self) -> np.ndarray:
     """Indices of the reals in the grid, one class a row."""
-    return pictures.grid_indices(self._source.labels(), self._grid, self._seed)
+    return grids.grid_indices(self._source.labels(), self._grid, self._seed)
 
   def _draw_reals(self, workdir: pathlib.Path) -> None:
     reals = np.stack([self._source[int(i)]['image'] for i in self._shown])
@@ -201,7 +196,7 @@ class SnapshotEvaluator:
 
   def _save_grid(self, images: np.ndarray, path: pathlib.Path) -> None:
     if self._writes:
-      pictures.save_grid(images, path, self._grid)
+      grids.save_grid(images, path, self._grid)
 
   def _styles(self, snapshot: Snapshot) -> np.ndarray:
     """Returns the styles of the grid; fakes have the labels of the reals."""
@@ -219,16 +214,16 @@ class SnapshotEvaluator:
     columns, rows = (
       min(a, b) for a, b in zip(_CLIP_SIZE, self._grid, strict=True)
     )
-    frames = pictures.make_equivariance_clip(
+    frames = grids.make_equivariance_clip(
       functools.partial(painter.synthesize, snapshot.variables),
       self._styles(snapshot)[: columns * rows],
-      pictures.translation_path(_CLIP_SECONDS * _CLIP_FPS, _CLIP_RADIUS),
+      grids.translation_path(_CLIP_SECONDS * _CLIP_FPS, _CLIP_RADIUS),
       size=(columns, rows),
       batch_size=painter.batch_size,
     )
     if self._writes:
       clip = snapshot.workdir / 'equivariance.webp'
-      pictures.save_clip(frames, clip, _CLIP_FPS)
+      grids.save_clip(frames, clip, _CLIP_FPS)
 
 
 class Measurements:

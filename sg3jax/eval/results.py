@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from sg3jax import durations, version
+from sg3jax import text, version
 
 
 def make_result(
@@ -48,7 +48,7 @@ def make_result(
     'num_samples': num_samples,
     'seed': seed,
     'total_time': float(total_time),
-    'total_time_str': durations.format_duration(total_time),
+    'total_time_str': text.format_duration(total_time),
     'num_gpus': len(devices),
     'snapshot_pkl': snapshot,
     'timestamp': time.time(),

@@ -21,10 +21,11 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from sg3jax import storage
+from sg3jax import files
 from sg3jax.interop import schema
-from sg3jax.interop.records import CheckpointError, quoted
-from sg3jax.types import Tree, flatten, unflatten
+from sg3jax.interop.torch_pickle.records import CheckpointError, quoted
+from sg3jax.trees import flatten, unflatten
+from sg3jax.types import Tree
 from sg3jax.version import __version__
 
 ARRAYS = 'model.safetensors'
@@ -192,7 +193,7 @@ def save_arrays(
     FileExistsError: If the file exists.
   """
   check_is_new_file(path, ARRAY_SUFFIXES)
-  with storage.replacing(path) as temporary:
+  with files.replacing(path) as temporary:
     if temporary.suffix == '.npz':
       np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
     else:
@@ -224,8 +225,8 @@ def save_program(
   digest = hashlib.sha256(program).hexdigest()
   text = json.dumps({**about, 'sha256': digest}, indent=2) + '\n'
   # The program last: where it is, the other is too.
-  storage.write_bytes(about_path, text.encode())
-  storage.write_bytes(path, program)
+  files.write_bytes(about_path, text.encode())
+  files.write_bytes(path, program)
   return about_path
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from sg3jax.interop.records import CheckpointError
+from sg3jax.interop.torch_pickle.records import CheckpointError
 from sg3jax.nets import factory
-from sg3jax.types import flatten
+from sg3jax.trees import flatten
 
 GENERATORS = ('generator_ema', 'generator')
 NETWORKS = (*GENERATORS, 'discriminator')

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sg3jax.eval import equivariance
+from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
@@ -89,7 +89,7 @@ def _make_trainer(config: Config) -> Any:
 class _Program:
   """A new generator that draws four images at a time, compiled once.
 
-  `eval.equivariance.EquivarianceEvaluator` would compile the network once more,
+  `eval.metrics.equivariance.EquivarianceEvaluator` would compile the network once more,
   which is most of the time; the protocol is the same.
 
   Args:

@@ -9,10 +9,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sg3jax import version
-from sg3jax.eval import tables
+from sg3jax import text, version
 from sg3jax.sweeps import analysis, points, runner, store, training
-from sg3jax.train import loop, preemption, writer
+from sg3jax.train import preemption
+from sg3jax.train.config import compare
 
 MODES = ('analyse', 'train')
 
@@ -168,17 +168,17 @@ class Driver:
   def _difference(
     self, record: Mapping[str, Any], point: points.Point
   ) -> list[str]:
-    difference = writer.config_difference(
+    difference = compare.config_difference(
       record['config'] | {'options': record['options']},
       point.config.to_dict() | {'options': self._options},
     )
-    younger = loop.younger_fields()
+    younger = compare.younger_fields()
     return [line for line in difference if line not in younger]
 
   def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
     # What has no part in a step's numbers, a run's own folder may go on with.
     goes_on = difference and all(
-      line.startswith(loop.MAY_CHANGE) for line in difference
+      line.startswith(compare.MAY_CHANGE) for line in difference
     )
     self.store.set_aside(point.name, with_run=not goes_on)
 
@@ -230,7 +230,7 @@ def _versions() -> dict[str, str]:
 
 def _summary(figures: Mapping[str, Any]) -> str:
   return ', '.join(
-    f'{name} {tables.cell(value)}'
+    f'{name} {text.cell(value)}'
     for name, value in figures.items()
     if value is not None
   )

@@ -35,7 +35,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sg3jax.train import config_files
+from sg3jax.train.config import files as config_files
 from sg3jax.types import Config
 
 Values = dict[str, Any]

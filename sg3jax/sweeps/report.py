@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sg3jax import storage
-from sg3jax.eval import curves, pictures, tables
+from sg3jax import files
+from sg3jax import text as text_lib
+from sg3jax.eval.plots import curves, grids
 from sg3jax.sweeps import store
 
 Row = Mapping[str, Any]
@@ -64,16 +65,16 @@ def write(
       [{name: row.get(name) for name in names} for row in rows], indent=2
     )
     + '\n',
-    'table.md': tables.markdown(rows, names) + '\n',
+    'table.md': text_lib.markdown(rows, names) + '\n',
   }
   done = [row for row in rows if row['status'] == 'done']
   over_seeds = average(done, fields)
   if len(over_seeds) < len(done):
-    texts['seeds.md'] = tables.markdown(over_seeds) + '\n'
+    texts['seeds.md'] = text_lib.markdown(over_seeds) + '\n'
   paths = []
   for name, text in texts.items():
     paths.append(folder.folder / name)
-    storage.write_text(paths[-1], text)
+    files.write_text(paths[-1], text)
   axes = [name for name in fields if name != 'seed']
   for axis in axes:
     if len({_key(row[axis]) for row in done}) > 1:
@@ -108,7 +109,7 @@ def _mean(rows: Sequence[Row], figure: str) -> str | None:
   values = [row[figure] for row in rows if row.get(figure) is not None]
   if not values:
     return None
-  mean = tables.cell(float(np.mean(values)))
+  mean = text_lib.cell(float(np.mean(values)))
   if len(set(values)) == 1:
     return mean
   return f'{mean} ± {np.std(values, ddof=1):.2g}'
@@ -116,7 +117,7 @@ def _mean(rows: Sequence[Row], figure: str) -> str | None:
 
 def _in_order(rows: Sequence[Row]) -> list[str]:
   """Returns the columns: seconds and errors last, and only if there are any."""
-  names = [n for n in tables.columns(rows) if n not in ('seconds', 'error')]
+  names = [n for n in text_lib.columns(rows) if n not in ('seconds', 'error')]
   return names + [
     name
     for name in ('seconds', 'error')
@@ -134,7 +135,7 @@ def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def plot(
-  rows: Sequence[Row], axis: str, axes: Sequence[str], path: pictures.Path
+  rows: Sequence[Row], axis: str, axes: Sequence[str], path: grids.Path
 ) -> bool:
   """Draws every figure against one field; returns whether there was any.
 
@@ -182,14 +183,14 @@ def plot(
     )  # fmt: skip
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=110)
-  storage.write_bytes(path, buffer.getvalue())
+  files.write_bytes(path, buffer.getvalue())
   return True
 
 
 def _drawable(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
   """Returns the figures that are numbers and not the same everywhere."""
   names = []
-  for name in tables.columns(rows):
+  for name in text_lib.columns(rows):
     values = [row.get(name) for row in rows]
     numbers = [v for v in values if isinstance(v, int | float)]
     if name not in (*_ABOUT, *axes, 'seed') and len(set(numbers)) > 1:
@@ -212,7 +213,7 @@ def _groups(
   ]
   groups: dict[str, list[Row]] = {}
   for row in rows:
-    label = ', '.join(f'{name} = {tables.cell(row[name])}' for name in others)
+    label = ', '.join(f'{name} = {text_lib.cell(row[name])}' for name in others)
     groups.setdefault(label, []).append(row)
   lines = {
     label: members
@@ -235,7 +236,7 @@ def _positions(
     places = {key: float(value) for key, value in values.items()}
   else:  # Text, side by side.
     places = {key: float(i) for i, key in enumerate(values)}
-  labels = [tables.cell(value) for value in values.values()]
+  labels = [text_lib.cell(value) for value in values.values()]
   return places, _own_parts(labels) if axis == 'config' else labels
 
 

@@ -13,7 +13,7 @@ import json
 import pathlib
 from typing import Any
 
-from sg3jax import storage
+from sg3jax import files
 
 Record = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Store:
       self.folder.mkdir(parents=True, exist_ok=True)
       self._lock = path.open('w', encoding='utf-8')
     except OSError as error:
-      raise storage.write_error(self.folder, error) from error
+      raise files.write_error(self.folder, error) from error
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -78,10 +78,10 @@ class Store:
       OSError: If the folder cannot be written, or the disk is full.
     """
     text = json.dumps(record, indent=2, allow_nan=False)
-    storage.write_text(self._record(name), f'{text}\n')
+    files.write_text(self._record(name), f'{text}\n')
     errors = self.folder / 'errors' / f'{name}.txt'
     if traceback:
-      storage.write_text(errors, traceback)
+      files.write_text(errors, traceback)
     elif record['status'] == 'done':
       errors.unlink(missing_ok=True)
 

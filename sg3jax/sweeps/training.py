@@ -4,7 +4,7 @@ import math
 import pathlib
 from collections.abc import Callable
 
-from sg3jax import experiment
+from sg3jax import launch
 from sg3jax.data import sources
 from sg3jax.eval import results
 from sg3jax.sweeps import analysis
@@ -23,13 +23,13 @@ def make_check() -> Callable[[Config], None]:
     data = config.data
     key = (config.model.resolution, data.source, data.cond, data.max_images)
     if key not in opened:
-      opened[key] = experiment.open_source(config)
+      opened[key] = launch.open_source(config)
     source = opened[key]
     config = config.copy_and_resolve_references()
     config.model.img_channels = source.channels
     config.model.label_dim = source.label_dim
     analysis.check(config)
-    experiment.make_evaluator(config, source, sharding.make_mesh(1))
+    launch.make_evaluator(config, source, sharding.make_mesh(1))
 
   return check
 
@@ -47,9 +47,9 @@ def train(config: Config, workdir: str) -> analysis.Figures | None:
     before its end: the same call goes on from there.
   """
   mesh = sharding.make_mesh()
-  source = experiment.open_source(config)
+  source = launch.open_source(config)
   with preemption.stop_on_signals() as stop:
-    experiment.train(config, source, workdir, mesh=mesh, stop=stop)
+    launch.train(config, source, workdir, mesh=mesh, stop=stop)
   return None if stop.obeyed else last_figures(pathlib.Path(workdir))
 
 

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
-from sg3jax import durations
+from sg3jax import text
 from sg3jax.types import Snapshot
 
 # What looks at a snapshot, draws or measures, and returns figures to log.
@@ -27,9 +27,7 @@ class Evaluators:
     stop: Callable[[], bool],
   ):
     self._evaluators = [
-      durations.announce_first_call(
-        evaluator, log, 'the evaluation', 'Evaluated:'
-      )
+      text.announce_first_call(evaluator, log, 'the evaluation', 'Evaluated:')
       for evaluator in evaluators
     ]
     self._log = log

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from sg3jax.train import metrics
+from sg3jax.train import statistics
 
 
 def diverged(reason: str, last_good: str) -> FloatingPointError:
@@ -37,7 +37,7 @@ class LossWatch:
     self._first_kimg = 0.0
 
   def update(
-    self, stats: metrics.Stats, kimg: float | int, last_good: str
+    self, stats: statistics.Stats, kimg: float | int, last_good: str
   ) -> bool:
     """Takes the statistics of a tick; returns whether all losses are finite.
 

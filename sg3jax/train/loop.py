@@ -9,42 +9,30 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sg3jax import durations
+from sg3jax import text
 from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
 from sg3jax.nets import factory
-from sg3jax.train import (
-  ada,
-  augment,
-  best,
-  evaluation,
-  freeze,
-  health,
-  live,
-  metrics,
-  opening,
-  phases,
-  planning,
-  preemption,
-  profiling,
-  progress,
-  sharding,
-  steps,
-  transfer,
-)
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import writer as writer_lib
-from sg3jax.train.state import TrainState
-from sg3jax.types import Array, Config, Snapshot
-
-# What a resumed run may change: it has no part in the numbers of a step.
-MAY_CHANGE = (
-  'train.total_kimg:',
-  'train.micro_batches:',
-  'log.',
-  'data.workers:',
+from sg3jax.train import (
+  evaluation,
+  health,
+  init_from,
+  memory_plan,
+  preemption,
+  profiling,
+  sharding,
+  statistics,
 )
+from sg3jax.train.checkpoint import ranking
+from sg3jax.train.config import compare
+from sg3jax.train.run_folder import progress_bar, startup_summary, ticks
+from sg3jax.train.run_folder import writer as writer_lib
+from sg3jax.train.step import ada, augment, freeze, phases
+from sg3jax.train.step import trainer as trainer_lib
+from sg3jax.train.step.state import TrainState
+from sg3jax.types import Array, Config, Snapshot
 
 
 def train(
@@ -57,7 +45,7 @@ def train(
   stop: preemption.Stop | None = None,
   profile: range = range(0),
   allow_config_change: bool = False,
-  read_networks: transfer.Reader = checkpoint_lib.load_networks,
+  read_networks: init_from.Reader = checkpoint_lib.load_networks,
 ) -> TrainState:
   """Trains, or goes on training, and returns the last state.
 
@@ -89,7 +77,7 @@ def train(
   if not config.train.micro_batches:
     reasons.append(_settle_micro_batches(config, trainer, mesh))
     trainer = make_trainer(config)
-  start = transfer.prepare(config, trainer, workdir, read_networks)
+  start = init_from.prepare(config, trainer, workdir, read_networks)
   with contextlib.ExitStack() as stack:
     writer = stack.enter_context(writer_lib.RunWriter(workdir))
     stack.enter_context(jax.set_mesh(mesh))
@@ -105,8 +93,10 @@ def train(
     )
     if changes:  # Now that the checkpoint is known to fit.
       writer.record_change(changes, config, int(state.step))
-    opening.log_run(writer, config, source, trainer, state, mesh, reasons)
-    opening.log_transfer(writer, config, trainer, start)
+    startup_summary.log_run(
+      writer, config, source, trainer, state, mesh, reasons
+    )
+    startup_summary.log_transfer(writer, config, trainer, start)
     stop = stop or preemption.Stop()
     profiler = profiling.Profiler(profile, writer.workdir, writer.log)
     stack.callback(profiler.close)
@@ -128,7 +118,7 @@ def train(
 
 def prepare(
   config: Config, source: sources.ImageSource, mesh: Mesh
-) -> tuple[steps.Trainer, list[str]]:
+) -> tuple[trainer_lib.Trainer, list[str]]:
   """Settles in place what a configuration leaves to the data, and checks it.
 
   Args:
@@ -157,7 +147,7 @@ def prepare(
   return make_trainer(config), reasons
 
 
-def make_trainer(config: Config) -> steps.Trainer:
+def make_trainer(config: Config) -> trainer_lib.Trainer:
   """Returns networks and recipe of a resolved configuration.
 
   Raises:
@@ -166,7 +156,7 @@ def make_trainer(config: Config) -> steps.Trainer:
   options = config.train
   generator = factory.make_generator(config.model.to_dict())
   discriminator = factory.make_discriminator(config.model.to_dict())
-  return steps.Trainer(
+  return trainer_lib.Trainer(
     generator=generator,
     discriminator=discriminator,
     recipe=phases.Recipe(
@@ -211,14 +201,14 @@ def _make_augmentation(options: Config) -> ada.Augmentation | None:
 
 
 def _settle_micro_batches(
-  config: Config, trainer: steps.Trainer, mesh: Mesh
+  config: Config, trainer: trainer_lib.Trainer, mesh: Mesh
 ) -> str:
   """Chooses the largest micro-batches that fit; returns what and why."""
-  memory = planning.device_memory(mesh)
+  memory = memory_plan.device_memory(mesh)
   if memory is None:
     config.train.micro_batches = 1
     return 'train.micro_batches = 1: this device does not tell its memory'
-  chosen, _ = planning.fit(trainer, mesh, config.train.batch, memory)
+  chosen, _ = memory_plan.fit(trainer, mesh, config.train.batch, memory)
   config.train.micro_batches = chosen.micro_batches
   return (
     f'train.micro_batches = {chosen.micro_batches}: takes '
@@ -226,21 +216,13 @@ def _settle_micro_batches(
   )
 
 
-def younger_fields() -> list[str]:
-  """Returns what to take for no difference to a run older than a field.
-
-  It had what is the field's default now.
-  """
-  return writer_lib.config_difference({}, config_lib.default_config())
-
-
 def _check_options(
   config: Config, writer: writer_lib.RunWriter, allow_change: bool
 ) -> list[str]:
   """Returns what differs from the run so far; raises if it may not."""
-  younger = younger_fields()
+  younger = compare.younger_fields()
   difference = [d for d in writer.open_options(config) if d not in younger]
-  refused = [d for d in difference if not d.startswith(MAY_CHANGE)]
+  refused = [d for d in difference if not d.startswith(compare.MAY_CHANGE)]
   if refused and not allow_change:
     raise ValueError(
       f'{writer.workdir} holds a run of another configuration: '
@@ -253,16 +235,16 @@ def _check_options(
 
 def _restore_or_init(
   config: Config,
-  trainer: steps.Trainer,
+  trainer: trainer_lib.Trainer,
   checkpoints: checkpoint_lib.Checkpoints,
   mesh: Mesh,
-  start: transfer.Start | None,
+  start: init_from.Start | None,
   log: Callable[[str], None],
 ) -> TrainState:
-  init = steps.jit_init(trainer, mesh)
+  init = trainer_lib.jit_init(trainer, mesh)
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   if checkpoints.latest() is None:
-    init = durations.announce_first_call(init, log, 'the networks as new')
+    init = text.announce_first_call(init, log, 'the networks as new')
     return init(key) if start is None else start.enter(init(key))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -299,7 +281,7 @@ def _batches(
     report=report,
   ) as loader:
     total = _steps(config, config.train.total_kimg)
-    rows_of_steps = live.track(
+    rows_of_steps = progress_bar.track(
       loader, done=start_step, total=total, kimg_per_step=batch / 1000
     )
     for step, rows in enumerate(rows_of_steps, start_step):
@@ -319,7 +301,7 @@ class _Run:
   def __init__(
     self,
     config: Config,
-    trainer: steps.Trainer,
+    trainer: trainer_lib.Trainer,
     writer: writer_lib.RunWriter,
     checkpoints: checkpoint_lib.Checkpoints,
     evaluators: evaluation.Evaluators,
@@ -349,8 +331,8 @@ class _Run:
     self, state: TrainState, batches: Iterator[dict[str, Array]]
   ) -> TrainState:
     """Steps until the end, or until told to stop; returns the last state."""
-    step_fn = durations.announce_first_call(
-      steps.jit_step(self._trainer, self._mesh),
+    step_fn = text.announce_first_call(
+      trainer_lib.jit_step(self._trainer, self._mesh),
       self._writer.log,
       'a training step',
     )
@@ -359,7 +341,7 @@ class _Run:
     clock = self._start_clock(state)
     if done == 0:
       self._snapshot(state, save=False)
-    stats = metrics.Accumulator()
+    stats = statistics.Accumulator()
     clock.start_tick()
     while done < self._total_steps:
       self._profiler.before(done + 1, state)
@@ -386,7 +368,7 @@ class _Run:
     self._writer.log(f'Done: {int(state.nimg) / 1000:g} kimg')
     return state
 
-  def _start_clock(self, state: TrainState) -> progress.TickClock:
+  def _start_clock(self, state: TrainState) -> ticks.TickClock:
     """Starts the clock where the last session of the run stopped it."""
     nimg = int(state.nimg)
     last = self._writer.truncate_after(nimg / 1000 if nimg else -1)
@@ -394,7 +376,7 @@ class _Run:
     def value(name: str, default: float) -> float:
       return last.get(name, {}).get('mean', default)
 
-    return progress.TickClock(
+    return ticks.TickClock(
       nimg=nimg,
       total_nimg=self._total_steps * self._config.train.batch,
       tick=int(value('Progress/tick', -1)) + 1,
@@ -417,7 +399,7 @@ class _Run:
   def _save(self, state: TrainState, figures: Mapping[str, float]) -> None:
     """Saves the state, unless that would put a sick one over good ones."""
     chosen = self._config.log.keep_best
-    if chosen and figures and best.select(figures, chosen) is None:
+    if chosen and figures and ranking.select(figures, chosen) is None:
       self._writer.log(
         f'Warning: config.log.keep_best is {chosen}, which is none of the '
         f'figures, or no number: {", ".join(figures)}; see config.log.metrics'
@@ -436,12 +418,12 @@ class _Run:
     else:
       self._refused = 0
 
-  def _check_losses(self, stats: metrics.Stats, kimg: float | int) -> None:
+  def _check_losses(self, stats: statistics.Stats, kimg: float | int) -> None:
     self._healthy = self._losses.update(
       stats, kimg, self._checkpoints.describe_latest()
     )
 
-  def _stop_early(self, state: TrainState, stats: metrics.Stats) -> None:
+  def _stop_early(self, state: TrainState, stats: statistics.Stats) -> None:
     """Saves and leaves, in the middle of a tick with these statistics."""
     kimg = int(state.nimg) / 1000
     self._check_losses(stats, kimg)
@@ -453,7 +435,7 @@ class _Run:
       f'{kimg:g} kimg. Run the same command again to go on'
     )
 
-  def _warn_nonfinite(self, stats: metrics.Stats) -> None:
+  def _warn_nonfinite(self, stats: statistics.Stats) -> None:
     for player in 'GD':
       count = stats.get(f'Gradients/nonfinite/{player}')
       if count and count['mean']:

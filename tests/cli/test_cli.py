@@ -16,8 +16,9 @@ from PIL import Image
 
 import sg3jax
 from sg3jax.cli import common, evaluate
-from sg3jax.train import checkpoint, loop
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
+from sg3jax.train import loop
 
 _CONFIG = tiny_run.__file__
 
@@ -74,7 +75,7 @@ def conditional_run(tmp_path_factory):
     nimg=np.int32(16),
     generator_ema=state.generator_ema | {'params': params},
   )
-  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints = checkpoint_lib.Checkpoints(workdir)
   checkpoints.save(jax.tree.map(jnp.asarray, state), config.to_dict())
   checkpoints.close()
   return workdir

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+import aot_gpu
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +15,10 @@ import pytest
 
 from sg3jax.nets import spec
 from sg3jax.ops import filters
-from sg3jax.ops.filtered_lrelu import (
-  aot_gpu,
-  make_plan,
-  pallas_gpu,
-  tiling_gpu,
-)
+from sg3jax.ops.filtered_lrelu import make_plan
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
+from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
+from sg3jax.ops.filtered_lrelu.gpu import tiling as gpu_tiling
 from sg3jax.ops.filtered_lrelu.scaling import NONE
 
 MISSING = aot_gpu.missing()
@@ -48,13 +46,13 @@ class Case:
 
   def structure(self):
     """Returns what the code depends on beside numbers: taps and extents."""
-    chain = tiling_gpu.simplify(self.chain)
+    chain = gpu_tiling.simplify(self.chain)
     scaling = NONE
     if self.is_scaled:
       scaling = aot_gpu.layer_scaling(self.operands)
-    tile = pallas_gpu.choose_tile(chain, *self.operands, scaling=scaling)
+    tile = gpu_kernel.choose_tile(chain, *self.operands, scaling=scaling)
     assert tile is not None
-    plan = pallas_gpu.geometry(chain, tile, *self.operands, scaling=scaling)
+    plan = gpu_kernel.geometry(chain, tile, *self.operands, scaling=scaling)
     streams = [
       (
         stream.columns,
@@ -166,7 +164,7 @@ def test_compiles_without_spills(case):
   facts = aot_gpu.compile_facts(
     case.chain, case.shapes, case.dtype, is_scaled=case.is_scaled
   )
-  chain = tiling_gpu.simplify(case.chain)
+  chain = gpu_tiling.simplify(case.chain)
   width, rows, reads = facts['tile']
   terms = '+'.join(str(len(terms)) for terms in chain.expand)
   print(
@@ -202,7 +200,7 @@ def test_a_spill_is_seen():
     'float16',
   )
   # Wider than what the kernel would choose.
-  tile = tiling_gpu.Tile(32, 24, (tiling_gpu.RESIDENT,) * 2)
+  tile = gpu_tiling.Tile(32, 24, (gpu_tiling.RESIDENT,) * 2)
   facts = aot_gpu.compile_facts(case.chain, case.shapes, case.dtype, tile)
   assert facts['spill_bytes'] > 1000
 

@@ -5,15 +5,16 @@ do. Steps of T and R at 256 pixels are compiled too, which bounds their memory.
 What takes long is marked `exhaustive`: all of it takes an hour on two cores.
 """
 
+import aot_gpu
+import aot_tpu
 import jax
 import numpy as np
 import pytest
 from conftest import CONFIGS, run_file
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
-from sg3jax.ops.filtered_lrelu import aot_gpu, aot_tpu
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, planning
+from sg3jax.train import loop, memory_plan
 
 pytestmark = pytest.mark.slow
 exhaustive = pytest.mark.exhaustive
@@ -117,7 +118,7 @@ def test_steps_without_filters_lower_without_a_kernel(name, platform):
 )
 def test_memory_of_a_step_on_an_h100(name, implementation, most):
   trainer = make_trainer(name, implementation)
-  plan = planning.plan(trainer, aot_gpu.h100_mesh(), BATCH, flops=0.0)
+  plan = memory_plan.plan(trainer, aot_gpu.h100_mesh(), BATCH, flops=0.0)
   assert plan.memory['temporary'] / 2**30 / BATCH <= most
 
 
@@ -127,5 +128,5 @@ def test_memory_of_a_step_on_an_h100(name, implementation, most):
 def test_memory_of_a_step_on_a_v5e(name, most):
   devices = np.array(aot_tpu.devices('v5e')[:1])
   mesh = Mesh(devices, ('data',), axis_types=(AxisType.Auto,))
-  plan = planning.plan(make_trainer(name), mesh, BATCH, flops=0.0)
+  plan = memory_plan.plan(make_trainer(name), mesh, BATCH, flops=0.0)
   assert plan.memory['temporary'] / 2**30 / BATCH <= most

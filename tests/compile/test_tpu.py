@@ -5,6 +5,7 @@ Nothing runs. Bars are what the compiler said when they were set, plus a tenth.
 
 import re
 
+import aot_tpu
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from sg3jax.nets import synthesis
-from sg3jax.ops.filtered_lrelu import aot_tpu
 from sg3jax.ops.modulated_conv import scale_channels
 
 pytestmark = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sg3jax.eval import curves
+from sg3jax.eval.plots import curves
 
 
 def write_stats(folder, ticks, **extra):

@@ -8,7 +8,7 @@ import numpy as np
 import official_names
 import pytest
 
-from sg3jax.eval import equivariance
+from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import generator as generator_lib
 
 _SIZE = (32, 32)

@@ -3,7 +3,7 @@
 import pytest
 
 from sg3jax.sweeps import analysis
-from sg3jax.train import config_files
+from sg3jax.train.config import files as config_files
 
 
 @pytest.mark.slow

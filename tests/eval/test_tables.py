@@ -1,4 +1,4 @@
-from sg3jax.eval import tables
+from sg3jax import text
 
 
 def test_columns_are_aligned_and_numbers_to_the_right():
@@ -6,7 +6,7 @@ def test_columns_are_aligned_and_numbers_to_the_right():
     {'name': 'a', 'figure': 1.5, 'count': 12345},
     {'name': 'a longer one', 'figure': None},
   ]
-  assert tables.markdown(rows).splitlines() == [
+  assert text.markdown(rows).splitlines() == [
     '| name         | figure |  count |',
     '| ------------ | -----: | -----: |',
     '| a            |    1.5 | 12,345 |',
@@ -15,9 +15,9 @@ def test_columns_are_aligned_and_numbers_to_the_right():
 
 
 def test_text_cannot_break_the_table():
-  table = tables.markdown([{'error': 'one|\ntwo', 'ok': True, 'x': 2345.6}])
+  table = text.markdown([{'error': 'one|\ntwo', 'ok': True, 'x': 2345.6}])
   assert table.splitlines()[2:] == ['| one\\| two | yes | 2,346 |']
 
 
 def test_no_rows():
-  assert tables.markdown([], ['point']).splitlines()[0] == '| point |'
+  assert text.markdown([], ['point']).splitlines()[0] == '| point |'

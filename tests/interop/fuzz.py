@@ -22,7 +22,9 @@ import numpy as np
 import official_networks
 import official_writer as writer
 
-from sg3jax.interop import official, reader, records, schema
+from sg3jax.interop import schema
+from sg3jax.interop.official import convert
+from sg3jax.interop.torch_pickle import reader, records
 
 _MEMORY = 1 << 29  # Bytes of address space beyond what has been loaded.
 
@@ -95,7 +97,7 @@ def main() -> None:
   for whole in wholes:
     value = reader.read_bytes(whole)  # Imports what it needs; is indeed whole.
     if 'G_ema' in value:
-      official.convert(value)
+      convert.convert(value)
   with open('/proc/self/statm') as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
   limit = used + _MEMORY
@@ -114,7 +116,7 @@ def main() -> None:
       except records.CheckpointError:
         refused += 1
     try:
-      official.convert(value)
+      convert.convert(value)
       converted += 1
     except records.CheckpointError:
       pass

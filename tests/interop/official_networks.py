@@ -8,7 +8,7 @@ import numpy as np
 import official_writer as writer
 
 from sg3jax import types
-from sg3jax.interop import official
+from sg3jax.interop.official import convert
 from sg3jax.nets import factory
 from sg3jax.nets import spec as spec_lib
 
@@ -383,7 +383,7 @@ def networks(which):
 
 def official_arrays(which, network):
   model, nets = networks(which)
-  return official.export(network, model, nets[network][1])
+  return convert.export(network, model, nets[network][1])
 
 
 def checkpoint(

@@ -10,9 +10,12 @@ from PIL import Image
 
 import sg3jax
 from sg3jax import model as model_lib
-from sg3jax.interop import model_files, official, reader
+from sg3jax.interop import model_files
+from sg3jax.interop.official import convert
+from sg3jax.interop.torch_pickle import reader
 from sg3jax.train import config as config_lib
-from sg3jax.train import config_files, loop, transfer
+from sg3jax.train import init_from, loop
+from sg3jax.train.config import files as config_files
 
 _GOLDENS = ('stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32')
 
@@ -29,7 +32,7 @@ def imported(tmp_path_factory):
         if name in ('small', 'unusual')
         else (GOLDENS / f'official_{name}.pkl').read_bytes()
       )
-      converted = official.convert(reader.read_bytes(data))
+      converted = convert.convert(reader.read_bytes(data))
       folders[name] = tmp_path_factory.mktemp('imported') / name
       model_files.save(
         folders[name], converted.model, converted.networks, {'file': name}
@@ -55,7 +58,7 @@ def _prepare(config, model):
   config_lib.resolve(
     config, img_channels=channels, label_dim=model['label_dim']
   )
-  return transfer.prepare(
+  return init_from.prepare(
     config, loop.make_trainer(config), 'new', read=model_lib.read_networks
   )
 

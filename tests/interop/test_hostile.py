@@ -16,7 +16,7 @@ import numpy as np
 import official_writer as writer
 import pytest
 
-from sg3jax.interop import reader, records
+from sg3jax.interop.torch_pickle import reader, records
 
 # A reader that hangs is caught by its own limits long before this.
 _SECONDS = 10.0
@@ -107,7 +107,7 @@ def _global(module: str, name: str) -> bytes:
     ('numpy.lib.npyio', 'load'),
     ('_codecs', 'decode'),
     ('dnnlib.util', 'open_url'),
-    ('sg3jax.interop.reader', 'read_checkpoint'),
+    ('sg3jax.interop.torch_pickle.reader', 'read_checkpoint'),
     ('', ''),
     ('a' * 100, 'b'),
     ('\x1b[31m', 'x'),

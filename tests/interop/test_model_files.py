@@ -12,12 +12,14 @@ from conftest import GOLDENS
 from PIL import Image
 
 import sg3jax
-from sg3jax.interop import model_files, official, reader, records
+from sg3jax.interop import model_files
+from sg3jax.interop.official import convert
+from sg3jax.interop.torch_pickle import reader, records
 
 
 @pytest.fixture(scope='module')
 def converted():
-  return official.convert(reader.read_bytes(official_networks.checkpoint()))
+  return convert.convert(reader.read_bytes(official_networks.checkpoint()))
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
     'export', f'--network={folder}', '--of=discriminator', f'--output={output}'
   )
   assert status == 0, error
-  expected = official.export(
+  expected = convert.export(
     'discriminator', converted.model, converted.networks['discriminator']
   )
   found = safetensors.numpy.load_file(output)
@@ -292,7 +294,7 @@ def test_wrong_imports_are_one_clear_error(cli, tmp_path):
 
 @pytest.mark.parametrize('name', ['g.npz', 'g.safetensors'])
 def test_arrays_under_official_names(converted, tmp_path, name):
-  arrays = official.export(
+  arrays = convert.export(
     'generator_ema', converted.model, converted.networks['generator_ema']
   )
   model_files.save_arrays(tmp_path / name, arrays)

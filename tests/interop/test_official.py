@@ -13,7 +13,8 @@ import pytest
 from conftest import GOLDENS
 
 import sg3jax.model
-from sg3jax.interop import official, reader, records
+from sg3jax.interop.official import convert
+from sg3jax.interop.torch_pickle import reader, records
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
 
@@ -30,7 +31,7 @@ def _read(name):
 
 @functools.cache
 def _converted(name):
-  return official.convert(_read(name))
+  return convert.convert(_read(name))
 
 
 def _assert_close(found, expected):
@@ -64,7 +65,7 @@ def test_pictures_are_the_recorded_ones(name, implementation, golden):
 @pytest.mark.parametrize('name', [*_STYLEGAN3, 'stylegan2_32'])
 def test_logits_are_the_recorded_ones(name, golden):
   recorded = golden(f'official_{name}_expected.npz')
-  model, variables, _ = official.convert_network(
+  model, variables, _ = convert.convert_network(
     'discriminator', _read(name)['D']
   )
   discriminator = factory.make_discriminator(model)
@@ -80,7 +81,7 @@ def test_generators_of_another_kind_are_refused():
   del synthesis.state['_modules']['b4']
   checkpoint['G_ema'] = generator
   with pytest.raises(records.CheckpointError, match="begins with 'b8'"):
-    official.convert(checkpoint)
+    convert.convert(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_blocks_that_contradict_the_design_are_refused(path, name, value):
     module = module.submodule(part)
   module.state[name] = value
   with pytest.raises(records.CheckpointError, match=f'{path}.* has {name} ='):
-    official.convert_network('generator_ema', generator)
+    convert.convert_network('generator_ema', generator)
 
 
 def test_the_report_counts_everything():
@@ -134,7 +135,7 @@ def _arrays(module, prefix=''):
 def test_export_undoes_conversion(name, official_name):
   converted = _converted(name)
   network = {'G_ema': 'generator_ema', 'D': 'discriminator'}[official_name]
-  exported = official.export(
+  exported = convert.export(
     network, converted.model, converted.networks[network]
   )
   original = _arrays(_read(name)[official_name])
@@ -156,7 +157,7 @@ def _convert(which):
   """Returns the official arrays of a checkpoint and what it becomes."""
   data = official_networks.checkpoint(which)
   arrays = official_networks.official_arrays(which, 'generator_ema')
-  return arrays, official.convert(reader.read_bytes(data))
+  return arrays, convert.convert(reader.read_bytes(data))
 
 
 @pytest.mark.parametrize('which', official_networks.MODELS)
@@ -169,7 +170,7 @@ def test_other_hyper_parameters_survive(which):
     jax.tree.map(
       np.testing.assert_array_equal, converted.networks[network], variables
     )
-  again = official.export(
+  again = convert.export(
     'generator_ema', converted.model, converted.networks['generator_ema']
   )
   assert again.keys() == arrays.keys()
@@ -208,7 +209,7 @@ def test_half_and_double_arrays_become_float32():
   name = 'mapping.fc0.weight'
   for dtype in (np.float16, np.float64):
     lossy = {name: arrays[name].astype(dtype)}
-    converted = official.convert(
+    converted = convert.convert(
       reader.read_bytes(official_networks.checkpoint(arrays=lossy))
     )
     params = converted.networks['generator_ema']['params']
@@ -219,7 +220,7 @@ def test_half_and_double_arrays_become_float32():
 
 def _refused(match, **changes):
   with pytest.raises(records.CheckpointError, match=match) as caught:
-    official.convert(reader.read_bytes(official_networks.checkpoint(**changes)))
+    convert.convert(reader.read_bytes(official_networks.checkpoint(**changes)))
   assert len(str(caught.value)) < 400
 
 
@@ -340,12 +341,12 @@ def test_the_output_scale_is_the_network_s_own():
   generator = _read.__wrapped__('stylegan3_t32')['G_ema']
   state = generator.submodule('synthesis').state
   state['output_scale'] = 0.5
-  model, *_ = official.convert_network('generator_ema', generator)
+  model, *_ = convert.convert_network('generator_ema', generator)
   assert model['output_scale'] == 0.5
   # Files of before it was an attribute.
   for name in ('output_scale', 'num_layers', 'margin_size', 'num_ws'):
     del state[name]
-  model, *_ = official.convert_network('generator_ema', generator)
+  model, *_ = convert.convert_network('generator_ema', generator)
   assert model['output_scale'] == 0.25
 
 
@@ -362,7 +363,7 @@ def test_values_of_the_file_are_never_printed_whole(kind):
   arguments['architecture'] = value
   start = time.perf_counter()
   with pytest.raises(records.CheckpointError, match='architecture') as caught:
-    official.convert(checkpoint)
+    convert.convert(checkpoint)
   assert time.perf_counter() - start < 1
   assert len(str(caught.value)) < 200
 
@@ -388,7 +389,7 @@ def test_no_array_takes_the_place_of_another():
     state = value['G_ema'].submodule('synthesis').submodule(layer).state
     state[part][name] = state['_parameters']['weight']
     with pytest.raises(records.CheckpointError, match='two arrays of the name'):
-      official.convert(value)
+      convert.convert(value)
 
 
 def test_arrays_of_impossible_shapes():
@@ -402,7 +403,7 @@ def test_arrays_of_impossible_shapes():
     records.Storage(np.dtype('<f4'), 0, b''), 0, (0, width), (width, 1)
   )
   with pytest.raises(records.CheckpointError, match='impossible shape'):
-    official.convert_network('discriminator', D)
+    convert.convert_network('discriminator', D)
 
 
 def test_doubles_beyond_float32_are_refused():
@@ -418,8 +419,8 @@ def test_checkpoints_without_networks():
     ({'G_ema': writer.module('Net', {}, {}, {})}, "no part 'synthesis'"),
   ):
     with pytest.raises(records.CheckpointError, match=match):
-      official.convert(reader.read_bytes(writer.dumps(value)))
-  assert official.convert(
+      convert.convert(reader.read_bytes(writer.dumps(value)))
+  assert convert.convert(
     reader.read_bytes(official_networks.checkpoint(D=False))
   ).networks.keys() == {'generator_ema'}
 
@@ -434,7 +435,7 @@ def test_shared_modules_are_not_walked_again_and_again():
     part = records.Module('Net', state)
   value['G_ema'].state['_modules']['extra'] = part
   with pytest.raises(records.CheckpointError, match='same as another module'):
-    official.convert(value)
+    convert.convert(value)
 
 
 def test_damaged_attributes_are_one_clear_error():
@@ -457,7 +458,7 @@ def test_damaged_attributes_are_one_clear_error():
     key = rng.choice(list(target))
     whole, target[key] = target[key], junk[rng.randint(len(junk))]
     try:
-      official.convert(value)
+      convert.convert(value)
     except records.CheckpointError:
       refused += 1
     target[key] = whole
@@ -472,4 +473,4 @@ def test_designs_of_our_own_have_no_official_arrays(field, value):
   model |= {'img_channels': 3, 'label_dim': 0}
   model['synthesis'][field] = value
   with pytest.raises(ValueError, match=rf'no network with .*{field} = '):
-    official.export('generator_ema', model, {})
+    convert.export('generator_ema', model, {})

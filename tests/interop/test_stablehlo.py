@@ -21,8 +21,10 @@ from PIL import Image
 import sg3jax
 from sg3jax import model as model_lib
 from sg3jax.cli import export as export_command
-from sg3jax.eval import pictures
-from sg3jax.interop import model_files, official, reader, stablehlo
+from sg3jax.eval.plots import grids
+from sg3jax.interop import model_files, stablehlo
+from sg3jax.interop.official import convert
+from sg3jax.interop.torch_pickle import reader
 
 _EXAMPLE = pathlib.Path(__file__).parents[2] / 'examples' / 'draw_stablehlo.py'
 
@@ -50,7 +52,7 @@ def folder(request, tmp_path_factory):
   """An imported model."""
   path = _CHECKPOINTS[request.param]
   data = path.read_bytes() if path else official_networks.checkpoint('small')
-  converted = official.convert(reader.read_bytes(data))
+  converted = convert.convert(reader.read_bytes(data))
   folder = tmp_path_factory.mktemp('models') / request.param
   source = {'file': 'x.pkl'}
   model_files.save(folder, converted.model, converted.networks, source)
@@ -113,7 +115,7 @@ def test_the_example_draws_the_models_pictures(model, program, tmp_path):
   assert process.returncode == 0, process.stderr
   z = model_lib.seed_latents([0, 1], model.z_dim)
   images = model(z, _labels(model, 2), truncation_psi=0.7)
-  expected = pictures.to_uint8(np.asarray(images)).astype(int)
+  expected = grids.to_uint8(np.asarray(images)).astype(int)
   assert len(process.stdout.splitlines()) == 2
   for seed in (0, 1):
     drawn = Image.open(tmp_path / 'out' / f'seed{seed:04d}.png')
@@ -175,7 +177,7 @@ def test_programs_are_of_plain_operators(program):
 
 def test_halves_are_the_whole_with_styles_in_between():
   path = _CHECKPOINTS['stylegan2_32']
-  converted = official.convert(reader.read_checkpoint(path))
+  converted = convert.convert(reader.read_checkpoint(path))
   arrays = converted.networks['generator_ema']
   mapping, synthesis = (
     export.deserialize(

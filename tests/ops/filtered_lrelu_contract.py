@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import layer_shapes as shapes
 import numpy as np
 import pytest
 from hypothesis import given, reject, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from sg3jax.ops import filters
-from sg3jax.ops.filtered_lrelu import filtered_lrelu, shapes
+from sg3jax.ops.filtered_lrelu import filtered_lrelu
 
 NUM_GOLDEN_CASES = 9
 _KEYS = ('x', 'b', 'y', 'g', 'dx', 'db', 'h', 'dg', 'fu', 'fd')

@@ -2,13 +2,12 @@
 
 import pathlib
 
+import blur_pool as lib
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_file
-
-from sg3jax.ops import blur_pool as lib
 
 _PATH = pathlib.Path(__file__).parents[2] / 'scripts' / 'study_pooling.py'
 

@@ -7,6 +7,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import layer_shapes as shapes
 import numpy as np
 import pytest
 from absl import logging
@@ -16,13 +17,12 @@ from sg3jax.ops.filtered_lrelu import (
   api,
   banded,
   filtered_lrelu,
-  pallas_gpu,
   platform,
-  shapes,
   vjp,
 )
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
 
 
 class TestReference(FilteredLReluContract):
@@ -72,7 +72,7 @@ class TestPallasTPU(FilteredLReluContract):
 
 
 @pytest.mark.skipif(
-  jax.__version_info__ < pallas_gpu._OLDEST_JAX,
+  jax.__version_info__ < gpu_kernel._OLDEST_JAX,
   reason='the GPU kernel and its interpreter need JAX 0.11',
 )
 class TestPallasGPU(FilteredLReluContract):

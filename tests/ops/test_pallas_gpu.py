@@ -8,15 +8,18 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import layer_shapes as shapes
 import numpy as np
 import pytest
 
 from sg3jax.ops import filters
-from sg3jax.ops.filtered_lrelu import banded, pallas_gpu, shapes, tiling_gpu
+from sg3jax.ops.filtered_lrelu import banded
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
+from sg3jax.ops.filtered_lrelu.gpu import tiling as gpu_tiling
+from sg3jax.ops.filtered_lrelu.gpu.tiling import RESIDENT, Tile
 from sg3jax.ops.filtered_lrelu.scaling import NONE
-from sg3jax.ops.filtered_lrelu.tiling_gpu import RESIDENT, Tile
 
 interpreted = pytest.mark.skipif(
   jax.__version_info__ < (0, 11),
@@ -100,14 +103,14 @@ def snr(actual, chain, operands):
 
 def launch(chain, tile, *operands, **options):
   """Runs the kernel with a tile of the test's choice."""
-  params = pallas_gpu.plgpu.InterpretGPUParams(**options.pop('params', {}))
-  return pallas_gpu.launch(
-    tiling_gpu.simplify(chain), tile, *operands, interpret=params, **options
+  params = gpu_kernel.plgpu.InterpretGPUParams(**options.pop('params', {}))
+  return gpu_kernel.launch(
+    gpu_tiling.simplify(chain), tile, *operands, interpret=params, **options
   )
 
 
 def run(chain, *operands):
-  return pallas_gpu.run(chain, *operands, interpret=True)
+  return gpu_kernel.run(chain, *operands, interpret=True)
 
 
 @interpreted
@@ -274,7 +277,7 @@ class TestRaces:
 
   @pytest.mark.parametrize('reads', [RESIDENT, 1])
   def test_a_missing_fence_is_one(self, reads, monkeypatch):
-    monkeypatch.setattr(pallas_gpu.plgpu, 'commit_smem', lambda: None)
+    monkeypatch.setattr(gpu_kernel.plgpu, 'commit_smem', lambda: None)
     assert self.finds_one(reads)
 
 
@@ -305,7 +308,7 @@ class TestOddChannels:
       scaling = scaling._replace(
         operands=(*of_operands, None)[:2], result=factors()
       )
-    y = pallas_gpu.run(chain, *operands, scaling=scaling, interpret=True)
+    y = gpu_kernel.run(chain, *operands, scaling=scaling, interpret=True)
     assert y.shape[-1] == 11
     wide = [x.astype(jnp.float64) for x in operands]
     expected = banded.run(chain, *wide, scaling=scaling)
@@ -328,7 +331,7 @@ class TestUnsupported:
       jax.ShapeDtypeStruct((1, ph.in_size, pw.in_size, 8), dtype)
       for ((ph, pw), *_) in chain.expand
     ]
-    return pallas_gpu.unsupported(chain, *operands)
+    return gpu_kernel.unsupported(chain, *operands)
 
   @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='JAX is new.')
   def test_an_old_jax(self):
@@ -369,16 +372,16 @@ class TestUnsupported:
     outside = dataclasses.replace(ph, low=3)
     chain = dataclasses.replace(chain, contract=((outside, pw),))
     x = jax.ShapeDtypeStruct((1, 16, 16, 8), 'float16')
-    assert 'middle' in pallas_gpu.unsupported(chain, x)
+    assert 'middle' in gpu_kernel.unsupported(chain, x)
 
   @interpreted
   def test_devices(self):
     chain = layer_plan('t-L0', 16).forward
     x = jax.ShapeDtypeStruct((1, 16, 16, 8), 'float16')
     for kind in ('cpu', 'NVIDIA H100 80GB HBM3', 'NVIDIA H200', 'NVIDIA GH200'):
-      assert pallas_gpu.unsupported(chain, x, kind=kind) is None
+      assert gpu_kernel.unsupported(chain, x, kind=kind) is None
     for kind in ('NVIDIA A100-SXM4-80GB', 'NVIDIA B200', 'NVIDIA L4'):
-      assert kind in pallas_gpu.unsupported(chain, x, kind=kind)
+      assert kind in gpu_kernel.unsupported(chain, x, kind=kind)
 
   @interpreted
   def test_run_refuses_with_the_reason(self):
@@ -391,12 +394,12 @@ class TestTiling:
   def tile(self, name, direction, size=None, images=4, channels=128):
     """Returns a layer's tile, its geometry, and the height of its result."""
     size = size or LAYERS[name].size
-    chain = tiling_gpu.simplify(getattr(layer_plan(name, size), direction))
+    chain = gpu_tiling.simplify(getattr(layer_plan(name, size), direction))
     h, w = (p.out_size for p in chain.contract[0])
-    arrivals = (tiling_gpu.Arrival(),) * len(chain.expand)
-    tile = tiling_gpu.choose(chain, (images, h, w, channels), arrivals)
+    arrivals = (gpu_tiling.Arrival(),) * len(chain.expand)
+    tile = gpu_tiling.choose(chain, (images, h, w, channels), arrivals)
     assert tile is not None
-    plan = tiling_gpu.geometry(chain, tile.width, tile.reads, arrivals)
+    plan = gpu_tiling.geometry(chain, tile.width, tile.reads, arrivals)
     return tile, plan, h
 
   @pytest.mark.parametrize('direction', DIRECTIONS)
@@ -423,6 +426,6 @@ class TestTiling:
   def test_terms_that_16_bits_cannot_see_are_dropped(self):
     plan = layer_plan('r-L9', 36)
     assert len(plan.contract) == 4
-    chain = tiling_gpu.simplify(plan.backward)
+    chain = gpu_tiling.simplify(plan.backward)
     assert len(chain.expand[1]) == 3
     assert chain.contract == plan.backward.contract

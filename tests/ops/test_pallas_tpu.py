@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import layer_shapes as shapes
 import numpy as np
 import pytest
 from filtered_lrelu_contract import SMALL_LAYERS, relative_error
@@ -14,17 +15,12 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
 from sg3jax.nets import spec as spec_lib
-from sg3jax.ops.filtered_lrelu import (
-  api,
-  banded,
-  filtered_lrelu,
-  pallas_tpu,
-  shapes,
-  tiling_tpu,
-)
+from sg3jax.ops.filtered_lrelu import api, banded, filtered_lrelu
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
 from sg3jax.ops.filtered_lrelu.plan import Pass
+from sg3jax.ops.filtered_lrelu.tpu import kernel as tpu_kernel
+from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
 
 DIRECTIONS = ('forward', 'backward', 'tangent')
 
@@ -77,13 +73,13 @@ def test_tiles_compute_what_the_passes_do(
   x = rng.randn(in_size)
   expected = contract.matrix @ expand.matrix @ x
   for align in (1, 8):
-    axis = tiling_tpu.tile_axis([expand], contract, tile, align)
+    axis = tpu_tiling.tile_axis([expand], contract, tile, align)
     if axis is None:
       assert align == 8 or tile * down % up
       continue
     (window,) = axis.windows
-    ups = tiling_tpu.expand_matrices(expand, window, axis, contract)
-    down_matrix = tiling_tpu.contract_matrix(contract, axis)
+    ups = tpu_tiling.expand_matrices(expand, window, axis, contract)
+    down_matrix = tpu_tiling.contract_matrix(contract, axis)
     padded = np.pad(x, (0, window.over))
     parts = [
       down_matrix @ ups[t] @ padded[window.start(t) :][: window.size]
@@ -107,10 +103,10 @@ def test_every_real_layer_has_tiles(generation, make_spec):
     plan = make_plan(layer.nonlinearity(), layer.padded_size)
     for chain in (plan.forward, plan.backward):
       c = layer.out_channels
-      cut = tiling_tpu.choose(chain, 8, c, 2, generation)
+      cut = tpu_tiling.choose(chain, 8, c, 2, generation)
       assert cut is not None
-      limit = tiling_tpu.GENERATIONS[generation].vmem
-      assert tiling_tpu.vmem_bytes(chain, cut, 2) <= limit
+      limit = tpu_tiling.GENERATIONS[generation].vmem
+      assert tpu_tiling.vmem_bytes(chain, cut, 2) <= limit
       assert cut.pair == (generation in ('v6e', 'tpu7x'))
       assert cut.pack == (c <= 42)
 
@@ -120,7 +116,7 @@ def test_the_choice_has_the_shortest_schedule():
   # 56, 80, 152 columns), the compiler's schedule of this one is the shortest.
   layer = next(s for s in shapes.LAYERS if s.name == 't-L8')
   plan = make_plan(layer.options(), layer.size)
-  cut = tiling_tpu.choose(plan.forward, 4, layer.channels, 2, 'v5e')
+  cut = tpu_tiling.choose(plan.forward, 4, layer.channels, 2, 'v5e')
   assert (cut.h.tile, cut.w.tile) == (50, 80)
 
 
@@ -136,7 +132,7 @@ def test_device_kinds():
     'cpu': 'v5e',
   }
   for kind, generation in kinds.items():
-    assert tiling_tpu.generation_of(kind) == generation
+    assert tpu_tiling.generation_of(kind) == generation
 
 
 # Values that the contract does not reach.
@@ -148,7 +144,7 @@ def test_two_columns_side_by_side(name, direction):
   layer = SMALL_LAYERS[name]
   chain = getattr(make_plan(layer.options(), layer.size), direction)
   operands = operands_of(chain, 1, 130)  # Two groups of lanes, one a tail.
-  y = pallas_tpu.run(
+  y = tpu_kernel.run(
     chain,
     *(jnp.asarray(x, jnp.float32) for x in operands),
     kind='v6e',
@@ -160,19 +156,19 @@ def test_two_columns_side_by_side(name, direction):
 def test_many_tiles_and_negative_padding():
   layer = next(s for s in shapes.LAYERS if s.name == 't-L13')
   chain = make_plan(layer.options(), 70).backward
-  cut = tiling_tpu.choose(chain, 1, 3, 4, 'v5e')
+  cut = tpu_tiling.choose(chain, 1, 3, 4, 'v5e')
   small = {
-    'h': tiling_tpu.tile_axis(
+    'h': tpu_tiling.tile_axis(
       [t[0][0] for t in chain.expand], chain.contract[0][0], 12, 1
     ),
-    'w': tiling_tpu.tile_axis(
+    'w': tpu_tiling.tile_axis(
       [t[0][1] for t in chain.expand], chain.contract[0][1], 24, 8
     ),
   }
   cut = dataclasses.replace(cut, **small)
   assert (cut.h.tiles, cut.w.tiles) == (6, 3)
   operands = operands_of(chain, 1, 3)
-  y = pallas_tpu._call(
+  y = tpu_kernel._call(
     chain, cut, True, None, *(jnp.asarray(x, jnp.float32) for x in operands)
   )
   assert_computes(y, chain, operands)
@@ -187,7 +183,7 @@ def test_no_race_and_nothing_uninitialized():
     uninitialized_memory='nan',
     dma_execution_mode='on_wait',
   )
-  y = pallas_tpu.run(
+  y = tpu_kernel.run(
     chain,
     *(jnp.asarray(x, jnp.float32) for x in operands),
     kind='v5e',
@@ -302,7 +298,7 @@ def test_an_image_that_is_mostly_cropped():
   chain = make_plan(options, 100).backward
   operands = operands_of(chain, 1, 3)
   arrays = [jnp.asarray(x, jnp.float32) for x in operands]
-  y = pallas_tpu.run(chain, *arrays, kind='v5e', interpret=True)
+  y = tpu_kernel.run(chain, *arrays, kind='v5e', interpret=True)
   assert_computes(y, chain, operands)
 
 
@@ -318,7 +314,7 @@ def test_what_it_cannot_serve():
   chain = plan_lib.Chain(
     (((huge, huge),),), Activation(1.0, 0.2, None), (((identity(101),) * 2),)
   )
-  reason = pallas_tpu.unsupported(chain, x, kind='v4')
+  reason = tpu_kernel.unsupported(chain, x, kind='v4')
   assert reason == 'no tile of it fits the vector memory'
 
 
@@ -329,7 +325,7 @@ def identity(size):
 def test_the_cost_that_xla_is_told():
   layer = SMALL_LAYERS['t-L0']
   chain = make_plan(layer.options(), 38).forward
-  cost = pallas_tpu._cost(chain, 2, 3, jnp.dtype(jnp.bfloat16))
+  cost = tpu_kernel._cost(chain, 2, 3, jnp.dtype(jnp.bfloat16))
   middle = 2 * (2 * 36 + 10)
   assert cost.bytes_accessed == (38**2 + 36**2) * 2 * 3 * 2
   # Two multiply-adds... of 6 up taps a sample, and 12 down taps.

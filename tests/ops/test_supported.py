@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sg3jax.ops import filters
-from sg3jax.ops.filtered_lrelu import api, pallas_gpu
+from sg3jax.ops.filtered_lrelu import api
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / 'docs' / 'kernels.md'
 KINDS = {'pallas_tpu': 'TPU v5 lite', 'pallas_gpu': 'NVIDIA H100 80GB HBM3'}
@@ -79,8 +80,8 @@ def answer(name, dtype, **options):
 
 
 def test_the_documents_table_is_true(monkeypatch):
-  monkeypatch.setattr(pallas_gpu, '_OLDEST_JAX', (0, 0))
-  if pallas_gpu.plgpu is None:
+  monkeypatch.setattr(gpu_kernel, '_OLDEST_JAX', (0, 0))
+  if gpu_kernel.plgpu is None:
     pytest.skip('this JAX is installed without Mosaic GPU')
   names = [name for name in api.IMPLEMENTATIONS if name != 'pallas']
   lines = [f'| | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|']

@@ -4,7 +4,7 @@ import pytest
 import sweep_files
 
 from sg3jax.sweeps import analysis
-from sg3jax.train import config_files
+from sg3jax.train.config import files as config_files
 
 
 def _config(**model):

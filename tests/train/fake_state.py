@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sg3jax.train.state import TrainState
+from sg3jax.train.step.state import TrainState
 
 
 def make_state(step: int, width: int = 512) -> TrainState:

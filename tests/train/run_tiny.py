@@ -17,7 +17,9 @@ import time
 import noise
 import tiny
 
-from sg3jax.train import checkpoint, loop, preemption, sharding, steps
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import loop, preemption, sharding
+from sg3jax.train.step import trainer
 
 
 def make_source() -> noise.Noise:
@@ -41,8 +43,8 @@ def _call_after(count: int, function, action):
 
 
 def _after_step(count: int, action) -> None:
-  jit_step = steps.jit_step
-  steps.jit_step = lambda *args: _call_after(count, jit_step(*args), action)
+  jit_step = trainer.jit_step
+  trainer.jit_step = lambda *args: _call_after(count, jit_step(*args), action)
 
 
 def _prepare(
@@ -62,8 +64,8 @@ def _prepare(
   elif when == 'step':
     _after_step(int(count), strike)
   else:  # `save` returns when it has begun to write in the background.
-    checkpoint.Checkpoints.save = _call_after(
-      int(count), checkpoint.Checkpoints.save, strike
+    checkpoint_lib.Checkpoints.save = _call_after(
+      int(count), checkpoint_lib.Checkpoints.save, strike
     )
 
 

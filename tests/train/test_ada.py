@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
-from sg3jax.train import ada, checkpoint, loop, metrics
-from sg3jax.train import augment as augment_lib
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train.state import TrainState
+from sg3jax.train import loop, statistics
+from sg3jax.train.step import ada
+from sg3jax.train.step import augment as augment_lib
+from sg3jax.train.step.state import TrainState
 
 _OPS = augment_lib.get_ops('bgc')
 
@@ -45,7 +47,7 @@ def test_equals_a_plain_simulation(target, speed_kimg, interval):
   adapt = jax.jit(augmentation.adapt, static_argnums=3)
   state, history = augmentation.init(), []
   for step, values in enumerate(signs, 1):
-    state = adapt(state, metrics.moments(values), step, batch)
+    state = adapt(state, statistics.moments(values), step, batch)
     history.append(float(augmentation.probability(state)))
   expected = _simulate(
     signs.tolist(),
@@ -67,7 +69,7 @@ def test_p_stays_in_the_unit_interval(sign, bound):
   assert state is not None
   state = state._replace(p=jnp.float32(0.5))
   for step in jnp.arange(1, 6):
-    moments = metrics.moments(np.full(8, sign))
+    moments = statistics.moments(np.full(8, sign))
     state = augmentation.adapt(state, moments, step, 8)
   assert state.p == bound
 
@@ -86,7 +88,7 @@ def test_scores_that_are_no_numbers_do_not_move_p():
   assert state is not None
   state = state._replace(p=jnp.float32(0.5))
   sick, well = (
-    metrics.moments(np.asarray(x, np.float32)) for x in ([1, np.nan], [1, 1])
+    statistics.moments(np.asarray(x, np.float32)) for x in ([1, np.nan], [1, 1])
   )
   step = jax.jit(augmentation.adapt, static_argnums=3)
   history = []
@@ -101,7 +103,7 @@ def test_a_fixed_p_has_no_state():
   augmentation = ada.Augmentation(ops=_OPS, fixed_p=0.3)
   assert augmentation.init() is None
   assert (
-    augmentation.adapt(None, metrics.moments(np.ones(8)), jnp.array(4), 8)
+    augmentation.adapt(None, statistics.moments(np.ones(8)), jnp.array(4), 8)
     is None
   )
   assert augmentation.probability(None) == 0.3
@@ -170,10 +172,10 @@ def test_a_checkpoint_of_another_mode_is_one_clear_error(tmp_path, saved_with):
 
   states = [state(None), state(ada.Augmentation(ops=_OPS).init())]
   saved, wanted = states[::-1] if saved_with else states
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   checkpoints.save(jax.tree.map(jnp.asarray, saved), {})
   checkpoints.close()
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   with pytest.raises(ValueError, match='both have the state of augment: use'):
     checkpoints.restore(jax.eval_shape(lambda: wanted))
   checkpoints.close()

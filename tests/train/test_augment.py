@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import scipy.special
 
-from sg3jax.train import augment as lib
 from sg3jax.train import sharding
-from sg3jax.train.augment import colour, corruptions, geometry
+from sg3jax.train.step import augment as augment_lib
+from sg3jax.train.step.augment import colour, corruptions, geometry
 
 _NORMAL = ('scale', 'aniso', 'xfrac', 'brightness', 'contrast', 'saturation')
-_apply = jax.jit(lib.apply)
+_apply = jax.jit(augment_lib.apply)
 
 
-def _neutral(n, ops=lib.PIPELINES['bgcfnc']):
+def _neutral(n, ops=augment_lib.PIPELINES['bgcfnc']):
   """Returns values that do nothing, so that tests share one program."""
   return {
-    name: np.full((n, lib.OPS[name].features), lib.OPS[name].neutral, 'f')
+    name: np.full(
+      (n, augment_lib.OPS[name].features), augment_lib.OPS[name].neutral, 'f'
+    )
     for name in ops
     if name != 'noise'
   }
@@ -37,7 +39,7 @@ def _recorded_values(name, percentile):
   For N(0, 1) it took erfinv(2q - 1), without the root of two that belongs
   there, and it left out the second turn.
   """
-  op = lib.OPS[name]
+  op = augment_lib.OPS[name]
   u = np.full((2, op.features), percentile)
   if name in _NORMAL or name == 'imgfilter':
     u = scipy.special.ndtr(scipy.special.erfinv(2 * u - 1))
@@ -56,7 +58,7 @@ def test_equals_the_recordings(golden):
     grey = group.endswith('_gray')
     group = group.removesuffix('_gray')
     draws = _neutral(2)
-    for name in lib.PIPELINES.get(group, [group]):
+    for name in augment_lib.PIPELINES.get(group, [group]):
       draws[name] = _recorded_values(name, float(percentile))
     ours = _apply(images[..., :1] if grey else images, draws)
     # The images are float32 in [-1, 1], the recording's taps have six digits.
@@ -70,14 +72,14 @@ def test_equals_the_recordings(golden):
 
 @functools.partial(jax.jit, static_argnums=3)
 def _augment(images, key, p, ops):
-  return lib.augment(images, key, p, ops)
+  return augment_lib.augment(images, key, p, ops)
 
 
 @pytest.mark.parametrize('channels', [1, 4])
 def test_p_of_zero_is_the_identity_bit_for_bit(channels):
   images = _images(4, 16, channels)
   images[0, 0, 0] = -0.0
-  ops = lib.get_ops('bgcf')
+  ops = augment_lib.get_ops('bgcf')
 
   def augment(images):
     return _augment(images, jax.random.key(0), 0.0, ops)
@@ -89,16 +91,16 @@ def test_p_of_zero_is_the_identity_bit_for_bit(channels):
 
 
 def test_images_that_nothing_was_drawn_for_pass_bit_for_bit():
-  images, ops = _images(64, 16), lib.get_ops('bgc')
+  images, ops = _images(64, 16), augment_lib.get_ops('bgc')
   key = jax.random.key(0)
-  draws = lib.draw(key, 0.1, images.shape, ops)
+  draws = augment_lib.draw(key, 0.1, images.shape, ops)
   alone = np.ones(64, bool)
   for name, values in draws.items():
     # A shift that rounds to none is also none.
     size = 16 if name == 'xint' else 1
     scaled = np.asarray(values) * size
     scaled = np.round(scaled) if name == 'xint' else scaled
-    alone &= np.all(scaled == lib.OPS[name].neutral, axis=1)
+    alone &= np.all(scaled == augment_lib.OPS[name].neutral, axis=1)
   assert 5 < alone.sum() < 60
   same = np.all(_augment(images, key, 0.1, ops) == images, axis=(1, 2, 3))
   np.testing.assert_array_equal(same, alone)
@@ -109,7 +111,9 @@ def test_images_that_nothing_was_drawn_for_pass_bit_for_bit():
 
 @functools.cache
 def _strong_draws():
-  draws = lib.draw(jax.random.key(2), 1.0, (2, 32, 32, 3), tuple(lib.OPS))
+  draws = augment_lib.draw(
+    jax.random.key(2), 1.0, (2, 32, 32, 3), tuple(augment_lib.OPS)
+  )
   return {name: v for name, v in draws.items() if name != 'noise'}
 
 
@@ -142,15 +146,17 @@ def test_opacity_is_moved_but_not_coloured():
 
 def test_colours_need_grey_rgb_or_rgba():
   with pytest.raises(ValueError, match='images of 2 channels, only in grey'):
-    jax.eval_shape(lib.apply, _images(channels=2), _neutral(2))
-  moves = _neutral(2, lib.get_ops('bg'))
+    jax.eval_shape(augment_lib.apply, _images(channels=2), _neutral(2))
+  moves = _neutral(2, augment_lib.get_ops('bg'))
   images = _images(channels=2)
-  assert jax.eval_shape(lib.apply, images, moves).shape == images.shape
+  assert jax.eval_shape(augment_lib.apply, images, moves).shape == images.shape
 
 
 def test_keeps_the_type():
   images = jnp.asarray(_images(2, 16), jnp.bfloat16)
-  assert jax.eval_shape(lib.apply, images, _neutral(2)).dtype == jnp.bfloat16
+  assert (
+    jax.eval_shape(augment_lib.apply, images, _neutral(2)).dtype == jnp.bfloat16
+  )
 
 
 # --- Geometry. ---
@@ -325,7 +331,9 @@ def test_differentiable_twice():
   """
   shape = (6, 6, 3)
   count = np.prod(shape)
-  draws = lib.draw(jax.random.key(5), 1.0, (1, *shape), lib.get_ops('bgcf'))
+  draws = augment_lib.draw(
+    jax.random.key(5), 1.0, (1, *shape), augment_lib.get_ops('bgcf')
+  )
   lit = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype('f')
   responses = _apply(
     lit.reshape(-1, *shape),
@@ -342,7 +350,7 @@ def test_differentiable_twice():
     return jnp.sum(jnp.square(jax.grad(logits)(images)))
 
   def by_gathers(images):
-    return lib.apply(images.reshape(1, *shape), draws).reshape(1, count)
+    return augment_lib.apply(images.reshape(1, *shape), draws).reshape(1, count)
 
   def by_matrix(images):
     return jnp.matmul(images, matrix, precision='highest') + offset
@@ -366,17 +374,19 @@ def _collectives(compiled) -> set[str]:
 
 
 def test_shards_without_communication():
-  ops = lib.get_ops('bgcfnc')
+  ops = augment_lib.get_ops('bgcfnc')
   images, key = _images(4, 16), jax.random.key(0)
 
   def gradient_norms(images, key):
     def total(images):
-      return jnp.sum(jnp.square(lib.augment(images, key, 0.8, ops)))
+      return jnp.sum(jnp.square(augment_lib.augment(images, key, 0.8, ops)))
 
     return jnp.sum(jnp.square(jax.grad(total)(images)), axis=(1, 2, 3))
 
   def both(images, key):
-    return lib.augment(images, key, 0.8, ops), gradient_norms(images, key)
+    return augment_lib.augment(images, key, 0.8, ops), gradient_norms(
+      images, key
+    )
 
   results = []
   for count in (1, 2):

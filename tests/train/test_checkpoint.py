@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg3jax.train import checkpoint, sharding
-from sg3jax.train.state import TrainState
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import sharding
+from sg3jax.train.step.state import TrainState
 
 _OPTIONS = {'model': {'resolution': 16}, 'train': {'batch': 8}}
 
@@ -34,7 +35,7 @@ def _assert_equal(ours: TrainState, other: TrainState) -> None:
 def saved(tmp_path_factory):
   """A run folder with checkpoints of steps 3 and 7, written on 4 devices."""
   workdir = tmp_path_factory.mktemp('run')
-  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints = checkpoint_lib.Checkpoints(workdir)
   for step in (3, 7):
     checkpoints.save(_on_mesh(fake_state.make_state(step), 4), _OPTIONS)
   checkpoints.close()
@@ -52,13 +53,13 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path, num_devices):
 
   state = update(_on_mesh(fake_state.make_state(0, width=1024), num_devices), 1)
   like = fake_state.like(state)
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   checkpoints.save(state, _OPTIONS)
   for _ in range(3):
     state = update(state, 0)
   assert not np.any(state.generator['params']['conv']['bias'])
   checkpoints.close()
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   restored = checkpoints.restore(like)
   checkpoints.close()
   _assert_equal(restored, expected)
@@ -66,19 +67,19 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path, num_devices):
 
 def test_saving_goes_on_in_the_background(tmp_path):
   """`save` returns before the checkpoint is there; `close` waits for it."""
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   checkpoints.save(_on_mesh(fake_state.make_state(5, width=2048), 1), _OPTIONS)
-  there_at_once = (tmp_path / checkpoint.FOLDER / '5').exists()
+  there_at_once = (tmp_path / checkpoint_lib.FOLDER / '5').exists()
   checkpoints.close()
   assert not there_at_once
-  assert (tmp_path / checkpoint.FOLDER / '5').exists()
+  assert (tmp_path / checkpoint_lib.FOLDER / '5').exists()
 
 
 @pytest.mark.parametrize('num_devices', [1, 2, 4])
 def test_restores_onto_another_mesh(saved, num_devices):
   expected = fake_state.make_state(7)
   like = fake_state.like(_on_mesh(expected, num_devices))
-  checkpoints = checkpoint.Checkpoints(saved)
+  checkpoints = checkpoint_lib.Checkpoints(saved)
   assert checkpoints.latest() == 7
   restored = checkpoints.restore(like)
   checkpoints.close()
@@ -92,7 +93,7 @@ def test_restores_onto_another_mesh(saved, num_devices):
   [('', 7), ('checkpoints', 7), ('checkpoints/7', 7), ('checkpoints/3', 3)],
 )
 def test_load_networks_takes_runs_and_checkpoints(saved, path, step):
-  options, networks, loaded_step = checkpoint.load_networks(saved / path)
+  options, networks, loaded_step = checkpoint_lib.load_networks(saved / path)
   assert (options, loaded_step) == (_OPTIONS, step)
   expected = fake_state.make_state(step)
   assert set(networks) == {'generator', 'generator_ema', 'discriminator'}
@@ -107,7 +108,7 @@ def test_load_networks_takes_runs_and_checkpoints(saved, path, step):
 
 
 def test_load_arrays_reads_the_optimizers_too(saved):
-  arrays = checkpoint.load_arrays(saved)
+  arrays = checkpoint_lib.load_arrays(saved)
   assert int(arrays['progress']['step']) == 7
   assert int(arrays['progress']['nimg']) == 56
   count = len(jax.tree.leaves(fake_state.make_state(7)))
@@ -132,11 +133,11 @@ def test_a_machine_with_fewer_devices_reads_networks(saved):
 
 
 def test_keeps_the_newest(tmp_path):
-  checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, keep=2)
   for step in (1, 2, 3, 4):
     checkpoints.save(fake_state.make_state(step, width=4), _OPTIONS)
   checkpoints.close()
-  folder = tmp_path / checkpoint.FOLDER
+  folder = tmp_path / checkpoint_lib.FOLDER
   assert sorted(p.name for p in folder.iterdir() if p.name.isdigit()) == [
     '3',
     '4',
@@ -145,12 +146,12 @@ def test_keeps_the_newest(tmp_path):
 
 def test_an_incomplete_checkpoint_is_none(saved, tmp_path):
   """What a kill leaves: a temporary folder, which the next session removes."""
-  folder = tmp_path / checkpoint.FOLDER
+  folder = tmp_path / checkpoint_lib.FOLDER
   torn = folder / '9.orbax-checkpoint-tmp'
   (torn / 'networks').mkdir(parents=True)
   with pytest.raises(FileNotFoundError, match=r'no complete checkpoint in .*'):
-    checkpoint.load_networks(tmp_path)
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoint_lib.load_networks(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   assert checkpoints.latest() is None
   with pytest.raises(FileNotFoundError, match='no complete checkpoint'):
     checkpoints.restore(fake_state.like(fake_state.make_state(0, width=4)))
@@ -159,15 +160,15 @@ def test_an_incomplete_checkpoint_is_none(saved, tmp_path):
 
 def test_missing_folders_are_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'no run .* folder .*/nothing'):
-    checkpoint.load_networks(tmp_path / 'nothing')
+    checkpoint_lib.load_networks(tmp_path / 'nothing')
   with pytest.raises(
     FileNotFoundError, match='pass a run folder that holds checkpoints/STEP'
   ):
-    checkpoint.load_networks(tmp_path)
+    checkpoint_lib.load_networks(tmp_path)
 
 
 def test_other_shapes_are_one_clear_error(saved):
-  checkpoints = checkpoint.Checkpoints(saved)
+  checkpoints = checkpoint_lib.Checkpoints(saved)
   like = fake_state.like(fake_state.make_state(7))
   like.generator['params']['conv']['bias'] = jax.ShapeDtypeStruct(
     (511,), jnp.float32

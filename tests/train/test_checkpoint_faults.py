@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from sg3jax.train import checkpoint
+from sg3jax.train import checkpoint as checkpoint_lib
 
 _OPTIONS = {'train': {'batch': 8}}
 _STEPS = (3, 7)
@@ -27,7 +27,7 @@ def _script(text, **values):
 
 def _save(workdir, figures=(), **options):
   """Saves states of the steps 1, 2 and so on with a figure each."""
-  checkpoints = checkpoint.Checkpoints(workdir, **options)
+  checkpoints = checkpoint_lib.Checkpoints(workdir, **options)
   for step, value in enumerate(figures, 1):
     found = {} if value is None else {'swd': value, 'eqt50k_int': -value}
     checkpoints.save(fake_state.make_state(step, width=4), _OPTIONS, found)
@@ -37,7 +37,7 @@ def _save(workdir, figures=(), **options):
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
-  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints = checkpoint_lib.Checkpoints(workdir)
   for step in _STEPS:
     checkpoints.save(fake_state.make_state(step), _OPTIONS)
   checkpoints.close()
@@ -51,11 +51,11 @@ def run(saved, tmp_path):
 
 
 def _names(workdir):
-  return sorted(p.name for p in (workdir / checkpoint.FOLDER).iterdir())
+  return sorted(p.name for p in (workdir / checkpoint_lib.FOLDER).iterdir())
 
 
 def _largest_file(workdir, step):
-  files = (workdir / checkpoint.FOLDER / str(step) / 'networks').rglob('*')
+  files = (workdir / checkpoint_lib.FOLDER / str(step) / 'networks').rglob('*')
   return max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
 
 
@@ -79,7 +79,7 @@ def _garble(path):
 def _restore(workdir):
   """Returns the step restored, what was said, and checks the arrays."""
   said = []
-  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints = checkpoint_lib.Checkpoints(workdir)
   try:
     state = checkpoints.restore(
       fake_state.like(fake_state.make_state(0)), said.append
@@ -100,19 +100,21 @@ def _restore(workdir):
 )
 def test_a_damaged_checkpoint_is_moved_aside_for_the_one_before(run, damage):
   damage(_largest_file(run, 7))
-  size = len(list((run / checkpoint.FOLDER / '7').rglob('*')))
+  size = len(list((run / checkpoint_lib.FOLDER / '7').rglob('*')))
   step, (line,) = _restore(run)
   assert step == 3
   assert 'the checkpoint of step 7 cannot be read (' in line
   assert 'TensorStore details' not in line  # Of what Orbax wraps around.
-  assert str(run / checkpoint.FOLDER / '7.corrupted') in line
+  assert str(run / checkpoint_lib.FOLDER / '7.corrupted') in line
   assert '\n' not in line
   assert _names(run) == ['3', '7.corrupted']
   # All of it is still there, and readers of pictures do not take it.
-  assert len(list((run / checkpoint.FOLDER / '7.corrupted').rglob('*'))) == size
-  assert checkpoint.load_networks(run)[2] == 3
+  assert (
+    len(list((run / checkpoint_lib.FOLDER / '7.corrupted').rglob('*'))) == size
+  )
+  assert checkpoint_lib.load_networks(run)[2] == 3
   # The run comes by there again, and may meet the same fate.
-  checkpoints = checkpoint.Checkpoints(run)
+  checkpoints = checkpoint_lib.Checkpoints(run)
   checkpoints.save(fake_state.make_state(7), _OPTIONS)
   checkpoints.close()
   _truncate(_largest_file(run, 7))
@@ -161,11 +163,11 @@ def test_a_damaged_checkpoint_is_told_of_in_one_line(run, turn):
   'damage', [_truncate, _flip_a_bit, _garble, lambda path: path.unlink()]
 )
 @pytest.mark.parametrize(
-  'read', [checkpoint.load_networks, checkpoint.load_arrays]
+  'read', [checkpoint_lib.load_networks, checkpoint_lib.load_arrays]
 )
 def test_readers_name_a_damaged_checkpoint_and_the_remedy(run, damage, read):
   damage(_largest_file(run, 7))
-  folder = run / checkpoint.FOLDER
+  folder = run / checkpoint_lib.FOLDER
   with pytest.raises(
     ValueError,
     match=rf'the checkpoint {folder}/7 cannot be read \(.*\): restore it from '
@@ -181,7 +183,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_stay(run):
     _truncate(_largest_file(run, step))
   with pytest.raises(ValueError, match=r'can be read: 7: .*; 3: .*') as error:
     _restore(run)
-  assert str(run / checkpoint.FOLDER) in str(error.value)
+  assert str(run / checkpoint_lib.FOLDER) in str(error.value)
   assert 'another --workdir to start over' in str(error.value)
   assert '\n' not in str(error.value)
   assert _names(run) == ['3', '7']
@@ -190,7 +192,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_stay(run):
 def test_other_optimizers_are_no_damage(run):
   like = fake_state.like(fake_state.make_state(0))
   like = like.replace(generator_opt=optax.sgd(1.0).init({}))
-  checkpoints = checkpoint.Checkpoints(run)
+  checkpoints = checkpoint_lib.Checkpoints(run)
   with pytest.raises(ValueError, match='generator_opt'):
     checkpoints.restore(like)
   checkpoints.close()
@@ -201,7 +203,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   state = fake_state.make_state(1, width=4)
   weight = state.generator['params']['conv']['weight'].at[1, 2].set(jnp.nan)
   state.generator['params']['conv']['weight'] = weight
-  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path)
   with pytest.raises(
     FloatingPointError, match='generator/params/conv/weight has values that'
   ):
@@ -251,16 +253,17 @@ def test_a_full_disk_is_one_clear_error(tmp_path, limit, reason):
     pytest.skip('a small disk cannot be mounted here')
   message, step = process.stdout.splitlines()
   assert message.startswith(
-    f'Cannot write {tmp_path / checkpoint.FOLDER}: {reason}. Make room there'
+    f'Cannot write {tmp_path / checkpoint_lib.FOLDER}: {reason}. '
+    'Make room there'
   )
   assert 'run the same command again' in message
   assert step == '1'  # The one before is whole.
 
 
 def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
-  (tmp_path / checkpoint.FOLDER).touch()
+  (tmp_path / checkpoint_lib.FOLDER).touch()
   with pytest.raises(OSError, match=f'Cannot write {tmp_path}.*Make it writ'):
-    checkpoint.Checkpoints(tmp_path)
+    checkpoint_lib.Checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -275,20 +278,20 @@ def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
 def test_the_best_one_is_kept_beside_the_newest(tmp_path, figure, kept, best):
   _save(tmp_path, [3.0, 1.0, 2.0], keep=2, best=figure)
   # Another session, which measures less well or not at all.
-  checkpoints = checkpoint.Checkpoints(tmp_path, keep=2, best=figure)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, keep=2, best=figure)
   checkpoints.save(
     fake_state.make_state(4, width=4), _OPTIONS, {'swd': float('nan')}
   )
   checkpoints.save(fake_state.make_state(5, width=4), _OPTIONS)
   checkpoints.close()
   assert _names(tmp_path) == kept
-  path = tmp_path / checkpoint.FOLDER / checkpoint.BEST
+  path = tmp_path / checkpoint_lib.FOLDER / checkpoint_lib.BEST
   if best:
-    assert checkpoint.load_networks(path)[2] == best
+    assert checkpoint_lib.load_networks(path)[2] == best
   else:
     with pytest.raises(FileNotFoundError, match='keep_best=FIGURE'):
-      checkpoint.load_networks(path)
-  assert checkpoint.load_networks(tmp_path)[2] == 5
+      checkpoint_lib.load_networks(path)
+  assert checkpoint_lib.load_networks(tmp_path)[2] == 5
 
 
 def test_a_better_one_takes_the_place_of_the_best(tmp_path):

@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from sg3jax.train import config_files
+from sg3jax.train.config import files as config_files
 
 
 def test_load_by_name_with_an_argument():

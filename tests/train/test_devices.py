@@ -6,7 +6,8 @@ import pytest
 import tiny
 
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding, steps
+from sg3jax.train import loop, sharding
+from sg3jax.train.step import trainer as trainer_lib
 
 
 def _run(config, num_devices, num_steps=3):
@@ -15,8 +16,8 @@ def _run(config, num_devices, num_steps=3):
   trainer = loop.make_trainer(config)
   rng = np.random.RandomState(0)
   with jax.set_mesh(mesh):
-    state = steps.jit_init(trainer, mesh)(jax.random.key(0))
-    step = steps.jit_step(trainer, mesh)
+    state = trainer_lib.jit_init(trainer, mesh)(jax.random.key(0))
+    step = trainer_lib.jit_step(trainer, mesh)
     for _ in range(num_steps):
       images = rng.randint(0, 256, (8, 16, 16, 3)).astype(np.uint8)
       batch = sharding.shard_batch({'image': images}, mesh)

@@ -13,7 +13,9 @@ import pytest
 import run_tiny
 import tiny
 
-from sg3jax.train import checkpoint, loop, preemption, sharding, steps
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import loop, preemption, sharding
+from sg3jax.train.step import trainer
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +46,7 @@ def _broken(snapshot):
 
 
 def _names(workdir):
-  return sorted(p.name for p in (workdir / checkpoint.FOLDER).iterdir())
+  return sorted(p.name for p in (workdir / checkpoint_lib.FOLDER).iterdir())
 
 
 @pytest.fixture(scope='module')
@@ -69,8 +71,8 @@ def test_a_run_outlives_its_evaluators(run):
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(run):
   assert _names(run) == ['4', '6']
-  best = run / checkpoint.FOLDER / checkpoint.BEST
-  assert checkpoint.load_networks(best)[2] == 4
+  best = run / checkpoint_lib.FOLDER / checkpoint_lib.BEST
+  assert checkpoint_lib.load_networks(best)[2] == 4
 
 
 def test_the_steps_asked_for_are_profiled(run):
@@ -125,7 +127,7 @@ def test_a_request_to_stop_is_obeyed_between_two_ticks(tmp_path):
 
 def _sicken(monkeypatch):
   """D begins with parameters that are no numbers."""
-  jit_init = steps.jit_init
+  jit_init = trainer.jit_init
 
   def sick_init(key, init):
     state = init(key)
@@ -133,7 +135,7 @@ def _sicken(monkeypatch):
     return state.replace(discriminator=sick)
 
   monkeypatch.setattr(
-    steps,
+    trainer,
     'jit_init',
     lambda *args: functools.partial(sick_init, init=jit_init(*args)),
   )

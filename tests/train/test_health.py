@@ -5,11 +5,12 @@ import pathlib
 
 import pytest
 
-from sg3jax.train import best, evaluation, health, metrics, profiling
+from sg3jax.train import evaluation, health, profiling, statistics
+from sg3jax.train.checkpoint import ranking
 from sg3jax.types import Snapshot
 
-_GOOD = metrics.summarize({'Loss/G/loss': 0.7, 'Timing/total_sec': math.nan})
-_SICK = metrics.summarize({'Loss/G/loss': math.nan, 'Loss/D/loss': 1.0})
+_GOOD = statistics.summarize({'Loss/G/loss': 0.7, 'Timing/total_sec': math.nan})
+_SICK = statistics.summarize({'Loss/G/loss': math.nan, 'Loss/D/loss': 1.0})
 
 
 def test_losses_that_stay_not_finite_end_the_run():
@@ -24,7 +25,7 @@ def test_losses_that_stay_not_finite_end_the_run():
   assert 'Loss/G/loss = nan' in said[0]
   assert 'Loss/D/loss' not in said[0]
   with pytest.raises(FloatingPointError) as error:
-    watch.update(metrics.summarize({'Loss/D/loss': math.inf}), 6, 'a/7')
+    watch.update(statistics.summarize({'Loss/D/loss': math.inf}), 6, 'a/7')
   assert str(error.value).startswith(
     'the run has diverged: Loss/D/loss = inf, not finite since 4 kimg, for 3 '
     'tick(s) in a row. The last good checkpoint is a/7. Try a lower train.g_lr'
@@ -94,19 +95,19 @@ def test_a_run_that_has_to_stop_evaluates_no_further():
    ('eqt50k_int', 1), ('eqr50k', 1), ('is50k_mean', 1), ('pr50k3', 1)],
 )  # fmt: skip
 def test_figures_rank_by_their_kind(name, sign):
-  assert best.rank(name, 2.0) == 2.0 * sign
+  assert ranking.rank(name, 2.0) == 2.0 * sign
 
 
 def test_a_figure_of_no_known_kind_is_refused():
   with pytest.raises(ValueError, match=r"keep_best is 'loss'.* with swd"):
-    best.rank('loss', 1.0)
+    ranking.rank('loss', 1.0)
 
 
 def test_only_numbers_are_chosen_by():
   figures = {'swd': 2.0, 'fid50k_full': math.nan}
-  assert best.select(figures, 'swd') == {'swd': 2.0}
-  assert best.select(figures, 'fid50k_full') is None
-  assert best.select(figures, 'kid50k') is None
+  assert ranking.select(figures, 'swd') == {'swd': 2.0}
+  assert ranking.select(figures, 'fid50k_full') is None
+  assert ranking.select(figures, 'kid50k') is None
 
 
 @pytest.mark.parametrize(

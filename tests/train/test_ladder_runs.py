@@ -8,10 +8,11 @@ import pytest
 from conftest import CONFIGS, run_file
 from PIL import Image
 
-from sg3jax import experiment
+from sg3jax import launch
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
-from sg3jax.train import preemption, sharding, steps
+from sg3jax.train import preemption, sharding
+from sg3jax.train.step import trainer
 
 ladder = run_file(CONFIGS / 'ladder.py')
 
@@ -46,14 +47,14 @@ def _quick(monkeypatch):
   """Lets sessions run the program that the first has made; clips are short."""
   monkeypatch.setattr(evaluators, '_CLIP_FPS', 2)
   for name in ('jit_init', 'jit_step'):
-    make, made = getattr(steps, name), []
+    make, made = getattr(trainer, name), []
 
     def take(*args, make=make, made=made):
       if not made:
         made.append(make(*args))
       return made[0]
 
-    monkeypatch.setattr(steps, name, take)
+    monkeypatch.setattr(trainer, name, take)
 
 
 @pytest.mark.usefixtures('_quick')
@@ -63,9 +64,7 @@ def test_trains_goes_on_draws_and_is_measured(name, tmp_path):
   source, mesh = noise.Noise(), sharding.make_mesh(1)
 
   def train():
-    experiment.train(
-      config, source, tmp_path, mesh=mesh, stop=preemption.Stop()
-    )
+    launch.train(config, source, tmp_path, mesh=mesh, stop=preemption.Stop())
     lines = (tmp_path / 'stats.jsonl').read_text().splitlines()
     return [json.loads(line)['Progress/kimg']['mean'] for line in lines]
 

@@ -12,10 +12,11 @@ import types
 
 import pytest
 
-from sg3jax.train import events, progress, writer
+from sg3jax.train.run_folder import tensorboard, ticks
+from sg3jax.train.run_folder import writer as writer_lib
 
 _STATS = {'Loss/G/loss': {'num': 64, 'mean': 0.75, 'std': 0.125}}
-_TICK = progress.Tick(
+_TICK = ticks.Tick(
   tick=3,
   nimg=12000,
   total_sec=80.0,
@@ -23,7 +24,7 @@ _TICK = progress.Tick(
   sec_per_kimg=5.0,
   maintenance_sec=0.3,
   left_sec=310.0,
-  memory=progress.Memory(1.2, 0.0, 0.0),
+  memory=ticks.Memory(1.2, 0.0, 0.0),
   augment=0.0,
 )
 
@@ -36,7 +37,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, name):
   (tmp_path / name).symlink_to('/dev/full')
 
   def session():
-    with writer.RunWriter(tmp_path) as run:
+    with writer_lib.RunWriter(tmp_path) as run:
       run.write_tick(_TICK, _STATS)
 
   with pytest.raises(
@@ -71,12 +72,12 @@ def test_events_on_a_full_disk_are_an_error_and_no_endless_wait(tmp_path):
 
 
 def test_figures_stand_among_the_curves(tmp_path):
-  class Spy(events.EventsFile):
+  class Spy(tensorboard.EventsFile):
     def add(self, values, kimg, timestamp):
       added.append((dict(values), kimg))
 
   added = []
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     run._events = Spy(tmp_path)
     run.write_figures({'swd': 3}, 12.8)
     run.write_figures({}, 13.8)
@@ -84,7 +85,7 @@ def test_figures_stand_among_the_curves(tmp_path):
 
 
 def test_changed_options_are_recorded(tmp_path, capsys):
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     run.open_options({'lr': 1})
     run.record_change(['lr: 1 -> 2'], {'lr': 2}, 7)
     assert run.open_options({'lr': 2}) == []
@@ -163,7 +164,7 @@ def test_wandb_gets_the_means_of_ticks_and_one_run(tmp_path, monkeypatch):
   wandb = _Wandb()
   monkeypatch.setitem(sys.modules, 'wandb', wandb)
   for _ in range(2):  # The second session goes on in the same run.
-    with writer.RunWriter(tmp_path) as run:
+    with writer_lib.RunWriter(tmp_path) as run:
       run.open_wandb('faces', {'batch': 32})
       run.write_tick(_TICK, _STATS)
       run.write_figures({'swd': 3.0}, 12.0)
@@ -188,7 +189,7 @@ def test_wandb_itself_takes_those_calls(tmp_path, monkeypatch):
   monkeypatch.setenv('WANDB_MODE', 'offline')
   monkeypatch.setenv('WANDB_SILENT', 'true')
   for _ in range(2):
-    with writer.RunWriter(tmp_path) as run:
+    with writer_lib.RunWriter(tmp_path) as run:
       run.open_wandb('faces', {'batch': 32})
       run.write_tick(_TICK, _STATS)
   records = list(tmp_path.glob('wandb/offline-run-*/*.wandb'))
@@ -200,7 +201,7 @@ def test_wandb_itself_takes_those_calls(tmp_path, monkeypatch):
 def test_a_missing_package_is_one_clear_error(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)  # As if not installed.
   with (
-    writer.RunWriter(tmp_path) as run,
+    writer_lib.RunWriter(tmp_path) as run,
     pytest.raises(ImportError, match=r'wandb_project .* pip install "sg3jax\['),
   ):
     run.open_wandb('faces', {})

@@ -13,8 +13,10 @@ from PIL import Image
 
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
-from sg3jax.train import checkpoint, loop, losses, sharding
-from sg3jax.train import writer as writer_lib
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import loop, sharding
+from sg3jax.train.run_folder import writer as writer_lib
+from sg3jax.train.step import losses
 from sg3jax.types import Snapshot
 
 pytestmark = pytest.mark.slow
@@ -133,7 +135,7 @@ def test_augmentation_follows_the_signs_of_a_tick(run):
     p = min(max(p, 0.0), 1.0)
     assert tick['Progress/augment']['mean'] == pytest.approx(p, abs=1e-6)
   assert p > 0
-  saved = checkpoint.load_arrays(workdir)['progress']['augment']
+  saved = checkpoint_lib.load_arrays(workdir)['progress']['augment']
   assert saved['p'] == state.augment.p == pytest.approx(p, abs=1e-6)
   assert f' augment {p:.3f}' in (workdir / 'log.txt').read_text()
 
@@ -290,7 +292,9 @@ def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
 
 def test_an_unwritable_workdir_is_refused_before_compute(tmp_path, monkeypatch):
   (tmp_path / 'file').touch()
-  monkeypatch.setattr(loop.steps, 'jit_init', None)  # Nothing is computed.
+  monkeypatch.setattr(
+    loop.trainer_lib, 'jit_init', None
+  )  # Nothing is computed.
   with pytest.raises(OSError, match=r'Cannot write to the workdir .*/file/run'):
     _train(_config(), noise.Noise(), tmp_path / 'file' / 'run')
 

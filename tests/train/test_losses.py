@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg3jax.train import losses
-from sg3jax.train import state as state_lib
+from sg3jax.train.step import losses, state
 
 
 def _blur_reference(images, sigma):
@@ -69,7 +68,7 @@ def test_discriminator_optimizer_is_lazy_adam():
   }
   params = jax.tree.map(jnp.float32, params)
   lr, interval = 0.002, 4
-  tx = state_lib.make_discriminator_optimizer(lr, interval)
+  tx = state.make_discriminator_optimizer(lr, interval)
   opt = tx.init(params)
   ratio = interval / (interval + 1)
   beta2 = 0.99**ratio
@@ -81,7 +80,7 @@ def test_discriminator_optimizer_is_lazy_adam():
     if phase == 'r1':
       grads['b4']['out']['bias'] = np.zeros(1)
     updates, new = tx.update(jax.tree.map(jnp.float32, grads), opt, params)
-    opt = state_lib.skip_offsets(new, opt) if phase == 'r1' else new
+    opt = state.skip_offsets(new, opt) if phase == 'r1' else new
     params = jax.tree.map(lambda p, u: p + u, params, updates)
 
     skips = jax.tree.map(lambda x: False, params)

@@ -12,8 +12,9 @@ import tiny
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import stylegan2
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, losses, sharding
-from sg3jax.train import state as state_lib
+from sg3jax.train import loop, sharding
+from sg3jax.train.step import losses
+from sg3jax.train.step import state as state_lib
 
 
 def test_recorded_lengths_and_second_order_gradients(golden):

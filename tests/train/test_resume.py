@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from sg3jax.train import checkpoint, preemption
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import preemption
 
 _SCRIPT = pathlib.Path(__file__).parent / 'run_tiny.py'
 _KILLS = int(os.environ.get('SG3JAX_KILLS', '1'))
@@ -38,10 +39,10 @@ def _run(workdir, *kill) -> tuple[int, str]:
 
 
 def _final(workdir):
-  manager = checkpoint.Checkpoints(workdir)
+  manager = checkpoint_lib.Checkpoints(workdir)
   step = manager.latest()
   manager.close()
-  return step, checkpoint.load_arrays(workdir)
+  return step, checkpoint_lib.load_arrays(workdir)
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +107,7 @@ def test_runs_killed_at_random_resume_bit_for_bit(
         name,
         after,
         status,
-        sorted(p.name for p in tmp_path.glob(f'{checkpoint.FOLDER}/*')),
+        sorted(p.name for p in tmp_path.glob(f'{checkpoint_lib.FOLDER}/*')),
       )
     )
   print(seed, seconds, *struck)

@@ -10,7 +10,8 @@ import tiny
 
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
-from sg3jax.train import checkpoint, loop, sharding
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import loop, sharding
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +51,10 @@ def run(tmp_path_factory):
   """The run folder of four steps, and the arrays after each of them."""
   workdir = tmp_path_factory.mktemp('run')
   _train(workdir, 4, evaluate=True)
-  folder = workdir / checkpoint.FOLDER
-  arrays = {i: checkpoint.load_arrays(folder / str(i)) for i in (1, 2, 3, 4)}
+  folder = workdir / checkpoint_lib.FOLDER
+  arrays = {
+    i: checkpoint_lib.load_arrays(folder / str(i)) for i in (1, 2, 3, 4)
+  }
   return workdir, arrays
 
 
@@ -112,7 +115,9 @@ def test_resumes_bit_for_bit(run, tmp_path):
   _train(tmp_path, 3)
   assert int(_train(tmp_path, 4).step) == 4
   assert 'Resuming:       from step 3' in (tmp_path / 'log.txt').read_text()
-  resumed = dict(jax.tree.leaves_with_path(checkpoint.load_arrays(tmp_path)))
+  resumed = dict(
+    jax.tree.leaves_with_path(checkpoint_lib.load_arrays(tmp_path))
+  )
   whole = dict(jax.tree.leaves_with_path(arrays[4]))
   assert resumed.keys() == whole.keys()
   for path, value in whole.items():

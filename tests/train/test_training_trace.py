@@ -10,15 +10,16 @@ import pytest
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
-from sg3jax.train import phases, steps
-from sg3jax.train import state as state_lib
+from sg3jax.train.step import phases
+from sg3jax.train.step import state as state_lib
+from sg3jax.train.step import trainer as trainer_lib
 
 
-def _trainer(arrays) -> steps.Trainer:
+def _trainer(arrays) -> trainer_lib.Trainer:
   recipe = json.loads(str(arrays['recipe']))
   spec = official_names.generator_spec(arrays, 32, prefix='init/G/')
   last_conv = arrays['init/D/b32.fromrgb.weight'].shape[0]
-  return steps.Trainer(
+  return trainer_lib.Trainer(
     generator=generator_lib.Generator(spec, z_dim=32, w_dim=32),
     discriminator=discriminator_lib.Discriminator(
       resolution=32,

@@ -8,7 +8,9 @@ import jax
 import ml_collections
 import pytest
 
-from sg3jax.train import progress, writer
+from sg3jax.train.config import compare
+from sg3jax.train.run_folder import ticks
+from sg3jax.train.run_folder import writer as writer_lib
 
 # Made by protobuf at import, where type checkers do not look.
 Event = importlib.import_module('tensorboardX.proto.event_pb2').Event
@@ -25,10 +27,10 @@ def make_tick(tick=3, nimg=12000, **changes):
     'sec_per_kimg': 5.02,
     'maintenance_sec': 0.3,
     'left_sec': 310.0,
-    'memory': progress.Memory(1.2, 0.0, 0.0),
+    'memory': ticks.Memory(1.2, 0.0, 0.0),
     'augment': 0.0,
   }
-  return progress.Tick(**(values | changes))
+  return ticks.Tick(**(values | changes))
 
 
 def read_lines(path):
@@ -78,7 +80,7 @@ def test_tick_lines_are_aligned():
 
 
 def test_memory_is_measured():
-  memory = progress.measure_memory()
+  memory = ticks.measure_memory()
   assert 0.05 < memory.cpu < 100
   assert memory.peak_device == 0  # A CPU keeps no count.
 
@@ -97,13 +99,13 @@ def test_memory_takes_the_fullest_device(monkeypatch):
     Device(None),
   ]
   monkeypatch.setattr(jax, 'local_devices', lambda: devices)
-  memory = progress.measure_memory()
+  memory = ticks.measure_memory()
   assert (memory.peak_device, memory.reserved_device) == (3, 4)
 
 
 def test_clock_separates_training_from_maintenance():
   seconds = iter([100.0, 107.0, 127.0, 130.0, 140.0, 140.0, 150.0])
-  clock = progress.TickClock(
+  clock = ticks.TickClock(
     nimg=1000,
     total_nimg=11000,
     tick=5,
@@ -131,7 +133,7 @@ def test_clock_separates_training_from_maintenance():
 def test_config_difference_names_keys_and_values():
   old = {'data': {'source': 'photos', 'resolution': 64}, 'seed': 0, 'a': 1}
   new = {'data': {'source': 'photos', 'resolution': 128}, 'seed': 0, 'b': None}
-  assert writer.config_difference(old, new) == [
+  assert compare.config_difference(old, new) == [
     'data.resolution: 64 -> 128',
     'a: 1 -> (absent)',
     'b: (absent) -> null',
@@ -143,23 +145,23 @@ def test_config_difference_ignores_how_json_stores_values():
   config = ml_collections.ConfigDict(
     {'betas': [0, 0.99], 'gamma': 2.0, 'limit': float('nan')}
   )
-  assert writer.config_difference(old, config) == []
+  assert compare.config_difference(old, config) == []
 
 
 def test_config_difference_names_what_json_cannot_hold():
   with pytest.raises(TypeError, match=r'option data\.loader .* JSON'):
-    writer.config_difference({}, {'data': {'loader': object()}})
+    compare.config_difference({}, {'data': {'loader': object()}})
 
 
 def test_options_are_written_once_and_then_compared(tmp_path):
   config = ml_collections.ConfigDict({'batch': 32, 'net': {'w_dim': 512}})
-  with writer.RunWriter(tmp_path / 'runs' / '00000') as run:
+  with writer_lib.RunWriter(tmp_path / 'runs' / '00000') as run:
     assert run.open_options(config) == []
     path = run.workdir / 'training_options.json'
     assert json.loads(path.read_text()) == config.to_dict()
   text = path.read_text()
   config.update_from_flattened_dict({'net.w_dim': 256})
-  with writer.RunWriter(tmp_path / 'runs' / '00000') as run:
+  with writer_lib.RunWriter(tmp_path / 'runs' / '00000') as run:
     assert run.open_options(config) == ['net.w_dim: 512 -> 256']
     assert path.read_text() == text
     run.write_options(config)
@@ -172,7 +174,7 @@ def test_options_are_written_once_and_then_compared(tmp_path):
 def test_broken_options_are_an_error_that_names_the_file(tmp_path):
   (tmp_path / 'training_options.json').write_text('{"batch": ')
   with (
-    writer.RunWriter(tmp_path) as run,
+    writer_lib.RunWriter(tmp_path) as run,
     pytest.raises(ValueError, match=r'training_options\.json is not valid'),
   ):
     run.open_options({'batch': 32})
@@ -181,11 +183,11 @@ def test_broken_options_are_an_error_that_names_the_file(tmp_path):
 def test_unwritable_workdir_is_an_error_that_names_it(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(OSError, match=r'Cannot write to the workdir .*file/run'):
-    writer.RunWriter(tmp_path / 'file' / 'run')
+    writer_lib.RunWriter(tmp_path / 'file' / 'run')
 
 
 def test_log_keeps_what_was_printed_and_warnings(tmp_path, capsys):
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     run.log('Loading the data')
     logging.getLogger('absl').warning('slow path: %s', 'reference')
     logging.getLogger('absl').debug('not let through')
@@ -205,13 +207,13 @@ def test_log_keeps_what_was_printed_and_warnings(tmp_path, capsys):
 
 def test_log_keeps_the_traceback_of_a_crash_and_earlier_sessions(tmp_path):
   def crash():
-    with writer.RunWriter(tmp_path) as run:
+    with writer_lib.RunWriter(tmp_path) as run:
       run.log('first session')
       raise RuntimeError('out of memory')
 
   with pytest.raises(RuntimeError, match='out of memory'):
     crash()
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     run.log('second session')
   text = (tmp_path / 'log.txt').read_text()
   assert text.startswith('first session\nTraceback')
@@ -219,7 +221,7 @@ def test_log_keeps_the_traceback_of_a_crash_and_earlier_sessions(tmp_path):
 
 
 def test_ticks_go_to_log_statistics_and_tensorboard(tmp_path, capsys):
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     run.write_tick(make_tick(), STATS)
     run.write_tick(make_tick(tick=4, nimg=16500), STATS)
   assert capsys.readouterr().out.splitlines()[0] == make_tick().line()
@@ -241,7 +243,7 @@ def test_ticks_go_to_log_statistics_and_tensorboard(tmp_path, capsys):
 def test_resume_cuts_the_record_and_loses_nothing(tmp_path):
   stats = tmp_path / 'stats.jsonl'
   metric = tmp_path / 'metric-eqt50k_int.jsonl'
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     assert run.truncate_after(0) == {}
     for tick in range(5):
       run.write_tick(make_tick(tick=tick, nimg=4000 * tick), STATS)
@@ -249,7 +251,7 @@ def test_resume_cuts_the_record_and_loses_nothing(tmp_path):
   stats.write_text(original + '{"Loss/G/lo')  # Killed while writing.
   metric.write_text('{"kimg": 8.0}\n{"kimg": 16.0}\n{"kimg": null}\n')
 
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     last = run.truncate_after(8.0)
     run.write_tick(make_tick(tick=3, nimg=12000), STATS)
   assert last['Progress/tick']['mean'] == 2
@@ -270,7 +272,7 @@ def test_resume_cuts_the_record_and_loses_nothing(tmp_path):
 
 
 def test_a_line_without_its_newline_is_completed(tmp_path):
-  with writer.RunWriter(tmp_path) as run:
+  with writer_lib.RunWriter(tmp_path) as run:
     run.write_tick(make_tick(tick=0, nimg=0), STATS)
     stats = tmp_path / 'stats.jsonl'
     stats.write_text(stats.read_text().rstrip('\n'))
@@ -284,7 +286,7 @@ def test_a_line_without_its_newline_is_completed(tmp_path):
 
 def test_other_hosts_write_and_print_nothing(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
-  with writer.RunWriter(tmp_path / 'run') as run:
+  with writer_lib.RunWriter(tmp_path / 'run') as run:
     assert run.open_options({'batch': 32}) == []
     run.log('hello')
     run.write_tick(make_tick(), STATS)

@@ -15,8 +15,6 @@ from jaxtyping import Float
 from sg3jax.ops.filtered_lrelu import (
   banded,
   measured,
-  pallas_gpu,
-  pallas_tpu,
   partition,
   platform,
   reference,
@@ -24,8 +22,10 @@ from sg3jax.ops.filtered_lrelu import (
 )
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
+from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
 from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Chain, Plan
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
+from sg3jax.ops.filtered_lrelu.tpu import kernel as tpu_kernel
 from sg3jax.types import AnyArray, Array
 
 Number: TypeAlias = float | int
@@ -33,8 +33,8 @@ Padding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 
 # The kernels by name: the platform that they are for, and their module.
 KERNELS: dict[str, tuple[str, Any]] = {
-  'pallas_tpu': ('tpu', pallas_tpu),
-  'pallas_gpu': ('cuda', pallas_gpu),
+  'pallas_tpu': ('tpu', tpu_kernel),
+  'pallas_gpu': ('cuda', gpu_kernel),
 }
 
 

@@ -1,0 +1,334 @@
+"""Pictures of a run: single images, grids and clips.
+
+Images are NHWC with 1 (grey), 3 (RGB) or 4 (RGBA) channels: float in [-1, 1],
+or uint8 in [0, 255]. Every file is written whole or not at all, and replaces
+one of the same name: callers choose names that are free to be written. The
+suffix of a path says the format.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float, Num, UInt8
+from PIL import Image
+
+from sg3jax import files
+from sg3jax.types import AnyArray
+
+Path = str | os.PathLike[str]
+
+_CHANNELS = (1, 3, 4)
+
+# The unit of a frame's duration, in milliseconds, and the most frames a second:
+# viewers slow clips that ask for more down to ten.
+_CLIPS = {'.webp': (1, 60), '.gif': (10, 50)}
+
+
+def to_uint8(images: Num[AnyArray, '*shape']) -> UInt8[np.ndarray, '*shape']:
+  """Returns float images in [-1, 1] as uint8, and uint8 images as they are.
+
+  The value is `x * 127.5 + 128`, clipped to [0, 255], its fraction cut off, as
+  in other StyleGAN tools. Values that are not numbers become mid-grey, and a
+  warning counts them.
+  """
+  x = np.asarray(images)
+  if x.dtype == np.uint8:
+    return x
+  x = x.astype(np.float32)
+  missing = np.isnan(x)
+  if missing.any():
+    logging.warning(
+      '%d of %d pixel values are NaN; drawn in grey.', missing.sum(), x.size
+    )
+    x = np.where(missing, np.float32(0), x)
+  return np.clip(x * 127.5 + 128, 0, 255).astype(np.uint8)
+
+
+def grid_size(
+  height: int, width: int, *, cap: tuple[int, int] = (32, 32)
+) -> tuple[int, int]:
+  """Returns how many images a grid holds: (columns, rows).
+
+  As many as fill 7680x4320 pixels, but at least 7x4 (paper, released code).
+
+  Args:
+    height: rows of an image, in pixels.
+    width: columns of an image, in pixels.
+    cap: at most so many (columns, rows), also if that is less than 7x4: a small
+      run draws small grids.
+  """
+  columns, rows = max(7680 // width, 7), max(4320 // height, 4)
+  return min(columns, cap[0]), min(rows, cap[1])
+
+
+def grid_indices(
+  labels: Num[np.ndarray, 'n *classes'], size: tuple[int, int], seed: int
+) -> np.ndarray:
+  """Picks the images of a data set that a grid shows.
+
+  Args:
+    labels: the label of each of the n images: class numbers [n], or one-hot or
+      other vectors [n, classes], with `classes` 0 for data without labels.
+    size: the grid's (columns, rows).
+    seed: of the choice; the same seed picks the same images.
+
+  Returns:
+    int64 [columns * rows] in row-major order. With labels, every row shows one
+    class: the classes in order, a random selection of them where there are more
+    classes than rows, and again from the first where there are fewer. No image
+    appears twice before all of its class were shown. Labels of which most are
+    unique (continuous vectors) are taken for none.
+
+  Raises:
+    ValueError: there are no images.
+  """
+  n, (columns, rows) = len(labels), size
+  if n == 0:
+    raise ValueError('A grid needs at least one image to choose from.')
+  rng = np.random.RandomState(seed)
+  of_class = np.zeros(n, np.int64)
+  if labels.size:
+    values, of_class = np.unique(labels, axis=0, return_inverse=True)
+    of_class = of_class.reshape(n)
+    if labels.ndim > 1:
+      # One-hot vectors sort backwards: (0, 1) comes before (1, 0).
+      of_class = len(values) - 1 - of_class
+    if len(values) > n // 2:
+      of_class = np.zeros(n, np.int64)
+  members = [
+    rng.permutation(np.flatnonzero(of_class == k))
+    for k in range(of_class.max() + 1)
+  ]
+  if len(members) > rows:
+    chosen = np.sort(rng.permutation(len(members))[:rows])
+    members = [members[k] for k in chosen]
+  shown = np.zeros(len(members), np.int64)
+  picks = []
+  for row in range(rows):
+    k = row % len(members)
+    picks.append(members[k].take(shown[k] + np.arange(columns), mode='wrap'))
+    shown[k] += columns
+  return np.concatenate(picks)
+
+
+def tile(
+  images: Num[AnyArray, 'n h w c'], size: tuple[int, int]
+) -> UInt8[np.ndarray, 'height width c']:
+  """Returns one picture of `columns * rows` images, without gaps.
+
+  Args:
+    images: as many images as there are cells, row by row.
+    size: (columns, rows).
+
+  Raises:
+    ValueError: the number of images does not fill the grid.
+  """
+  columns, rows = size
+  n, h, w, c = images.shape
+  if n != columns * rows:
+    raise ValueError(
+      f'A grid of {columns} columns and {rows} rows takes {columns * rows} '
+      f'images, and got {n}.'
+    )
+  x = to_uint8(images).reshape(rows, columns, h, w, c)
+  return x.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+
+
+def over_checkerboard(
+  image: UInt8[np.ndarray, 'h w 4'], *, cell: int = 8
+) -> UInt8[np.ndarray, 'h w 3']:
+  """Returns an RGBA image laid over a grey checkerboard.
+
+  Args:
+    image: colours, not premultiplied, and opacity.
+    cell: side of the squares, in pixels.
+  """
+  y, x = np.indices(image.shape[:2]) // cell
+  board = np.where((x + y) % 2, np.float32(192), np.float32(128))[..., None]
+  alpha = image[..., 3:].astype(np.float32) / 255
+  blend = image[..., :3] * alpha + board * (1 - alpha)
+  return np.round(blend).astype(np.uint8)
+
+
+def save_image(image: Num[AnyArray, 'h w c'], path: Path) -> None:
+  """Writes one image; RGBA keeps its alpha.
+
+  Args:
+    image: float in [-1, 1] or uint8, with 1, 3 or 4 channels.
+    path: the file; the suffix says the format. Folders are made.
+
+  Raises:
+    ValueError: another number of channels, or a suffix of no known format.
+  """
+  _save(path, _pillow(to_uint8(image)))
+
+
+def save_grid(
+  images: Num[AnyArray, 'n h w c'], path: Path, size: tuple[int, int]
+) -> None:
+  """Writes a grid of images; RGBA is shown over a checkerboard.
+
+  Args:
+    images: `columns * rows` images, row by row; see `tile`.
+    path: the file; the suffix says the format. Folders are made.
+    size: (columns, rows).
+
+  Raises:
+    ValueError: the number of images does not fill the grid, or as `save_image`.
+  """
+  picture = tile(images, size)
+  if picture.shape[-1] == 4:
+    # Eight squares or so across an image, in whole pixels.
+    picture = over_checkerboard(picture, cell=max(images.shape[2] // 8, 1))
+  _save(path, _pillow(picture))
+
+
+def save_clip(
+  frames: UInt8[np.ndarray, 'f h w c'], path: Path, fps: float | int
+) -> None:
+  """Writes an endless animation: WebP, or GIF where the suffix says so.
+
+  Args:
+    frames: the frames in order, with 1, 3 or 4 channels.
+    path: the file, with the suffix `.webp` or `.gif`. Folders are made. GIF has
+      256 colours a frame and is larger.
+    fps: frames a second. Formats count in whole milliseconds (GIF: hundredths
+      of a second); the frames' durations vary by that much so that the clip
+      takes `len(frames) / fps` seconds in all.
+
+  Raises:
+    ValueError: another suffix, no frames, or a rate the format cannot play.
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in _CLIPS:
+    raise ValueError(f'A clip is a .webp or .gif file, and not {str(path)!r}.')
+  if not len(frames):
+    raise ValueError('A clip needs at least one frame.')
+  unit, limit = _CLIPS[suffix]
+  if not 0 < fps <= limit:
+    raise ValueError(
+      f'A {suffix} clip plays at up to {limit} frames a second, not {fps}.'
+    )
+  ends = np.round(np.arange(len(frames) + 1) * (1000 / fps / unit)) * unit
+  first, *rest = (_pillow(frame) for frame in frames)
+  _save(
+    path,
+    first,
+    save_all=True,
+    append_images=rest,
+    duration=[int(d) for d in np.diff(ends)],
+    loop=0,
+    **({'quality': 92, 'method': 4} if suffix == '.webp' else {'disposal': 2}),
+  )
+
+
+def translation_path(
+  num_frames: int, radius: float
+) -> Float[np.ndarray, 'f 3 3']:
+  """Returns transforms that carry the image once around a circle.
+
+  Args:
+    num_frames: frames of the closed path; frame `num_frames` would be frame 0.
+    radius: of the circle, as a fraction of the image's width. EQ-T moves by up
+      to 1/8.
+
+  Returns:
+    Inverse transforms, as the generator's input takes them, float32: the image
+    moves by +t where they hold -t. x points right and y down, so the image
+    starts on the right and goes clockwise.
+  """
+  angle = _turn(num_frames)
+  transforms = np.tile(np.eye(3), (num_frames, 1, 1))
+  transforms[:, 0, 2] = -radius * np.cos(angle)
+  transforms[:, 1, 2] = -radius * np.sin(angle)
+  return transforms.astype(np.float32)
+
+
+def rotation_path(num_frames: int) -> Float[np.ndarray, 'f 3 3']:
+  """Returns transforms that turn the image once about its centre.
+
+  Args:
+    num_frames: frames of the closed path, the first one upright.
+
+  Returns:
+    Inverse transforms, float32: the image turns by the angle a, counter-
+    clockwise, where they hold `[[cos a, -sin a], [sin a, cos a]]` (the paper's
+    appendix E).
+  """
+  angle = _turn(num_frames)
+  transforms = np.tile(np.eye(3), (num_frames, 1, 1))
+  transforms[:, 0, 0] = transforms[:, 1, 1] = np.cos(angle)
+  transforms[:, 1, 0] = np.sin(angle)
+  transforms[:, 0, 1] = -np.sin(angle)
+  return transforms.astype(np.float32)
+
+
+def make_equivariance_clip(
+  synthesize: Callable[..., Float[AnyArray, 'b h w c']],
+  ws: Float[AnyArray, 'n l d'],
+  transforms: Float[AnyArray, 'f 3 3'],
+  *,
+  size: tuple[int, int] | None = None,
+  batch_size: int = 8,
+) -> UInt8[np.ndarray, 'f height width c']:
+  """Renders images that move through the generator's input transform.
+
+  In an equivariant generator's clip all detail moves with the image; detail
+  that stays in its place on the screen is what the eye finds at once.
+
+  Args:
+    synthesize: `synthesize(ws, transform) -> images` for `ws` [b, l, d] and
+      inverse transforms [b, 3, 3], a jitted generator say. It is called with
+      one `b` only, so it compiles once.
+    ws: styles of the images that move together.
+    transforms: inverse transform of each frame; see `translation_path`.
+    size: (columns, rows) in which a frame shows the images, by default all in
+      one row.
+    batch_size: images rendered at a time.
+
+  Returns:
+    The frames, for `save_clip`.
+  """
+  ws, transforms = np.asarray(ws), np.asarray(transforms)
+  n, f = len(ws), len(transforms)
+  size = size or (n, 1)
+  # The last batch is filled up with repetitions of the first images.
+  padded = -(-n * f // batch_size) * batch_size
+  index = np.arange(padded) % (n * f)
+  images = np.concatenate(
+    [
+      to_uint8(synthesize(ws[batch % n], transforms[batch // n]))
+      for batch in index.reshape(-1, batch_size)
+    ]
+  )[: n * f]
+  frames = images.reshape(f, n, *images.shape[1:])
+  return np.stack([tile(frame, size) for frame in frames])
+
+
+def _turn(num_frames: int) -> np.ndarray:
+  return np.arange(num_frames) * (2 * np.pi / num_frames)
+
+
+def _pillow(image: UInt8[np.ndarray, 'h w c']) -> Image.Image:
+  channels = image.shape[-1]
+  if channels not in _CHANNELS:
+    raise ValueError(
+      f'A picture has 1 (grey), 3 (RGB) or 4 (RGBA) channels, not {channels}.'
+    )
+  return Image.fromarray(image[..., 0] if channels == 1 else image)
+
+
+def _save(path: Path, image: Image.Image, **options) -> None:
+  path = pathlib.Path(path)
+  formats = Image.registered_extensions()
+  if path.suffix.lower() not in formats:
+    raise ValueError(
+      f'{str(path)!r} has no suffix of a picture: use .png or .webp, say.'
+    )
+  buffer = io.BytesIO()
+  image.save(buffer, format=formats[path.suffix.lower()], **options)
+  files.write_bytes(path, buffer.getvalue())

@@ -1,0 +1,324 @@
+"""Reads checkpoints of PyTorch without PyTorch, and without running them.
+
+Three layouts, told apart by their first bytes:
+
+  pickle   one pickle, as the official networks are published; each tensor's
+           storage is a stream or zip of its own within it
+  stream   what `torch.save` wrote until version 1.6: pickles of a magic number,
+           a protocol, the machine, the value and the storages' names; then the
+           storages
+  zip      what it writes now: `NAME/data.pkl` and `NAME/data/KEY`
+"""
+
+import functools
+import hashlib
+import io
+import pathlib
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sg3jax.interop.torch_pickle import machine, symbols
+from sg3jax.interop.torch_pickle.records import (
+  MAX_FILE_BYTES,
+  MAX_NESTING,
+  Budget,
+  CheckpointError,
+  Module,
+  Storage,
+  UnsafeCheckpointError,
+  is_size,
+  quoted,
+)
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_STREAM_PROTOCOL = 1001
+_ZIP_MAGIC = b'PK\x03\x04'
+
+# Bytes of a zip's directory. `zipfile` makes an object of each member, 46 bytes
+# at least, before members can be counted; networks have about 500 of 100 bytes.
+_MAX_DIRECTORY = 2 << 20
+
+_FindGlobal = Callable[[str, str], Any]
+
+
+def read_checkpoint(path: str | pathlib.Path) -> Any:
+  """Reads a checkpoint file.
+
+  Nothing of it is executed: names are looked up in a table of inert
+  substitutes (`symbols`), and everything else is refused.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Its value: dictionaries, lists, texts, numbers, and the records `Module`,
+    `Tensor` and `NumpyArray` of `interop.torch_pickle.records`.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    CheckpointError: If it is damaged, too large or of no known layout.
+    UnsafeCheckpointError: If it asks for what no checkpoint needs.
+  """
+  return read_hashed(path)[0]
+
+
+def read_hashed(path: str | pathlib.Path) -> tuple[Any, str]:
+  """Reads a checkpoint file, as `read_checkpoint`.
+
+  Returns:
+    Its value, and the SHA-256 of the very bytes that were read.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f'there is no file {path}')
+  if not path.is_file():
+    raise CheckpointError(f'{path} is no file')
+  with path.open('rb') as file:
+    # In memory: a mapped file that shrinks meanwhile would end the process.
+    data = file.read(MAX_FILE_BYTES + 1)
+  if len(data) > MAX_FILE_BYTES:
+    raise CheckpointError(f'{path} is larger than {MAX_FILE_BYTES >> 30} GiB')
+  try:
+    return read_bytes(data), hashlib.sha256(data).hexdigest()
+  except CheckpointError as error:
+    raise type(error)(f'{path}: {error}') from error
+
+
+def read_bytes(data: bytes) -> Any:
+  """Reads a checkpoint; as `read_checkpoint`."""
+  if not data:
+    raise CheckpointError('the checkpoint is empty')
+  budget = Budget.of_file(len(data))
+  load_storage = functools.partial(_load_storage, budget)
+  find = symbols.find_in(symbols.allowed_symbols(budget, load_storage))
+  value = _read_torch(memoryview(data), find, budget, plain=True)
+  _check_nesting(value)
+  return value
+
+
+def _load_storage(budget: Budget, data: memoryview) -> Storage:
+  """Reads a file within the file, which holds one storage."""
+  value = _read_torch(data, symbols.find_in(symbols.STORAGE_TYPES), budget)
+  if not isinstance(value, Storage):
+    raise CheckpointError('a part of the checkpoint holds no storage')
+  return value
+
+
+def _check_nesting(value: Any) -> None:
+  """Refuses values so deep that whoever walks them might not come back."""
+  level, seen = [(value,)], set()
+  for _ in range(MAX_NESTING):
+    # By identity: a part that others share is looked at once.
+    children = {id(c): c for item in level for c in _children(item)}
+    level = [children[key] for key in children.keys() - seen]
+    seen |= children.keys()
+    if not level:
+      return
+  raise UnsafeCheckpointError(
+    f'the checkpoint nests values more than {MAX_NESTING} deep'
+  )
+
+
+def _children(value: Any) -> Iterable[Any]:
+  """Returns the parts of a value that have parts."""
+  if isinstance(value, Module):
+    return (value.state,)
+  parts = value.values() if isinstance(value, dict) else value
+  return [p for p in parts if isinstance(p, dict | list | tuple | Module)]
+
+
+def _read_torch(
+  data: memoryview, find: _FindGlobal, budget: Budget, *, plain: bool = False
+) -> Any:
+  """Reads a zip or a stream, or, if allowed, a plain pickle."""
+  if data[:4] == _ZIP_MAGIC:
+    return _read_zip(data, find, budget)
+  if data[:1] != b'\x80':
+    raise CheckpointError(
+      'this is no checkpoint of PyTorch: it starts with the bytes '
+      f'{bytes(data[:4]).hex(" ")}'
+    )
+  value, end = machine.run(data, 0, find, None, budget)
+  if isinstance(value, int) and value == _MAGIC:
+    return _read_stream(data, end, find, budget)
+  if not plain:
+    raise CheckpointError('a part of the checkpoint is no stream of PyTorch')
+  _check_end(data, end)
+  return value
+
+
+def _check_end(data: memoryview, end: int) -> None:
+  if end != len(data):
+    raise CheckpointError(
+      f'{len(data) - end} bytes follow the end of the checkpoint'
+    )
+
+
+class _Storages:
+  """The storages that persistent ids name."""
+
+  def __init__(self):
+    self.by_key: dict[str, Storage] = {}
+
+  def load(self, key: Any) -> Storage:
+    """Returns the storage of ('storage', type, key, location, numel, ...)."""
+    if not (
+      type(key) is tuple
+      and 5 <= len(key) <= 6
+      and key[0] == 'storage'
+      and isinstance(key[1], symbols.Type)
+      and key[1].dtype is not None
+      and type(key[2]) is str
+      and is_size(key[4])
+      and (len(key) == 5 or key[5] is None)
+    ):
+      raise UnsafeCheckpointError(
+        'the checkpoint refers by a persistent id to something that is no '
+        'storage'
+      )
+    storage = self.by_key.setdefault(key[2], Storage(key[1].dtype, key[4]))
+    if (storage.dtype, storage.numel) != (key[1].dtype, key[4]):
+      raise CheckpointError(
+        f'the storage {quoted(key[2])} of the checkpoint is declared twice'
+      )
+    return storage
+
+
+def _read_stream(
+  data: memoryview, position: int, find: _FindGlobal, budget: Budget
+) -> Any:
+  """Reads a stream behind its magic number."""
+  storages = _Storages()
+
+  protocol, position = machine.run(data, position, find, None, budget)
+  system, position = machine.run(data, position, find, None, budget)
+  if type(protocol) is not int or protocol != _STREAM_PROTOCOL:
+    raise CheckpointError('a stream of the checkpoint is of another version')
+  if type(system) is not dict or system.get('little_endian') is not True:
+    raise CheckpointError('the checkpoint was written by a big-endian machine')
+  value, position = machine.run(data, position, find, storages.load, budget)
+  keys, position = machine.run(data, position, find, None, budget)
+  if type(keys) is not list or not all(type(key) is str for key in keys):
+    raise CheckpointError('a stream of the checkpoint does not name its parts')
+  unread = dict(storages.by_key)
+  for key in keys:
+    storage = unread.pop(key, None)
+    if storage is None:
+      raise CheckpointError(
+        f'the storage {quoted(key)} of the checkpoint is not declared'
+      )
+    header = bytes(data[position : position + 8])
+    start = position + 8
+    position = start + storage.numel * storage.dtype.itemsize
+    if (
+      position > len(data) or int.from_bytes(header, 'little') != storage.numel
+    ):
+      raise CheckpointError(
+        'the checkpoint is truncated, or a storage has not the size it declares'
+      )
+    storage.fill(data[start:position])
+  if unread:
+    raise CheckpointError('a storage that the checkpoint declares is missing')
+  _check_end(data, position)
+  return value
+
+
+def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
+  """Reads a zip: `NAME/data.pkl` and the storages beside it."""
+  _check_directory(data)
+  try:
+    # Broken archives make `zipfile` raise several kinds of errors.
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+      return _read_archive(archive, len(data), find, budget)
+  except CheckpointError:
+    raise
+  except (
+    zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError,
+    IndexError, NotImplementedError, OverflowError, RuntimeError,
+  ) as error:  # fmt: skip
+    raise CheckpointError('the zip of the checkpoint is damaged') from error
+
+
+def _check_directory(data: memoryview) -> None:
+  """Refuses directories so long that opening the zip might fill the memory."""
+  end = len(data) - 22
+  # With a comment the record would be elsewhere; PyTorch writes none.
+  if end < 0 or data[end : end + 4] != b'PK\5\6' or data[end + 20 :] != b'\0\0':
+    raise CheckpointError(
+      'the zip of the checkpoint is damaged: it does not end with its directory'
+    )
+  (size,) = struct.unpack_from('<I', data, end + 12)
+  if data[max(end - 20, 0) : end][:4] == b'PK\6\7':  # A zip64 has another.
+    (large,) = struct.unpack_from('<Q', data, end - 12)
+    if large != end - 76 or data[large : large + 4] != b'PK\6\6':
+      raise CheckpointError(
+        'the zip of the checkpoint is damaged: its two ends do not agree'
+      )
+    (size,) = struct.unpack_from('<Q', data, large + 40)
+  if size > _MAX_DIRECTORY:
+    raise UnsafeCheckpointError(
+      f'the directory of the zip has {size:,} bytes, more than '
+      f'{_MAX_DIRECTORY >> 20} MiB: no checkpoint has so many members'
+    )
+
+
+def _read_archive(
+  archive: zipfile.ZipFile, limit: int, find: _FindGlobal, budget: Budget
+) -> Any:
+  _check_members(archive.infolist(), limit)
+  roots = [
+    name.removesuffix('data.pkl')
+    for name in archive.namelist()
+    if re.fullmatch(r'[^/]+/data\.pkl', name)
+  ]
+  if len(roots) != 1:
+    raise CheckpointError(
+      'the zip is no checkpoint of PyTorch: it has no single NAME/data.pkl'
+    )
+  root = roots[0]
+  names = frozenset(archive.namelist())
+  order = root + 'byteorder'
+  if order in names and archive.read(order) != b'little':
+    raise CheckpointError('the checkpoint was written by a big-endian machine')
+  storages = _Storages()
+  pickled = memoryview(archive.read(root + 'data.pkl'))
+  value, end = machine.run(pickled, 0, find, storages.load, budget)
+  _check_end(pickled, end)
+  for key, storage in storages.by_key.items():
+    name = f'{root}data/{key}'
+    if name not in names:
+      raise CheckpointError(
+        f'the storage {quoted(key)} that the checkpoint declares is missing'
+      )
+    storage.fill(archive.read(name))
+  return value
+
+
+def _check_members(members: list[zipfile.ZipInfo], limit: int) -> None:
+  """Refuses names that leave the archive and members that grow."""
+  total = 0
+  for member in members:
+    name = member.filename
+    if (
+      name.startswith('/')
+      or '\\' in name
+      or ':' in name
+      or '..' in name.split('/')
+    ):
+      raise UnsafeCheckpointError(
+        f'the zip has a member that leaves it: {quoted(name)}'
+      )
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+      raise UnsafeCheckpointError(
+        f'the member {quoted(name)} of the zip is compressed or encrypted, '
+        'which PyTorch never does'
+      )
+    total += member.file_size
+  if total > limit:
+    raise UnsafeCheckpointError('members of the zip share their bytes')
+  if len({member.filename for member in members}) != len(members):
+    raise UnsafeCheckpointError('the zip has two members of one name')

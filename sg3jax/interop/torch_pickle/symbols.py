@@ -1,0 +1,327 @@
+"""The names that a checkpoint may ask for, and what stands for each here.
+
+No name leads to the function it means: each is a `Function` of this module that
+checks its arguments and returns an inert record. All others are refused.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from sg3jax.interop.torch_pickle.records import (
+  Budget,
+  CheckpointError,
+  Module,
+  NumpyArray,
+  Storage,
+  Tensor,
+  UnsafeCheckpointError,
+  are_sizes,
+  is_shape,
+  is_size,
+  quoted,
+)
+
+Name = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+  """A name that a pickle may call.
+
+  Attributes:
+    name: For messages.
+    call: What a call of it stands for; takes the call's arguments.
+  """
+
+  name: str
+  call: Callable[..., Any]
+
+  def reduce(self, args: tuple) -> Any:
+    """Returns what the call stands for.
+
+    Raises:
+      CheckpointError: If the arguments are not what they should be.
+    """
+    return self.call(*args[:8])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Type:
+  """A name that a pickle may mention only: of a storage, or `ndarray`.
+
+  Attributes:
+    name: For messages.
+    dtype: Of the elements of a storage.
+  """
+
+  name: str
+  dtype: np.dtype | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Dtype:
+  """A NumPy dtype, whose byte order is told later.
+
+  Attributes:
+    code: Kind and size, such as 'f4'.
+    order: '<', '>' or '|'.
+  """
+
+  code: str
+  order: str = '<'
+
+  def build(self, state: Any) -> None:
+    """Takes the state of a pickled dtype: version, byte order, ..."""
+    if not (
+      type(state) is tuple and len(state) >= 2 and state[1] in ('<', '>', '|')
+    ):
+      raise CheckpointError('a dtype of the checkpoint has no byte order')
+    self.order = state[1]
+
+  def numpy(self) -> np.dtype:
+    """Returns the NumPy dtype."""
+    return np.dtype(self.order + self.code)
+
+
+_NUMPY_CODES = frozenset(
+  ['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8']
+)
+
+# All little-endian, as files are: `reader` refuses others.
+_STORAGES = {
+  'FloatStorage': '<f4',
+  'HalfStorage': '<f2',
+  'DoubleStorage': '<f8',
+  'BFloat16Storage': ml_dtypes.bfloat16,
+  'LongStorage': '<i8',
+  'IntStorage': '<i4',
+  'ShortStorage': '<i2',
+  'CharStorage': 'i1',
+  'ByteStorage': 'u1',
+  'BoolStorage': '?',
+}
+
+_NDARRAY = Type('numpy.ndarray')
+
+STORAGE_TYPES: dict[Name, Any] = {
+  ('torch', name): Type(f'torch.{name}', np.dtype(dtype))
+  for name, dtype in _STORAGES.items()
+}
+
+
+def allowed_symbols(
+  budget: Budget, load_from_bytes: Callable[[memoryview], Storage]
+) -> dict[Name, Any]:
+  """Returns all that a checkpoint may name.
+
+  Args:
+    budget: Counts what calls copy.
+    load_from_bytes: Reads the storage of a file within the file.
+  """
+  calls = _Calls(budget, load_from_bytes)
+  functions: dict[Name, Callable[..., Any]] = {
+    ('collections', 'OrderedDict'): calls.dictionary,
+    ('dnnlib.util', 'EasyDict'): calls.dictionary,
+    ('builtins', 'set'): calls.make_set,
+    ('__builtin__', 'set'): calls.make_set,
+    ('_codecs', 'encode'): calls.encode,
+    ('torch', 'Size'): calls.size,
+    ('torch._utils', '_rebuild_tensor_v2'): calls.tensor,
+    ('torch._utils', '_rebuild_parameter'): calls.parameter,
+    ('torch.storage', '_load_from_bytes'): calls.load_storage,
+    ('torch_utils.persistence', '_reconstruct_persistent_obj'): calls.module,
+    ('numpy', 'dtype'): calls.dtype,
+  }
+  for numpy_core in ('numpy.core', 'numpy._core'):
+    multiarray, numeric = f'{numpy_core}.multiarray', f'{numpy_core}.numeric'
+    functions |= {
+      (multiarray, 'scalar'): calls.scalar,
+      (multiarray, '_reconstruct'): calls.empty_array,
+      (numeric, '_frombuffer'): calls.array_from_buffer,
+    }
+  return {
+    **STORAGE_TYPES,
+    ('numpy', 'ndarray'): _NDARRAY,
+    **{
+      name: Function('.'.join(name), call) for name, call in functions.items()
+    },
+  }
+
+
+def find_in(symbols: dict[Name, Any]) -> Callable[[str, str], Any]:
+  """Returns the function that looks a name up, or refuses it."""
+  return functools.partial(_find, symbols)
+
+
+def _find(symbols: dict[Name, Any], module: str, name: str) -> Any:
+  symbol = symbols.get((module, name))
+  if symbol is None:
+    raise UnsafeCheckpointError(
+      f'the checkpoint asks for {quoted(f"{module}.{name}")}, which is not '
+      'among the names that checkpoints need: nothing of it was run. If you '
+      'trust the file, convert it where it was made'
+    )
+  return symbol
+
+
+class _Calls:
+  """What calls of the allowed functions stand for.
+
+  Args:
+    budget: Counts what they copy.
+    load_from_bytes: Reads the storage of a file within the file.
+  """
+
+  def __init__(
+    self, budget: Budget, load_from_bytes: Callable[[memoryview], Storage]
+  ):
+    self._budget = budget
+    self._load_from_bytes = load_from_bytes
+
+  def dictionary(self, *args: Any) -> dict:
+    if args:
+      raise CheckpointError('a dictionary of the checkpoint is of an old form')
+    return {}
+
+  def make_set(self, *args: Any) -> set:
+    members = _only(args, 1, list)[0]
+    self._budget.spend_opcodes(len(members))
+    if not all(type(member) is str for member in members):
+      raise UnsafeCheckpointError(
+        'a set in the checkpoint holds more than texts'
+      )
+    return set(members)
+
+  def encode(self, *args: Any) -> bytes:
+    text, encoding = _only(args, 2, str, str)
+    self._budget.spend_bytes(len(text))
+    try:
+      if encoding == 'latin1':
+        return text.encode('latin1')
+    except UnicodeEncodeError:
+      pass
+    raise CheckpointError('a byte string of the checkpoint is damaged')
+
+  def size(self, *args: Any) -> tuple:
+    return _only(args, 1, tuple)[0]
+
+  def tensor(self, *args: Any) -> Tensor:
+    storage, offset, shape, strides = _only(
+      args, 4, Storage, int, tuple, tuple, at_least=True
+    )
+    if not (is_size(offset) and is_shape(shape) and are_sizes(strides)):
+      raise CheckpointError(
+        'a tensor of the checkpoint has an impossible shape or strides'
+      )
+    tensor = Tensor(storage, offset, shape, strides)
+    self._budget.spend_bytes(tensor.num_bytes)
+    return tensor
+
+  def parameter(self, *args: Any) -> Tensor:
+    return _only(args, 1, Tensor, at_least=True)[0]
+
+  def load_storage(self, *args: Any) -> Storage:
+    blob = _bytes(_only(args, 1, object)[0])
+    self._budget.spend_bytes(len(blob))
+    return self._load_from_bytes(memoryview(blob))
+
+  def module(self, *args: Any) -> Module:
+    meta = _only(args, 1, dict)[0]
+    name, state = meta.get('class_name'), meta.get('state')
+    if (
+      meta.get('type') != 'class'
+      or type(name) is not str
+      or type(state) is not dict
+    ):
+      raise CheckpointError('a module of the checkpoint has no class or state')
+    return Module(name, state)
+
+  def dtype(self, *args: Any) -> Dtype:
+    code = _only(args, 1, str, at_least=True)[0]
+    if code not in _NUMPY_CODES:
+      raise UnsafeCheckpointError(
+        f'the checkpoint has a NumPy array of {quoted(code)}, no plain number'
+      )
+    return Dtype(code)
+
+  def scalar(self, *args: Any) -> int | float | bool:
+    dtype, data = _only(args, 2, Dtype, object)
+    return self._from_buffer(_bytes(data), dtype, ()).item()
+
+  def empty_array(self, *args: Any) -> '_PickledArray':
+    if _only(args, 3, Type, tuple, object)[0] is not _NDARRAY:
+      raise UnsafeCheckpointError('the checkpoint has a strange kind of array')
+    return _PickledArray(self._from_buffer)
+
+  def array_from_buffer(self, *args: Any) -> NumpyArray:
+    data, dtype, shape, order = _only(args, 4, object, Dtype, tuple, str)
+    array = self._from_buffer(_bytes(data), dtype, shape, order)
+    return NumpyArray(array)
+
+  def _from_buffer(
+    self,
+    data: memoryview | bytes,
+    dtype: Dtype,
+    shape: tuple,
+    order: str = 'C',
+  ) -> np.ndarray:
+    if not is_shape(shape):
+      raise CheckpointError('an array of the checkpoint has no possible shape')
+    num_bytes = math.prod(shape) * dtype.numpy().itemsize
+    if num_bytes != len(data):
+      raise CheckpointError(
+        f'an array of the checkpoint has {len(data)} bytes, but declares '
+        f'{num_bytes}'
+      )
+    self._budget.spend_bytes(num_bytes)
+    flat = np.frombuffer(data, dtype.numpy())
+    return flat.reshape(shape, order='F' if order == 'F' else 'C')
+
+
+class _PickledArray(NumpyArray):
+  """An array that takes its contents after it was made.
+
+  Args:
+    from_buffer: Makes an array of bytes, dtype, shape and order.
+  """
+
+  def __init__(self, from_buffer: Callable[..., np.ndarray]):
+    super().__init__()
+    self._from_buffer = from_buffer
+
+  def build(self, state: Any) -> None:
+    """Takes the state: version, shape, dtype, whether Fortran order, bytes."""
+    _, shape, dtype, is_fortran, data = _only(
+      state, 5, int, tuple, Dtype, bool, object
+    )
+    order = 'F' if is_fortran else 'C'
+    self.value = self._from_buffer(_bytes(data), dtype, shape, order)
+
+
+def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
+  """Returns the first arguments, checked to be of these types."""
+  if (
+    not isinstance(args, tuple)
+    or len(args) < count
+    or (len(args) > count and not at_least)
+  ):
+    raise CheckpointError('a call in the checkpoint has other arguments')
+  for arg, kind in zip(args, types, strict=False):
+    if kind is not object and not isinstance(arg, kind):
+      raise CheckpointError(
+        f'a call in the checkpoint has {quoted(arg)} where a '
+        f'{kind.__name__} belongs'
+      )
+  return args[:count]
+
+
+def _bytes(value: Any) -> memoryview | bytes:
+  if not isinstance(value, memoryview | bytes):
+    raise CheckpointError(f'{quoted(value)} in the checkpoint is no bytes')
+  return value

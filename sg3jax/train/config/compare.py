@@ -1,0 +1,83 @@
+"""What differs between two configurations, and which differences matter."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from sg3jax.train.config.defaults import default_config
+
+Config = Mapping[str, Any] | ml_collections.ConfigDict
+
+# What a resumed run may change: it has no part in the numbers of a step.
+MAY_CHANGE = (
+  'train.total_kimg:',
+  'train.micro_batches:',
+  'log.',
+  'data.workers:',
+)
+
+_ABSENT = '(absent)'
+
+
+def config_difference(old: Config, new: Config) -> list[str]:
+  """Returns what differs between two configurations, readably.
+
+  Both are compared as JSON stores them, so a tuple equals a list.
+
+  Args:
+    old: one configuration, nested mappings with JSON values as leaves.
+    new: the other.
+
+  Returns:
+    A line such as `data.resolution: 64 -> 128` for every key whose value
+    differs, `(absent)` standing for no value; empty where both are the same.
+
+  Raises:
+    TypeError: a value that JSON cannot hold; the error names its key.
+  """
+  before, after = dict(_leaves(plain(old))), dict(_leaves(plain(new)))
+  lines = []
+  for key in dict.fromkeys((*before, *after)):
+    a, b = (
+      json.dumps(leaves[key]) if key in leaves else _ABSENT
+      for leaves in (before, after)
+    )
+    # The text tells NaN from NaN no difference; the value, 1 from 1.0 none.
+    if a != b and before.get(key, _ABSENT) != after.get(key, _ABSENT):
+      lines.append(f'{key}: {a} -> {b}')
+  return lines
+
+
+def plain(config: Config) -> dict[str, Any]:
+  """Returns the configuration as it comes back from a JSON file."""
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  for key, value in _leaves(config):
+    try:
+      json.dumps(value)
+    except TypeError as error:
+      raise TypeError(
+        f'The option {key} has the value {value!r}, which JSON cannot hold: '
+        'use numbers, strings, booleans, None, lists or mappings.'
+      ) from error
+  return json.loads(json.dumps(config))
+
+
+def _leaves(
+  config: Mapping[str, Any], prefix: str = ''
+) -> Iterator[tuple[str, Any]]:
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def younger_fields() -> list[str]:
+  """Returns what to take for no difference to a run older than a field.
+
+  It had what is the field's default now.
+  """
+  return config_difference({}, default_config())

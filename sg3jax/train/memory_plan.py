@@ -1,0 +1,215 @@
+"""What a step takes, known before it runs: the compiler's account of it."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from sg3jax.nets import discriminator as discriminator_lib
+from sg3jax.nets import layer_tables
+from sg3jax.train.step import trainer as trainer_lib
+from sg3jax.types import Tree
+
+# Of a device's memory: the rest is the runtime's and what fragments.
+_USABLE = 0.92
+
+# Between the micro-batches that are tried.
+_FACTOR = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The cost of a step of one trainer on one mesh.
+
+  Attributes:
+    batch: Images a step.
+    micro_batches: Parts in which gradients are computed.
+    generator_parameters: Numbers that G learns.
+    discriminator_parameters: Numbers that D learns.
+    flops: Floating-point operations of a step on one device, its share of what
+      the compiler counts, with all of its lazy phases; kernels count what they
+      declare. Micro-batches do not show in it.
+    memory: Bytes on one device, by category.
+    checkpoint: Bytes of a checkpoint.
+  """
+
+  batch: int
+  micro_batches: int
+  generator_parameters: int
+  discriminator_parameters: int
+  flops: float
+  memory: dict[str, int]
+  checkpoint: int
+
+  @property
+  def peak(self) -> int:
+    """Bytes on one device in all."""
+    return sum(self.memory.values())
+
+  def report(self) -> str:
+    """Returns the plan as lines of text."""
+    micro = self.batch // self.micro_batches
+    lines = [
+      f'Parameters:     G {self.generator_parameters:,}, '
+      f'D {self.discriminator_parameters:,}',
+      f'Step:           {self.batch} images, {micro} at a time, '
+      f'{self.flops / 1e12:.3g} TFLOP on each device',
+      f'Memory:         {_gib(self.peak)} on each device',
+      *(f'  {name:<14}{_gib(size)}' for name, size in self.memory.items()),
+      f'Checkpoint:     {_gib(self.checkpoint)}',
+    ]
+    return '\n'.join(lines)
+
+
+def plan(
+  trainer: trainer_lib.Trainer,
+  mesh: Mesh,
+  batch: int,
+  flops: float | None = None,
+) -> Plan:
+  """Compiles a step, without running it or making a state.
+
+  Args:
+    trainer: Networks and recipe.
+    mesh: The devices.
+    batch: Images a step.
+    flops: Operations of the step if they have been counted.
+  """
+  lowered, state, images = _lower(trainer, mesh, batch)
+  with jax.set_mesh(mesh):
+    analysis = lowered.compile().memory_analysis()
+  assert analysis is not None
+  if flops is None and trainer.recipe.micro_batches == 1:
+    flops = _flops(lowered, mesh)
+  elif flops is None:
+    flops = count_flops(trainer, mesh, batch)
+  bytes_of_state = _bytes(state)
+  return Plan(
+    batch=batch,
+    micro_batches=trainer.recipe.micro_batches,
+    generator_parameters=layer_tables.count(state.generator['params']),
+    discriminator_parameters=layer_tables.count(state.discriminator['params']),
+    flops=flops,
+    memory={
+      'state': bytes_of_state,
+      'batch': _bytes(images) // mesh.size,
+      # The new state takes the place of the old one.
+      'results': analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+      'temporary': analysis.temp_size_in_bytes,
+      'program': analysis.generated_code_size_in_bytes,
+    },
+    checkpoint=bytes_of_state,
+  )
+
+
+def count_flops(trainer: trainer_lib.Trainer, mesh: Mesh, batch: int) -> float:
+  """Returns the operations of a step on one device.
+
+  Those of a batch in one piece: of a loop over micro-batches XLA counts one
+  turn.
+  """
+  recipe = dataclasses.replace(trainer.recipe, micro_batches=1)
+  whole = dataclasses.replace(trainer, recipe=recipe)
+  return _flops(_lower(whole, mesh, batch)[0], mesh)
+
+
+def _flops(lowered: jax.stages.Lowered, mesh: Mesh) -> float:
+  cost = lowered.cost_analysis()
+  assert isinstance(cost, dict)
+  return float(cost['flops']) / mesh.size
+
+
+def _lower(
+  trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
+) -> tuple[jax.stages.Lowered, Any, Any]:
+  """Returns a step, and the shapes of the state and of a batch."""
+  with jax.set_mesh(mesh):
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(trainer.init, key)
+    images = _batch(trainer, batch)
+    lowered = trainer_lib.jit_step(trainer, mesh).lower(state, images, key)
+  return lowered, state, images
+
+
+def fit(
+  trainer: trainer_lib.Trainer, mesh: Mesh, batch: int, memory: int
+) -> tuple[Plan, list[Plan]]:
+  """Returns the plan with the largest micro-batches that fit the memory.
+
+  Args:
+    trainer: Networks and recipe, whose own micro-batches are ignored.
+    mesh: The devices.
+    batch: Images a step.
+    memory: Bytes that a device has.
+
+  Returns:
+    The plan that fits; and all that were tried, the largest first.
+
+  Raises:
+    ValueError: None fits; the message says what the smallest takes.
+  """
+  tried: list[Plan] = []
+  for count in micro_batch_counts(trainer, mesh, batch):
+    recipe = dataclasses.replace(trainer.recipe, micro_batches=count)
+    parted = dataclasses.replace(trainer, recipe=recipe)
+    flops = tried[0].flops if tried else None
+    candidate = plan(parted, mesh, batch, flops)
+    tried.append(candidate)
+    if candidate.peak <= _USABLE * memory:
+      return candidate, tried
+  raise ValueError(
+    f'no micro-batch fits {_gib(memory)}: {batch // tried[-1].micro_batches} '
+    f'images at a time take {_gib(tried[-1].peak)} on each device. Use '
+    '--config.model.remat=1, a smaller mbstd_group, more devices, 16-bit '
+    '--config.model.precision or a smaller model'
+  )
+
+
+def micro_batch_counts(
+  trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
+) -> Iterator[int]:
+  """Yields counts of micro-batches that keep groups whole, least first."""
+  group = discriminator_lib.images_in_group(
+    batch, trainer.discriminator.mbstd_group
+  )
+  count = 1
+  while batch % (count * group) == 0 and batch // count % mesh.size == 0:
+    yield count
+    count *= _FACTOR
+
+
+def device_memory(mesh: Mesh) -> int | None:
+  """Returns the bytes that a device of a mesh has, or None if unknown."""
+  device = mesh.local_devices[0] if mesh.local_devices else None
+  stats = device.memory_stats() if device is not None else None
+  return stats.get('bytes_limit') if stats else None
+
+
+def table(plans: Sequence[Plan]) -> str:
+  """Returns what each of several plans takes, a line each."""
+  return '\n'.join(
+    f'{p.batch // p.micro_batches:6} images at a time: {_gib(p.peak)}'
+    for p in plans
+  )
+
+
+def _batch(
+  trainer: trainer_lib.Trainer, n: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  spec, label_dim = trainer.generator.spec, trainer.generator.label_dim
+  shape = (n, *spec.image_shape)
+  batch = {'image': jax.ShapeDtypeStruct(shape, 'uint8')}
+  if label_dim:
+    labels = jax.ShapeDtypeStruct((n, label_dim), 'float32')
+    batch |= dict.fromkeys(('label', 'g_label', 'd_label'), labels)
+  return batch
+
+
+def _bytes(tree: Tree) -> int:
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _gib(size: float) -> str:
+  return f'{size / 2**30:.3f} GiB'

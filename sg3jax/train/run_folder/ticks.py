@@ -1,0 +1,211 @@
+"""How far a run is and what it costs: clock, memory and the tick line.
+
+A tick is the unit of progress: a few thousand images of training, after which
+the run reports, and at times saves and evaluates ("maintenance").
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import psutil
+
+from sg3jax import text
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Memory of this process, in GiB (which users' tools call `gb`).
+
+  Attributes:
+    cpu: resident memory of this process now; data workers are not included.
+    peak_device: the most that the arrays and programs of one local device took,
+      of the device where it was largest. A peak since the process started: JAX
+      cannot reset it, so the value never falls during a run. 0 where the
+      platform keeps no such count (CPU).
+    reserved_device: what the allocator holds of one device, used or not. Close
+      to the whole device where memory is preallocated (GPU by default); 0 where
+      the platform does not say.
+  """
+
+  cpu: float
+  peak_device: float
+  reserved_device: float
+
+
+def measure_memory() -> Memory:
+  """Returns the memory in use; cheap, and does not wait for the devices."""
+  counts = [device.memory_stats() or {} for device in jax.local_devices()]
+
+  def largest(key: str) -> float:
+    return max(count.get(key, 0) for count in counts) / _GIB
+
+  return Memory(
+    cpu=psutil.Process().memory_info().rss / _GIB,
+    peak_device=largest('peak_bytes_in_use'),
+    reserved_device=largest('pool_bytes'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+  """One tick's progress, the source of the log line and of the statistics.
+
+  Attributes:
+    tick: number of the tick, from 0.
+    nimg: real images shown to the discriminator since the run began.
+    total_sec: seconds of the run so far.
+    sec_per_tick: seconds of this tick's training.
+    sec_per_kimg: the same for 1000 images, maintenance excluded.
+    maintenance_sec: seconds between the last tick's training and this one's:
+      saving and evaluating, or before the first tick the preparations.
+    left_sec: estimate of the seconds still to go.
+    memory: memory at the end of the tick.
+    augment: probability p of the augmentations, 0 without.
+  """
+
+  tick: int
+  nimg: int
+  total_sec: float
+  sec_per_tick: float
+  sec_per_kimg: float
+  maintenance_sec: float
+  left_sec: float
+  memory: Memory
+  augment: float
+
+  @property
+  def kimg(self) -> float:
+    """Thousands of real images shown."""
+    return self.nimg / 1000
+
+  def line(self) -> str:
+    """Returns the log line: names and values in aligned columns.
+
+    The order is the one that users' scripts parse; `left` ends the line.
+    """
+    columns = (
+      f'tick {self.tick:<5d}',
+      f'kimg {self.kimg:<8.1f}',
+      f'time {text.format_duration(self.total_sec):<12s}',
+      f'sec/tick {self.sec_per_tick:<7.1f}',
+      f'sec/kimg {self.sec_per_kimg:<7.2f}',
+      f'maintenance {self.maintenance_sec:<6.1f}',
+      f'cpumem {self.memory.cpu:<6.2f}',
+      f'gpumem {self.memory.peak_device:<6.2f}',
+      f'reserved {self.memory.reserved_device:<6.2f}',
+      f'augment {self.augment:<6.3f}',
+      f'left {text.format_duration(self.left_sec)}',
+    )
+    return ' '.join(columns)
+
+  def values(self) -> dict[str, float]:
+    """Returns the values by the names that `stats.jsonl` gives them."""
+    return {
+      'Progress/tick': float(self.tick),
+      'Progress/kimg': self.kimg,
+      'Progress/augment': self.augment,
+      'Timing/total_sec': self.total_sec,
+      'Timing/sec_per_tick': self.sec_per_tick,
+      'Timing/sec_per_kimg': self.sec_per_kimg,
+      'Timing/maintenance_sec': self.maintenance_sec,
+      'Resources/cpu_mem_gb': self.memory.cpu,
+      'Resources/peak_gpu_mem_gb': self.memory.peak_device,
+      'Resources/peak_gpu_mem_reserved_gb': self.memory.reserved_device,
+    }
+
+
+class TickClock:
+  """Measures ticks and estimates the time left.
+
+      clock = TickClock(nimg=state.nimg, total_nimg=total_nimg)
+      while nimg < total_nimg:
+        clock.start_tick()
+        ...                        # Training steps.
+        tick = clock.end_tick(nimg)  # After the tick's statistics arrived.
+        ...                        # Maintenance.
+
+  Attributes:
+    tick: number of the next tick to end.
+  """
+
+  def __init__(
+    self,
+    *,
+    nimg: int,
+    total_nimg: int,
+    tick: int = 0,
+    elapsed_sec: float | int = 0.0,
+    now: Callable[[], float] = time.monotonic,
+  ):
+    """Starts the clock.
+
+    Args:
+      nimg: images shown before this session, 0 unless the run is resumed.
+      total_nimg: images at which the run ends.
+      tick: number of the first tick of this session.
+      elapsed_sec: seconds the run took before.
+      now: the source of time, in seconds.
+    """
+    self.tick = tick
+    self._total_nimg = total_nimg
+    self._now = now
+    self._nimg = nimg
+    self._tick_start = self._last_end = now()
+    self._run_start = self._last_end - elapsed_sec
+    self._maintenance_sec = 0.0
+    # Time and images from which the rate is measured: see `_left_sec`.
+    self._rate_origin: tuple[float, int] | None = None
+
+  def start_tick(self) -> None:
+    """Begins a tick; the time since the last one ended was maintenance."""
+    self._tick_start = self._now()
+    self._maintenance_sec = self._tick_start - self._last_end
+
+  def end_tick(self, nimg: int, *, augment: float | int = 0.0) -> Tick:
+    """Ends a tick.
+
+    Call it when the results of the tick's last step have arrived, as jitted
+    steps return before they are done.
+
+    Args:
+      nimg: images shown so far.
+      augment: augmentation probability to report.
+
+    Returns:
+      What to report of the tick.
+    """
+    end = self._now()
+    seconds = end - self._tick_start
+    shown = max(nimg - self._nimg, 1)
+    tick = Tick(
+      tick=self.tick,
+      nimg=nimg,
+      total_sec=end - self._run_start,
+      sec_per_tick=seconds,
+      sec_per_kimg=seconds / shown * 1000,
+      maintenance_sec=self._maintenance_sec,
+      left_sec=self._left_sec(nimg, end, seconds / shown),
+      memory=measure_memory(),
+      augment=float(augment),
+    )
+    self.tick += 1
+    self._nimg = nimg
+    self._last_end = end
+    return tick
+
+  def _left_sec(self, nimg: int, end: float, sec_per_image: float) -> float:
+    """Extrapolates this session's mean rate, maintenance included.
+
+    The first tick holds the compilation. It is all there is for the first
+    estimate, and is left out of the later ones.
+    """
+    if self._rate_origin is None:
+      self._rate_origin = (end, nimg)
+    else:
+      start, start_nimg = self._rate_origin
+      sec_per_image = (end - start) / max(nimg - start_nimg, 1)
+    return max(self._total_nimg - nimg, 0) * sec_per_image

@@ -1,0 +1,293 @@
+"""The run folder: options, log, statistics and TensorBoard events.
+
+    training_options.json   the configuration, written once
+    log.txt                 what the run printed, warnings, a crash's traceback
+    options_changes.jsonl   what a resumed run changed in it, if anything
+    stats.jsonl             one line a tick: name -> {num, mean, std}, timestamp
+    events.out.tfevents.*   the same means for TensorBoard, against kimg
+    wandb_id.txt, wandb/    where it is recorded on Weights & Biases too
+
+Several sessions may write one after another: a resumed run goes on in the same
+files, as if it had never stopped.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from sg3jax import files
+from sg3jax.train import statistics
+from sg3jax.train.config import compare
+from sg3jax.train.run_folder import tensorboard, ticks, wandb
+
+Config = Mapping[str, Any] | ml_collections.ConfigDict
+
+
+class RunWriter:
+  """Writes one run's folder.
+
+  Use it as a context manager, or call `close`. While it is open, log records
+  and Python warnings go to `log.txt` too, as far as the logging levels let them
+  through; an exception that leaves the context leaves its traceback there.
+
+  On several hosts every process makes one, and the first alone writes and
+  prints.
+
+  Attributes:
+    workdir: the run folder.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str]):
+    """Opens the run folder, making it if need be.
+
+    Args:
+      workdir: the run folder, on a local or mounted file system.
+
+    Raises:
+      OSError: the folder cannot be made or written to.
+    """
+    self.workdir = pathlib.Path(workdir)
+    self._writes = jax.process_index() == 0
+    self._events: tensorboard.EventsFile | None = None
+    self._wandb: wandb.WandbRun | None = None
+    self._purge_step: int | None = None
+    self._log_handler: logging.Handler | None = None
+    if not self._writes:
+      return
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      handler = _LogHandler(self.workdir / 'log.txt', encoding='utf-8')
+    except OSError as error:
+      raise OSError(
+        f'Cannot write to the workdir {self.workdir}: {error.strerror}. '
+        'Choose another folder, or make this one writable.'
+      ) from error
+    handler.setFormatter(
+      logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s')
+    )
+    # A root logger without handlers writes warnings to the console by itself,
+    # and would stop doing so with ours. This adds a console handler then.
+    logging.basicConfig()
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    self._log_handler = handler
+
+  def __enter__(self) -> 'RunWriter':
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    if error is None:
+      self.close()
+      return
+    with contextlib.suppress(OSError):  # That may be the error itself.
+      self._append_log(''.join(traceback.format_exception(error)))
+    with contextlib.suppress(OSError):
+      self.close()
+
+  def close(self) -> None:
+    """Closes the files; the writer cannot be used afterwards."""
+    if self._log_handler is not None:
+      logging.captureWarnings(False)
+      logging.getLogger().removeHandler(self._log_handler)
+      self._log_handler.close()
+      self._log_handler = None
+    if self._wandb is not None:
+      self._wandb.close()
+      self._wandb = None
+    if self._events is not None:
+      self._events.close()
+      self._events = None
+
+  def log(self, text: str = '') -> None:
+    """Prints a line, or several, and appends the same to `log.txt`."""
+    if self._writes:
+      print(text, flush=True)
+      self._append_log(f'{text}\n')
+
+  def _append_log(self, text: str) -> None:
+    if self._writes:
+      _append(self.workdir / 'log.txt', text)
+
+  def open_wandb(self, project: str, config: Config) -> None:
+    """Records this run in a project on Weights & Biases too.
+
+    Raises:
+      ImportError: If its package is missing.
+    """
+    if self._writes:
+      self._wandb = wandb.WandbRun(project, self.workdir, compare.plain(config))
+
+  def open_options(self, config: Config) -> list[str]:
+    """Records the configuration of a new run, or compares a resumed run's.
+
+    Args:
+      config: the configuration of this session.
+
+    Returns:
+      For a new run, an empty list: `training_options.json` is written. Else
+      that file stays as it is, and the lines of `config_difference` from it to
+      `config` are returned, for the caller to refuse or to accept (and then
+      `write_options`).
+
+    Raises:
+      TypeError: a value that JSON cannot hold; the error names its key.
+      ValueError: the file that is there is not JSON.
+    """
+    path = self.workdir / 'training_options.json'
+    if not path.exists():
+      self.write_options(config)
+      return []
+    try:
+      old = json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f'{path} is not valid JSON ({error}). Restore it, or move it away to '
+        'go on with the options given now.'
+      ) from error
+    return compare.config_difference(old, config)
+
+  def write_options(self, config: Config) -> None:
+    """Writes `training_options.json`, replacing one that is there."""
+    options = json.dumps(compare.plain(config), indent=2)
+    if self._writes:
+      files.write_text(self.workdir / 'training_options.json', f'{options}\n')
+
+  def record_change(
+    self, difference: Sequence[str], config: Config, step: int
+  ) -> None:
+    """Puts another configuration in the place of that of the run so far.
+
+    Args:
+      difference: Lines of `config_difference`; they are logged, and appended
+        to `options_changes.jsonl` with the step.
+      config: The configuration from there on.
+      step: Steps that the run has done.
+    """
+    self.log(f'Changed:        at step {step}: ' + '; '.join(difference))
+    if self._writes:
+      record = {
+        'step': step,
+        'changes': list(difference),
+        'timestamp': time.time(),
+      }
+      path = self.workdir / 'options_changes.jsonl'
+      _append(path, f'{json.dumps(record)}\n')
+    self.write_options(config)
+
+  def write_tick(self, tick: ticks.Tick, stats: statistics.Stats) -> None:
+    """Reports a tick: prints its line, records its statistics.
+
+    Args:
+      tick: progress, rates and memory.
+      stats: what the steps of the tick reported, name -> {num, mean, std}.
+    """
+    if not self._writes:
+      return
+    self.log(tick.line())
+    stats = {**stats, **statistics.summarize(tick.values())}
+    timestamp = time.time()
+    line = json.dumps({**stats, 'timestamp': timestamp})
+    _append(self.workdir / 'stats.jsonl', f'{line}\n')
+    means = {name: summary['mean'] for name, summary in stats.items()}
+    self._write_curves(means, tick.kimg)
+
+  def write_figures(self, figures: Mapping[str, float], kimg: float) -> None:
+    """Adds the figures of a snapshot to the curves, as `Metrics/NAME`.
+
+    Args:
+      figures: What was measured, by name.
+      kimg: Thousands of images shown at the snapshot.
+    """
+    if self._writes and figures:
+      named = {f'Metrics/{name}': float(v) for name, v in figures.items()}
+      self._write_curves(named, kimg)
+
+  def _write_curves(self, values: Mapping[str, float], kimg: float) -> None:
+    if self._events is None:
+      self._events = tensorboard.EventsFile(self.workdir, self._purge_step)
+    try:
+      # Whole kimg, as in the names of the snapshots.
+      self._events.add(values, int(kimg), time.time())
+    except OSError as error:
+      path = self.workdir / 'events.out.tfevents.*'
+      raise files.write_error(path, error) from error
+    if self._wandb is not None:
+      self._wandb.log(values, kimg)
+
+  def truncate_after(self, kimg: float | int) -> dict[str, Any]:
+    """Cuts off the records of what a resumed run is about to do again.
+
+    A run that is killed has recorded ticks after its last checkpoint. Their
+    lines of `stats.jsonl` and of `metric-*.jsonl`, and a line that was being
+    written, move to files of the same name with the suffix `.orphaned`;
+    TensorBoard is told to hide their events. Call it before `write_tick`.
+
+    Args:
+      kimg: thousands of images at which the run goes on; lines beyond are cut.
+        A run that starts over, before its first tick, gives a negative number.
+
+    Returns:
+      The last line of `stats.jsonl` that was kept, empty if there is none.
+    """
+    self._purge_step = max(int(kimg) + 1, 0)
+    last: dict[str, Any] = {}
+    for path in (
+      self.workdir / 'stats.jsonl',
+      *sorted(self.workdir.glob('metric-*.jsonl')),
+    ):
+      if not path.exists():
+        continue
+      text = path.read_text(encoding='utf-8')
+      kept, cut = _split_lines(text, kimg)
+      remaining = ''.join(f'{line}\n' for line in kept)
+      if self._writes and remaining != text:
+        # In this order a kill in between leaves a line twice, never nowhere.
+        with open(f'{path}.orphaned', 'a', encoding='utf-8') as file:
+          file.writelines(f'{line}\n' for line in cut)
+        files.write_text(path, remaining)
+        self.log(
+          f'Moved {len(cut)} line(s) after {kimg:g} kimg from {path.name} to '
+          f'{path.name}.orphaned'
+        )
+      if path.name == 'stats.jsonl' and kept:
+        last = json.loads(kept[-1])
+    return last
+
+
+class _LogHandler(logging.FileHandler):
+  """Writes records; what it cannot write, the run itself will notice."""
+
+  def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    del record
+
+
+def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
+  """Splits JSON lines into those up to `kimg`, or without one, and the rest."""
+  kept, cut = [], []
+  for line in filter(None, text.splitlines()):
+    try:
+      record = json.loads(line)
+      stat = record.get('Progress/kimg', {})
+      reached = record.get('kimg', stat.get('mean'))
+      keep = reached is None or reached <= kimg
+    except json.JSONDecodeError:
+      keep = False  # Cut short by a kill.
+    (kept if keep else cut).append(line)
+  return kept, cut
+
+
+def _append(path: pathlib.Path, text: str) -> None:
+  try:
+    with open(path, 'a', encoding='utf-8') as file:
+      file.write(text)
+  except OSError as error:
+    raise files.write_error(path, error) from error

@@ -1,0 +1,48 @@
+"""The augmentation of a batch of images."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from sg3jax.train.step.augment import colour, corruptions, geometry, samples
+from sg3jax.train.step.augment.samples import Draws
+from sg3jax.types import AnyArray, Array, Images
+
+
+def augment(
+  images: Images,
+  key: jax.Array,
+  p: Float[AnyArray, ''] | float,
+  ops: tuple[str, ...],
+) -> Float[Array, 'n h w c']:
+  """Augments each image with operators and values of its own.
+
+  Differentiable to any order with respect to the images.
+
+  Args:
+    images: Real or generated images of 1, 3 or 4 channels.
+    key: A random key, of this batch alone.
+    p: Probability of each operator, in [0, 1], may be traced. With 0 the images
+      come out bit for bit.
+    ops: Names of operators, see `draws.get_ops`.
+  """
+  draws = samples.draw(key, p, images.shape, ops)
+  return apply(images, draws)
+
+
+def apply(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
+  """Does to the images what was drawn, in the dtype of the images.
+
+  Geometry, colour, band filter, noise, cutout. An image for which all values of
+  a stage are neutral passes through it bit for bit.
+
+  Args:
+    images: Images of 1, 3 or 4 channels.
+    draws: Values by operator, as `draws.draw` returns them; those that are
+      missing do nothing.
+  """
+  x, draws = jax.tree.map(jnp.asarray, (images, draws))
+  for stage in (geometry, colour, corruptions):
+    if stage.NAMES & draws.keys():
+      x = stage.transform(x, draws)
+  return x.astype(images.dtype)
