@@ -89,8 +89,8 @@ def _make_trainer(config: Config) -> Any:
 class _Program:
   """A new generator that draws four images at a time, compiled once.
 
-  `eval.metrics.equivariance.EquivarianceEvaluator` would compile the network once more,
-  which is most of the time; the protocol is the same.
+  `EquivarianceEvaluator` would compile the network once more, which is most of
+  the time; the protocol is the same.
 
   Args:
     generator: The generator; it draws in float32 throughout.
