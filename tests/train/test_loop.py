@@ -292,9 +292,8 @@ def test_trains_on(tmp_path, precision, channels, label_dim, count, batch):
 
 def test_an_unwritable_workdir_is_refused_before_compute(tmp_path, monkeypatch):
   (tmp_path / 'file').touch()
-  monkeypatch.setattr(
-    loop.trainer_lib, 'jit_init', None
-  )  # Nothing is computed.
+  # Nothing is computed.
+  monkeypatch.setattr(loop.trainer_lib, 'jit_init', None)
   with pytest.raises(OSError, match=r'Cannot write to the workdir .*/file/run'):
     _train(_config(), noise.Noise(), tmp_path / 'file' / 'run')
 

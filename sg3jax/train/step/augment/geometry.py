@@ -201,7 +201,7 @@ def _scaling(x: Array, y: Array) -> Float[Array, 'n 3 3']:
 
 
 def _rotation(angle: Array, *, exact: bool = False) -> Float[Array, 'n 3 3']:
-  """Maps (1, 0) to (cos, -sin), as resampling does; `exact` at quarter turns."""
+  """Maps (1, 0) to (cos, -sin), as resampling; `exact` at quarter turns."""
   c, s = jnp.cos(angle), jnp.sin(angle)
   if exact:
     c, s = jnp.round(c), jnp.round(s)
