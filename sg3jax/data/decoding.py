@@ -150,7 +150,8 @@ def _max_bits(image: Image.Image, head: bytes) -> int:
   if image.format == 'TIFF':
     return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # pyright: ignore[reportAttributeAccessIssue]
   if image.format == 'PPM':
-    arguments = image.tile[0].args  # Of the decoder: a mode and the maximum.
+    # The decoder's: a mode and the largest value.
+    arguments = image.tile[0].args  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(arguments, tuple) and isinstance(arguments[1], int):
       return arguments[1].bit_length()
   return 8

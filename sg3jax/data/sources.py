@@ -87,7 +87,7 @@ class Subset:
     self.label_dim = source.label_dim
     self.class_names = class_names(source)
     self.unused_labels = unused_labels(source)
-    self.notes = _notes(source)
+    self.notes = notes(source)
     self.changes = changes(source)
 
   def __len__(self) -> int:
@@ -132,7 +132,8 @@ def fingerprint(source: ImageSource) -> str | None:
   return source.fingerprint() if hasattr(source, 'fingerprint') else None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _notes(source: ImageSource) -> tuple[str, ...]:
+def notes(source: ImageSource) -> tuple[str, ...]:
+  """Returns what of a source was skipped, renamed or left unread."""
   return getattr(source, 'notes', ())
 
 
@@ -157,7 +158,7 @@ def describe(source: ImageSource) -> list[str]:
         f'{len(counts):,}: {report.examples(shown, _MOST_CLASSES)}. The '
         'networks have these classes, but will not learn them'
       )
-  lines += [f'{"Data note:":15} {note}' for note in _notes(source)]
+  lines += [f'{"Data note:":15} {note}' for note in notes(source)]
   if unused := unused_labels(source):
     lines.append(
       f'Warning: {unused}, unused: set data.cond to True to train on them'
