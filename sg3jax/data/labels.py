@@ -308,8 +308,8 @@ def _parse_entry(entry: Any, where: str) -> tuple[str, int | Sequence[float]]:
       pass
     case [str(name), int(label)] if not 0 <= label < _MAX_CLASSES:
       raise ValueError(
-        f'{where} gives {report.printable(name)} the label {label}: count '
-        'classes from 0'
+        f'{where} gives {report.printable(name)} the label {_shown(label)}: '
+        'count classes from 0'
       )
     case [str(name), int(label)]:
       return name, label

@@ -153,9 +153,10 @@ def _change(old: Any, new: int) -> str:
   )
 
 
-def _class_change(old: list[str] | None, new: list[str] | None) -> str:
-  gone = [name for name in old or () if name not in (new or ())]
-  added = [name for name in new or () if name not in (old or ())]
+def _class_change(recorded: Any, new: list[str] | None) -> str:
+  old = recorded if isinstance(recorded, list) else []
+  gone = [str(name) for name in old if name not in (new or ())]
+  added = [name for name in new or () if name not in old]
   parts = [
     f'classes {word}: {report.examples(names)}'
     for word, names in (('removed', gone), ('added', added))
