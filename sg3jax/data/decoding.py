@@ -159,8 +159,10 @@ def _max_bits(image: Image.Image, head: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int:
   """Returns the orientation tag, 1 for upright or none."""
-  # Of a PNG file without it, Pillow would decode the whole image to find it.
-  if image.format != 'TIFF' and 'exif' not in image.info:
+  try:
+    # Not the method of PNG files, which decodes them first.
+    tags = Image.Image.getexif(image)
+  except Exception:  # Damaged tags, in what may be a sound image.
     return 1
-  value = image.getexif().get(ExifTags.Base.Orientation, 1)
+  value = tags.get(ExifTags.Base.Orientation, 1)
   return value if isinstance(value, int) else 1

@@ -245,6 +245,11 @@ def _open_all(
     return _open_embedded(argument, resolution, use_labels)
   if kind == 'tfds':
     return _open_tfds(argument, resolution, use_labels)
+  if '://' in spec:
+    raise ValueError(
+      f'data.source must be {_FORMS}, got the address {spec!r}: download the '
+      'data first'
+    )
   path = pathlib.Path(spec).expanduser()
   if not path.exists():
     raise FileNotFoundError(
