@@ -61,7 +61,7 @@ class Folder:
 
   Attributes:
     path: The folder.
-    notes: What was renamed, as sentences.
+    notes: Sentences on names in another spelling and links left out.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -80,7 +80,7 @@ class Folder:
     return list(self._names)
 
   def _walk(self, loops: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields the names of files twice; collects the links that never end."""
+    """Yields files for `_uniform`; adds links in circles to `loops`."""
     for folder, folders, names in os.walk(
       self.path, followlinks=True, onerror=_raise
     ):
@@ -111,7 +111,7 @@ class Zip:
 
   Attributes:
     path: The zip file.
-    notes: What was renamed, or guessed of the names, as sentences.
+    notes: Sentences on names in another spelling and names found twice.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -174,15 +174,14 @@ def _decoded(info: zipfile.ZipInfo) -> str:
 def _uniform(
   path: pathlib.Path, spelt: Iterable[tuple[str, str]]
 ) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
-  """Makes names uniform.
+  """Makes names uniform, and notes which were not.
 
   Args:
     path: The folder or zip file, for messages.
     spelt: Pairs of the name as it is stored and as it reads.
 
   Returns:
-    Uniform names, sorted; the stored names of those that differ from it; and
-    what to tell people.
+    Uniform names, sorted; the stored names of those that differ; and notes.
 
   Raises:
     ValueError: If two stored names become the same.
