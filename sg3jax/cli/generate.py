@@ -22,7 +22,7 @@ from sg3jax import text
 from sg3jax.cli import common
 from sg3jax.eval import batches, resampling
 from sg3jax.eval.plots import grids
-from sg3jax.train import memory_plan, sharding
+from sg3jax.train import memory_estimate, sharding
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('compilation_cache')
@@ -82,7 +82,7 @@ def _generate() -> None:
   label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim)
   size = common.BATCH.value or batches.fitting_batch(
     model.generator,
-    memory_plan.device_memory(sharding.make_mesh(1)),
+    memory_estimate.device_memory(sharding.make_mesh(1)),
     default=_DEFAULT_BATCH,
   )
   generate = text.announce_first_call(

@@ -200,15 +200,15 @@ class RunWriter:
     means = {name: summary['mean'] for name, summary in stats.items()}
     self._write_curves(means, tick.kimg)
 
-  def write_figures(self, figures: Mapping[str, float], kimg: float) -> None:
-    """Adds the figures of a snapshot to the curves, as `Metrics/NAME`.
+  def write_metrics(self, values: Mapping[str, float], kimg: float) -> None:
+    """Adds the metrics of a snapshot to the curves, as `Metrics/NAME`.
 
     Args:
-      figures: What was measured, by name.
+      values: What was measured, by name.
       kimg: Thousands of images shown at the snapshot.
     """
-    if self._writes and figures:
-      named = {f'Metrics/{name}': float(v) for name, v in figures.items()}
+    if self._writes and values:
+      named = {f'Metrics/{name}': float(v) for name, v in values.items()}
       self._write_curves(named, kimg)
 
   def _write_curves(self, values: Mapping[str, float], kimg: float) -> None:
