@@ -13,6 +13,7 @@ from sg3jax.data import sources
 from sg3jax.eval import evaluators
 from sg3jax.nets import factory
 from sg3jax.train import loop, preemption, sharding
+from sg3jax.train.checkpoint import ranking
 from sg3jax.train.step.state import TrainState
 from sg3jax.types import Config
 
@@ -107,6 +108,7 @@ def train(
     ValueError, OSError, FloatingPointError: As `open_source`, `make_evaluator`
       and `loop.train` do.
   """
+  keep_best = config.log.keep_best
   source = open_source(config) if source is None else source
   mesh = sharding.make_mesh() if mesh is None else mesh
   return loop.train(
@@ -119,4 +121,5 @@ def train(
     profile=profile,
     allow_config_change=allow_config_change,
     read_networks=model_lib.read_networks,
+    best=ranking.old_best(keep_best) if keep_best else None,
   )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
-from sg3jax import text
+from sg3jax import files, text
 from sg3jax.data import sources
 from sg3jax.train import batches as batches_lib
 from sg3jax.train import checkpoint as checkpoint_lib
@@ -51,6 +51,7 @@ def train(
   profile: range = range(0),
   allow_config_change: bool = False,
   read_networks: init_from.Reader = checkpoint_lib.load_networks,
+  best: checkpoint_lib.Best | None = None,
 ) -> TrainState:
   """Trains, or continues training, and returns the last state.
 
@@ -69,6 +70,7 @@ def train(
     allow_config_change: Whether a run may go on with another configuration
       than it began with, as far as the arrays keep their shapes.
     read_networks: Reads what `train.init_from` names.
+    best: The metric by which the best checkpoint is kept beside the newest.
 
   Raises:
     FileNotFoundError: If the run is to start from networks that do not exist.
@@ -79,6 +81,7 @@ def train(
     FloatingPointError: If the losses are not finite for too long.
     RuntimeError: If one of the others is raised on another process alone.
   """
+  workdir = files.local_path(workdir)
   with contextlib.ExitStack() as stack:
     # A run computes in float32, whatever JAX_ENABLE_X64 says.
     stack.enter_context(jax.enable_x64(False))
@@ -89,7 +92,7 @@ def train(
 
     writer, changes = _open_folder(stack, config, workdir, allow_config_change)
     checkpoints = checkpoint_lib.Checkpoints(
-      workdir, keep=config.log.keep_checkpoints, best=config.log.keep_best
+      workdir, keep=config.log.keep_checkpoints, best=best
     )
     stack.callback(checkpoints.close)
 
@@ -106,7 +109,7 @@ def train(
       startup_summary.log_transfer(writer, config, trainer, start)
 
     run = _make_run(
-      config, trainer, writer, checkpoints, evaluators, stop, profile
+      config, trainer, writer, checkpoints, best, evaluators, stop, profile
     )
     stack.callback(run.close)
     batches = stack.enter_context(
@@ -163,6 +166,7 @@ def _make_run(
   trainer: trainer_lib.Trainer,
   writer: writer_lib.RunWriter,
   checkpoints: checkpoint_lib.Checkpoints,
+  best: checkpoint_lib.Best | None,
   evaluators: Sequence[evaluation.Evaluator],
   stop: preemption.Stop | None,
   profile: range,
@@ -178,7 +182,7 @@ def _make_run(
     saver=saving.Saver(
       checkpoints,
       options=config.to_dict(),
-      best=options.keep_best,
+      best=best,
       max_refused=options.max_nonfinite_ticks,
       log=writer.log,
     ),
@@ -263,6 +267,7 @@ class _Run:
       if not self._schedule.is_over(nimg) and self._stop.reached(step):
         self._stop_early(state, step, nimg, stats.result())
         return state
+    self._saver.wait()  # Done only when it is known to be saved.
     self._writer.log(f'Done: {nimg / 1000:g} kimg')
     return state
 
@@ -326,6 +331,7 @@ class _Run:
     self._losses.update(stats, kimg, self._checkpoints.describe_latest())
     if self._checkpoints.latest() != step:
       self._saver.save(state, {}, healthy=self._losses.healthy)
+    self._saver.wait()
     self._stop.obeyed = True
     self._writer.log(
       f'Stopped:        by {self._stop.signal} at step {step}, {kimg:g} kimg. '

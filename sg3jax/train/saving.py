@@ -1,11 +1,11 @@
 """Saving the states of a run, but no sick one over good ones."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import health, processes
-from sg3jax.train.checkpoint import ranking
 from sg3jax.train.step.state import TrainState
 
 
@@ -15,7 +15,7 @@ class Saver:
   Args:
     checkpoints: Where to.
     options: The configuration as plain values.
-    best: Name of the metric that checkpoints are ranked by, or None.
+    best: The metric that the best checkpoint is chosen by, or None.
     max_refused: States in a row that are not finite, at which the run is over.
     log: Takes a line of text.
   """
@@ -25,7 +25,7 @@ class Saver:
     checkpoints: checkpoint_lib.Checkpoints,
     *,
     options: dict[str, Any],
-    best: str | None,
+    best: checkpoint_lib.Best | None,
     max_refused: int,
     log: Callable[[str], None],
   ):
@@ -50,10 +50,10 @@ class Saver:
       FloatingPointError: If this is one state too many that is not finite.
       OSError: If it cannot be written.
     """
-    best = self._best
-    if best and values and ranking.select(values, best) is None:
+    name = self._best.name if self._best else None
+    if name and values and not math.isfinite(values.get(name, math.nan)):
       self._log(
-        f'Warning: log.keep_best is {best}, but no finite value has this name: '
+        f'Warning: log.keep_best is {name}, but no finite value has this name: '
         f'{", ".join(values)}; see log.metrics'
       )
     if not healthy:
@@ -70,3 +70,12 @@ class Saver:
         raise health.diverged(str(error), last_good) from error
     else:
       self._refused = 0
+
+  def wait(self) -> None:
+    """Waits until the newest checkpoint is written, and known to be whole.
+
+    Raises:
+      OSError: If it could not be written, or is not complete.
+    """
+    with processes.fail_together('write a checkpoint'):
+      self._checkpoints.wait()

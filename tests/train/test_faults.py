@@ -20,6 +20,8 @@ from sg3jax.train.step import trainer
 
 pytestmark = pytest.mark.slow
 
+_SWD = checkpoint_lib.Best('swd', higher_is_better=False)
+
 
 def _config(**log):
   """Ticks of two steps, a snapshot with each."""
@@ -58,6 +60,7 @@ def run(tmp_path_factory):
     workdir,
     evaluators=[_broken, _figures],
     profile=range(3, 5),
+    best=_SWD,
   )
   return workdir
 
@@ -89,7 +92,7 @@ def test_a_change_of_options_is_made_when_told(run, tmp_path):
   config.train.augment.p = 0.5  # Not used: the program stays the same.
   with pytest.raises(ValueError, match='change with allow_config_change'):
     _train(config, workdir)
-  state = _train(config, workdir, allow_config_change=True)
+  state = _train(config, workdir, allow_config_change=True, best=_SWD)
   assert int(state.step) == 8
   changes = json.loads((workdir / 'options_changes.jsonl').read_text())
   assert changes['step'] == 6
@@ -117,7 +120,7 @@ def test_another_batch_counts_images(run, tmp_path, batch):
   config.data.workers = 0  # Nothing is read ahead.
   mesh = sharding.make_mesh(1)
   state = loop.train(
-    config, source, workdir, mesh=mesh, allow_config_change=True
+    config, source, workdir, mesh=mesh, allow_config_change=True, best=_SWD
   )
   assert (int(state.step), int(state.nimg)) == (6 + 32 // batch, 80)
   # 40 images an epoch: the end of the second one.

@@ -52,8 +52,8 @@ def test_events_on_a_full_disk_are_an_error_and_no_endless_wait(tmp_path):
   """As many as would fill the queue of a thread that has died."""
   script = f"""
     import resource
-    from sg3jax.train import events
-    file = events.EventsFile({str(tmp_path)!r})
+    from sg3jax.train.run_folder import tensorboard
+    file = tensorboard.EventsFile({str(tmp_path)!r})
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
     try:
       for i in range(1000):
@@ -71,7 +71,7 @@ def test_events_on_a_full_disk_are_an_error_and_no_endless_wait(tmp_path):
   assert process.stdout == f'{errno.EFBIG}\n', process.stderr
 
 
-def test_figures_stand_among_the_curves(tmp_path):
+def test_metrics_stand_among_the_curves(tmp_path):
   class Spy(tensorboard.EventsFile):
     def add(self, values, kimg, timestamp):
       added.append((dict(values), kimg))
@@ -98,9 +98,10 @@ def test_changed_options_are_recorded(tmp_path, capsys):
 _TRACK = """
   import time
   from sg3jax.train.run_folder import progress_bar
-  for i in progress_bar.track(
+  steps = progress_bar.track(
     iter(range(3)), done_kimg=0.5, total_kimg=2, kimg_per_step=0.5
-  ):
+  )
+  for i in steps:
     print('line', i, flush=True)
     time.sleep(0.2)
 """

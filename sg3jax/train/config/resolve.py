@@ -2,7 +2,6 @@
 
 import math
 
-from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import fields
 from sg3jax.train.step import augment as augment_lib
 from sg3jax.types import Config
@@ -143,8 +142,6 @@ def _check(config: Config) -> None:
       'set train.init_from'
     )
   _check_augment(config.train.augment)
-  if config.log.keep_best:
-    ranking.rank(config.log.keep_best, 0)
 
 
 def _check_augment(options: Config) -> None:
