@@ -1,5 +1,6 @@
 """Which of a run's checkpoints is the best one."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -7,6 +8,19 @@ from collections.abc import Mapping
 # By the letters that a figure's name begins with.
 _LOWER = ('swd', 'fid', 'kid', 'ppl')
 _HIGHER = ('eqt', 'eqr', 'is', 'pr', 'precision', 'recall')
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """The metric by which the best checkpoint is chosen.
+
+  Attributes:
+    name: Name of the metric, as in `metric-NAME.jsonl`.
+    higher_is_better: Whether the checkpoint with the highest value is the best.
+  """
+
+  name: str
+  higher_is_better: bool
 
 
 def rank(name: str, value: float | int) -> float:
