@@ -163,4 +163,5 @@ def train(
     profile=profile,
     allow_config_change=allow_config_change,
     read_networks=model_lib.read_networks,
+    best=best_by(config),
   )
