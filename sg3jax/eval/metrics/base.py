@@ -173,7 +173,14 @@ def unregister(name: str) -> None:
 def registry() -> Mapping[str, Metric]:
   """Returns all metrics by name, those of this folder first."""
   _import_all()
-  return dict(_METRICS)
+
+  def place(metric: Metric) -> tuple[bool, str]:
+    home = _home(metric.measure)
+    return not home.startswith(f'{__package__}.'), home.rpartition('.')[0]
+
+  # Not by the order in which modules happen to be imported.
+  metrics = sorted(_METRICS.values(), key=place)
+  return {metric.name: metric for metric in metrics}
 
 
 def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -404,7 +411,7 @@ class Context:
 @functools.cache
 def _import_all() -> None:
   """Imports the modules of this folder, which register their metrics."""
-  package = importlib.import_module('sg3jax.eval.metrics')
+  package = importlib.import_module(__package__)
   for module in pkgutil.iter_modules(package.__path__):
     importlib.import_module(f'{package.__name__}.{module.name}')
 
