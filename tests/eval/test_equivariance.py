@@ -161,6 +161,39 @@ def test_psnr():
   assert transforms_lib.psnr(np.zeros(2), np.ones(2)) == math.inf
 
 
+def test_the_interval_is_that_of_repetitions():
+  # Groups of four share a transform, by which most of the errors vary.
+  rng = np.random.default_rng(0)
+  factors = np.exp(0.5 * rng.normal(size=(400, 50, 1)))
+  errors = factors * rng.uniform(0.9, 1.1, size=(400, 50, 4))
+  counts = rng.integers(80, 120, size=(400, 50, 1)) * np.ones((1, 1, 4))
+  values, widths = [], []
+  for e, n in zip(errors * counts, counts, strict=True):
+    values.append(transforms_lib.psnr(e.ravel(), n.ravel()))
+    widths.append(transforms_lib.psnr_ci95(e.ravel(), n.ravel(), 4))
+  assert np.mean(widths) == pytest.approx(1.96 * np.std(values), rel=0.1)
+  # As if there were four times as many groups.
+  alone = transforms_lib.psnr_ci95(errors[0].ravel(), counts[0].ravel() + 0, 1)
+  assert alone < 0.6 * widths[0]
+
+
+def test_the_interval_of_too_little_or_of_nothing():
+  ones = np.ones(4)
+  assert transforms_lib.psnr_ci95(ones, ones, 4) == math.inf
+  assert transforms_lib.psnr_ci95(0 * ones, ones, 2) == 0
+  # The last group is smaller.
+  assert transforms_lib.psnr_ci95(np.ones(6), np.ones(6), 4) == 0
+
+
+def test_a_further_transform_leaves_the_keys_of_others(monkeypatch):
+  groups = jnp.arange(5)
+  before = equivariance._split_keys(jax.random.key(1), groups)
+  more = transforms_lib.TRANSFORMS | {'eqx': None}
+  monkeypatch.setattr(equivariance, 'TRANSFORMS', more)
+  after = equivariance._split_keys(jax.random.key(1), groups)
+  assert (after[: len(before)] == before).all()
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [

@@ -8,7 +8,9 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sg3jax import launch
@@ -16,11 +18,12 @@ from sg3jax import model as model_lib
 from sg3jax.eval.metrics import base
 from sg3jax.eval.plots import curves
 from sg3jax.sweeps import analysis, report, store, training
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
 from sg3jax.train import evaluation, loop, sharding
-from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import files as config_files
 from sg3jax.train.run_folder import writer as writer_lib
+from sg3jax.train.step.state import TrainState
 from sg3jax.types import Snapshot
 
 _TINY = pathlib.Path(__file__).parents[1] / 'cli' / 'tiny_run.py'
@@ -145,8 +148,29 @@ def test_it_has_a_panel_among_the_curves(run):
   assert line.value.tolist() == [found['brightness8'] for found in values]
 
 
-def test_the_best_checkpoint_is_kept_by_it(config):
-  assert launch.best_by(config) == ranking.Best('brightness8', True)
+def _state(step):
+  params = {'params': {'bias': jnp.full(2, step, jnp.float32)}}
+  return TrainState(
+    step=np.int32(step),
+    nimg=np.int32(8 * step),
+    generator=params,
+    discriminator=params,
+    generator_ema=params,
+    generator_opt=optax.adam(1e-3).init(params['params']),
+    discriminator_opt=optax.adam(1e-3).init(params['params']),
+    pl_mean=np.float32(0),
+  )
+
+
+def test_the_best_checkpoint_is_kept_by_it(config, tmp_path):
+  best = launch.best_by(config)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, keep=1, best=best)
+  for step, value in ((1, 50.0), (2, 90.0), (3, 10.0)):
+    state = jax.tree.map(jnp.asarray, _state(step))
+    checkpoints.save(state, {}, {'swd': -value, 'brightness8': value})
+  checkpoints.close()
+  names = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert names == {'2', '3'}
 
 
 def test_evaluate_measures_it(model, tmp_path):

@@ -38,6 +38,8 @@ from sg3jax.types import ImagesU8, Variables
 
 _T = TypeVar('_T')
 
+_FOLDER = 'sg3jax.eval.metrics'  # Whose modules register themselves.
+
 # What a metric can need beside a generator.
 REALS = 'reals'  # Real images to compare with.
 TRANSFORMS = 'transforms'  # A generator whose input can be moved.
@@ -173,7 +175,14 @@ def unregister(name: str) -> None:
 def registry() -> Mapping[str, Metric]:
   """Returns all metrics by name, those of this folder first."""
   _import_all()
-  return dict(_METRICS)
+
+  def place(metric: Metric) -> tuple[bool, str]:
+    home = _home(metric.measure)
+    return not home.startswith(f'{_FOLDER}.'), home.rpartition('.')[0]
+
+  # Not by the order in which modules happen to be imported.
+  metrics = sorted(_METRICS.values(), key=place)
+  return {metric.name: metric for metric in metrics}
 
 
 def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -404,7 +413,7 @@ class Context:
 @functools.cache
 def _import_all() -> None:
   """Imports the modules of this folder, which register their metrics."""
-  package = importlib.import_module('sg3jax.eval.metrics')
+  package = importlib.import_module(_FOLDER)
   for module in pkgutil.iter_modules(package.__path__):
     importlib.import_module(f'{package.__name__}.{module.name}')
 
