@@ -6,6 +6,7 @@ batch are global by construction and no number depends on the device count.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +16,38 @@ from jax.sharding import PartitionSpec as P
 from sg3jax.types import DATA_AXIS, Array, Tree
 
 
+def find_devices() -> list[Any]:
+  """Returns the devices that JAX sees.
+
+  Raises:
+    ValueError: If there is no device of the platform that JAX was told to use.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # The latter says nothing.
+    # Pyright does not know the settings, which are made at import.
+    platforms = jax.config.jax_platforms  # pyright: ignore
+    told = (
+      f'of the platform {platforms}, which JAX_PLATFORMS={platforms} asks for'
+      if platforms
+      else 'that it can use'
+    )
+    reason = str(error).partition('\n')[0] or 'no such hardware or plugin'
+    raise ValueError(
+      f'JAX finds no device {told} ({reason}): unset JAX_PLATFORMS, or set it '
+      'to a platform of this machine, such as cpu; a GPU or TPU needs the '
+      'package sg3jax[cuda] or sg3jax[tpu]'
+    ) from error
+
+
 def make_mesh(num_devices: int | None = None) -> Mesh:
   """Returns a mesh of one 'data' axis over devices, all of them by default.
 
   Raises:
-    ValueError: If there are fewer devices than asked for.
+    ValueError: If there are fewer devices than asked for, or none of the
+      platform that JAX was told to use.
   """
-  devices = jax.devices()
+  devices = find_devices()
   if num_devices is not None:
     if not 1 <= num_devices <= len(devices):
       raise ValueError(
