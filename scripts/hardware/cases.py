@@ -11,14 +11,13 @@ from typing import Any
 
 import aot_gpu
 import jax
-import jax.numpy as jnp
+import layer_shapes
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import (
   api,
   banded,
   interpreted,
-  make_plan,
   measured,
   platform,
   reference,
@@ -29,7 +28,6 @@ from sg3jax.types import Array
 
 DESIGNS = {'t': spec_lib.stylegan3_t, 'r': spec_lib.stylegan3_r}
 DIRECTIONS = ('forward', 'backward', 'tangent')
-CLAMP = 256.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,24 +94,12 @@ def cases(
     directions: Some of `DIRECTIONS`.
     **options: Of the design, such as `channel_base`.
   """
-  kinds: dict[tuple[Any, ...], list[Case]] = {}
-  for layer in DESIGNS[design](resolution, **options).layers:
-    if layer.is_torgb:
-      continue
-    size = (layer.padded_size, layer.padded_size)
-    plan = make_plan(size, jnp.float16, **layer.nonlinearity(), clamp=CLAMP)
-    kind = (
-      size, layer.out_channels, layer.up_factor, layer.padding,
-      len(plan.contract),
-    )  # fmt: skip
-    kinds.setdefault(
-      kind,
-      [
-        Case(f'{design}-{resolution}', layer.name, plan, d, layer.out_channels)
-        for d in directions
-      ],
-    )
-  return [case for cases in kinds.values() for case in cases]
+  spec = DESIGNS[design](resolution, **options)
+  return [
+    Case(f'{design}-{resolution}', layer.name, plan, d, layer.out_channels)
+    for layer, plan in layer_shapes.distinct_layers(spec, 'float16')
+    for d in directions
+  ]
 
 
 def kernel_name() -> str:
