@@ -1,4 +1,4 @@
-"""What the GPU compiler makes of the Mosaic GPU kernel, without a GPU.
+"""Compiles the Mosaic GPU kernel for GPUs that are not there, and describes it.
 
 Needs the CUDA plugin of JAX and the CUDA compiler, `_REMEDY`; with nvdisasm
 the instructions of the main loop are counted too.

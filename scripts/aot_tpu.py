@@ -1,4 +1,4 @@
-"""What the TPU compiler makes of the Pallas kernel, without a TPU.
+"""Compiles the Pallas kernel for TPUs that are not there, and describes it.
 
 Needs the TPU compiler, which `pip install 'jax[tpu]'` brings. It writes the
 static schedule of a kernel as text, one line for each bundle of instructions
@@ -46,7 +46,7 @@ _LINE = re.compile(r'^\s*(?:0x[0-9a-f]+|\d+)\s+(LB|LH|LE|PB|PF|CT)?\s*:\s*(>*)')
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of a compiled kernel.
+  """Facts of a compiled kernel.
 
   Attributes:
     generation: The TPU that it was compiled for.

@@ -24,7 +24,7 @@ from sg3jax.ops.filtered_lrelu import api, interpreted, platform
 _NETWORK = flags.DEFINE_string(
   'network', None, 'A run or a checkpoint.', required=True
 )
-_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images for each figure.')
+_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images for each metric.')
 _BATCH = flags.DEFINE_integer('batch', 8, 'Images at a time, in fours.')
 _IMPLEMENTATIONS = flags.DEFINE_list(
   'implementations', ['banded', 'pallas_tpu'], 'Of filtered_lrelu.'
@@ -37,7 +37,7 @@ _PRECISIONS = flags.DEFINE_list(
 def measure(
   model: sg3jax.Model, precision: str, implementation: str
 ) -> dict[str, float]:
-  """Returns the figures in dB by name."""
+  """Returns the values of the metrics, in dB, by name."""
   generator = model.generator.clone(
     low_precision_dtype=factory.PRECISIONS[precision],
     conv_clamp=None if precision == 'fp32' else 256.0,
@@ -70,11 +70,11 @@ def main(argv: Sequence[str]) -> None:
     _PRECISIONS.value, _IMPLEMENTATIONS.value
   ):
     try:
-      figures = measure(model, precision, implementation)
+      values = measure(model, precision, implementation)
     except NotImplementedError as error:
       print(f'{precision:6}{implementation:12} {error}')
       continue
-    text = '  '.join(f'{name} {db:.2f} dB' for name, db in figures.items())
+    text = '  '.join(f'{name} {db:.2f} dB' for name, db in values.items())
     print(f'{precision:6}{implementation:12} {text}', flush=True)
 
 

@@ -50,12 +50,12 @@ class Case:
 
   @property
   def chain(self) -> Chain:
-    """What a kernel computes."""
+    """The chain that a kernel computes."""
     return getattr(self.plan, self.direction)
 
   @property
   def columns(self) -> dict[str, Any]:
-    """What a table says of the case."""
+    """The cells of the case's row in a table."""
     size = self.chain.in_sizes[0][0]
     return {
       'design': self.design,

@@ -1,4 +1,4 @@
-"""What is made of measured hardware, and what the default makes of that."""
+"""Tables are made of measured hardware, and the default follows them."""
 
 import hardware_tables
 import jax

@@ -422,7 +422,7 @@ def test_long_directories_are_not_opened(is_zip64, monkeypatch):
 
 
 def test_ends_of_zips_agree():
-  """What is counted is what `zipfile` opens."""
+  """The members that are counted are those that `zipfile` opens."""
   comment = bytearray(_zip(_NOTHING) + b'x')
   comment[-3] = 1  # The comment's length.
   _refused(bytes(comment), 'not end with its', records.CheckpointError)

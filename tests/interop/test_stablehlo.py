@@ -26,7 +26,9 @@ from sg3jax.interop import model_files, stablehlo
 from sg3jax.interop.official import convert
 from sg3jax.interop.torch_pickle import reader
 
-_EXAMPLE = pathlib.Path(__file__).parents[2] / 'examples' / 'draw_stablehlo.py'
+_EXAMPLE = (
+  pathlib.Path(__file__).parents[2] / 'examples' / 'generate_stablehlo.py'
+)
 
 # Runs a script as if this package were not installed.
 _WITHOUT_US = (

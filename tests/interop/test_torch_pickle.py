@@ -1,4 +1,4 @@
-"""What real files of PyTorch hold, and arbitrary values in their structure."""
+"""Reads real files of PyTorch, and arbitrary values in their structure."""
 
 import pathlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Which points run, what is recorded of them, and the table."""
+"""The right points run, are recorded, and make the table."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What is reported of a point that was trained."""
+"""A trained point reports its metrics."""
 
 import json
 
