@@ -10,8 +10,8 @@ is the moving average's; `--of=generator` is the one in training.
     sg3jax export --network=models/ffhq --output=g.stablehlo
 
 is the generator with its arrays as StableHLO, which JAX runs on a CPU, a GPU or
-a TPU without this package: see `examples/generate_stablehlo.py`. Its two halves are
-`--of=mapping` and `--of=synthesis`. What it takes and returns is in
+a TPU without this package: see `examples/generate_stablehlo.py`. Its two halves
+are `--of=mapping` and `--of=synthesis`. What it takes and returns is in
 `g.stablehlo.json`.
 """
 
