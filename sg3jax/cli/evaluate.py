@@ -16,7 +16,7 @@ from absl import flags
 
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.data import sources
+from sg3jax.data import report, sources
 from sg3jax.eval import evaluators
 from sg3jax.train import memory_plan, sharding
 from sg3jax.types import Snapshot
@@ -56,6 +56,9 @@ def _evaluate() -> None:
       resolution=model.resolution,
       use_labels=model.label_dim > 0,
     )
+    for note in sources.notes(source):
+      common.say(f'{"Data note:":15} {note}')
+    _check_classes(sources.class_names(source), model.class_names)
   measurements = evaluators.Measurements(
     source,
     metrics=_METRICS.value,
@@ -82,6 +85,18 @@ def _evaluate() -> None:
     figures = measurements(painter, snapshot)
   about = {'kimg': model.kimg, 'precision': model.precision}
   print(json.dumps(figures | about))
+
+
+def _check_classes(
+  data: tuple[str, ...] | None, model: tuple[str, ...] | None
+) -> None:
+  """Raises a ValueError if data and model number their classes differently."""
+  if data and model and data != model:
+    raise ValueError(
+      'the classes of --data must be those of the network, got '
+      f'{report.examples(data)} for {report.examples(model)}: name the folders '
+      'alike, or give class numbers in dataset.json'
+    )
 
 
 def _run_folder(network: str) -> pathlib.Path:

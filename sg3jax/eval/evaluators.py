@@ -188,7 +188,8 @@ class SnapshotEvaluator:
   @functools.cached_property
   def _shown(self) -> np.ndarray:
     """Indices of the reals in the grid, one class a row."""
-    return grids.grid_indices(self._source.labels(), self._grid, self._seed)
+    labels = self._source.labels()
+    return grids.grid_indices(labels.values, self._grid, self._seed)
 
   def _draw_reals(self, workdir: pathlib.Path) -> None:
     reals = np.stack([self._source[int(i)]['image'] for i in self._shown])
@@ -202,8 +203,9 @@ class SnapshotEvaluator:
     """Returns the styles of the grid; fakes have the labels of the reals."""
     rng = np.random.RandomState(self._seed)
     z = rng.randn(len(self._shown), snapshot.generator.z_dim)
-    labels = self._source.labels()[self._shown]
-    c = labels.astype(np.float32) if self._source.label_dim else None
+    c = None
+    if self._source.label_dim:
+      c = self._source.labels()[self._shown]
     assert self._painter is not None
     return self._painter.styles(snapshot.variables, z.astype(np.float32), c)
 
@@ -323,7 +325,7 @@ class Measurements:
     if painter.generator.label_dim:
       assert self._source is not None
       labels = self._source.labels()
-      c = labels[rng.randint(len(labels), size=len(z))].astype(np.float32)
+      c = labels[rng.randint(len(labels), size=len(z))]
     ws = painter.styles(snapshot.variables, z.astype(np.float32), c)
     fakes = painter.synthesize(snapshot.variables, ws)
     return {'swd': reals(fakes)}, reals.num_images
@@ -346,7 +348,8 @@ class Measurements:
     if painter.generator.label_dim:
       if self._source is None:
         raise ValueError('a conditional network needs labels: pass --data')
-      variables['labels'] = self._source.labels().astype(np.float32)
+      # Class indices stay such: one-hot, all of them may fill the device.
+      variables['labels'] = self._source.labels().values
     if self._equivariance is None:  # Compiles once for all snapshots.
       self._equivariance = equivariance.EquivarianceEvaluator(
         *_equivariance_functions(painter.generator),
@@ -378,6 +381,8 @@ def _equivariance_functions(generator: Any):
     if generator.label_dim:
       labels = variables['labels']
       c = labels[jax.random.randint(c_key, (n,), 0, len(labels))]
+      if labels.ndim == 1:
+        c = jax.nn.one_hot(c, generator.label_dim)
     return generator.apply(variables['generator'], z, c, method='mapping')
 
   return synthesize, sample_ws

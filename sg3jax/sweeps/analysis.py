@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sg3jax.data import labels as labels_lib
 from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
@@ -170,8 +171,8 @@ class _Program:
     z = rng.randn(_GROUP, generator.z_dim).astype(np.float32)
     c = eye = None
     if generator.label_dim:
-      labels = np.eye(generator.label_dim, dtype=np.float32)
-      c = labels[rng.randint(len(labels), size=_GROUP)]
+      classes = rng.randint(generator.label_dim, size=_GROUP)
+      c = labels_lib.one_hot(classes, generator.label_dim)
     if generator.spec.takes_transforms:
       eye = np.tile(np.eye(3, dtype=np.float32), (_GROUP, 1, 1))
     return z, c, eye

@@ -4,6 +4,7 @@ import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,12 @@ from sg3jax.train import (
 )
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import compare
-from sg3jax.train.run_folder import progress_bar, startup_summary, ticks
+from sg3jax.train.run_folder import (
+  dataset,
+  progress_bar,
+  startup_summary,
+  ticks,
+)
 from sg3jax.train.run_folder import writer as writer_lib
 from sg3jax.train.step import ada, augment, freeze, phases
 from sg3jax.train.step import trainer as trainer_lib
@@ -82,6 +88,9 @@ def train(
     writer = stack.enter_context(writer_lib.RunWriter(workdir))
     stack.enter_context(jax.set_mesh(mesh))
     changes = _check_options(config, writer, allow_config_change)
+    changes += dataset.check(
+      writer.workdir, source, allow_config_change=allow_config_change
+    )
     if config.log.wandb_project:
       writer.open_wandb(config.log.wandb_project, config)
     checkpoints = checkpoint_lib.Checkpoints(
@@ -93,6 +102,7 @@ def train(
     )
     if changes:  # Now that the checkpoint is known to fit.
       writer.record_change(changes, config, int(state.step))
+    dataset.record(writer.workdir, source)
     startup_summary.log_run(
       writer, config, source, trainer, state, mesh, reasons
     )
@@ -102,6 +112,7 @@ def train(
     stack.callback(profiler.close)
     run = _Run(
       config,
+      dataset.with_class_names(config.to_dict(), source),
       trainer,
       writer,
       checkpoints,
@@ -301,6 +312,7 @@ class _Run:
   def __init__(
     self,
     config: Config,
+    options: dict[str, Any],
     trainer: trainer_lib.Trainer,
     writer: writer_lib.RunWriter,
     checkpoints: checkpoint_lib.Checkpoints,
@@ -310,6 +322,7 @@ class _Run:
     profiler: profiling.Profiler,
   ):
     self._config = config
+    self._options = options
     self._trainer = trainer
     self._writer = writer
     self._checkpoints = checkpoints
@@ -408,7 +421,7 @@ class _Run:
       self._writer.log('Not saved:      the losses are not finite')
       return
     try:
-      self._checkpoints.save(state, self._config.to_dict(), figures)
+      self._checkpoints.save(state, self._options, figures)
     except FloatingPointError as error:
       self._refused += 1
       self._writer.log(f'Not saved:      {error}')

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from sg3jax.data import sources
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.step import augment as augment_lib
 from sg3jax.types import Config
@@ -29,6 +30,9 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
     ValueError: If a value is out of range; the message names the field.
   """
   _check(config)
+  if config.data.source:
+    # A resumed run may have another current folder.
+    config.data.source = sources.absolute(config.data.source)
   reasons = []
 
   def settle(section: str, field: str, value, reason: str) -> None:
