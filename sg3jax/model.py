@@ -46,9 +46,11 @@ class Model:
     networks: dict[str, Variables],
     step: int = 0,
     precision: str = 'fp32',
+    nimg: int = 0,
   ):
     self.options = options
     self.step = step
+    self._nimg = nimg
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
     # Whatever the precision of training was: float32 unless asked otherwise, as
@@ -66,9 +68,7 @@ class Model:
   @property
   def kimg(self) -> float:
     """Thousands of real images that training had shown, 0 if unknown."""
-    if not self.step:
-      return 0.0
-    return self.step * self.options['train']['batch'] / 1000
+    return self._nimg / 1000
 
   @property
   def z_dim(self) -> int:
@@ -334,7 +334,10 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
     ValueError: If an imported model is damaged, or `path` is an official
       checkpoint, which is to be imported first, or the precision is unknown.
   """
-  return Model(*read_networks(path), precision=precision)
+  options, networks, step = read_networks(path)
+  # Not steps times the batch, which may have changed on the way.
+  nimg = checkpoint_lib.load_nimg(path) if step else 0
+  return Model(options, networks, step, precision, nimg)
 
 
 def read_networks(

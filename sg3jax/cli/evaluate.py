@@ -18,7 +18,7 @@ from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import report, sources
 from sg3jax.eval import evaluators
-from sg3jax.train import memory_plan, sharding
+from sg3jax.train import memory_estimate, sharding
 from sg3jax.types import Snapshot
 
 flags.declare_key_flag('network')
@@ -79,7 +79,7 @@ def _evaluate() -> None:
       model.generator,
       mesh,
       batch_size=common.BATCH.value,
-      memory=memory_plan.device_memory(mesh),
+      memory=memory_estimate.device_memory(mesh),
       log=common.say,
     )
     figures = measurements(painter, snapshot)

@@ -23,7 +23,7 @@ from sg3jax.cli import common
 from sg3jax.data import report
 from sg3jax.eval import batches, resampling
 from sg3jax.eval.plots import grids
-from sg3jax.train import memory_plan, sharding
+from sg3jax.train import memory_estimate, sharding
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('compilation_cache')
@@ -92,7 +92,7 @@ def _generate() -> None:
     )
   size = common.BATCH.value or batches.fitting_batch(
     model.generator,
-    memory_plan.device_memory(sharding.make_mesh(1)),
+    memory_estimate.device_memory(sharding.make_mesh(1)),
     default=_DEFAULT_BATCH,
   )
   generate = text.announce_first_call(

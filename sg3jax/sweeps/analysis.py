@@ -13,7 +13,7 @@ from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 from sg3jax.types import Array, Config, Variables
 
 # Standard deviation of trained pictures, of the range [-1, 1], near enough.
@@ -84,7 +84,7 @@ def _make_trainer(config: Config) -> Any:
     img_channels=3 if model.img_channels is None else model.img_channels,
     label_dim=model.label_dim or 0,
   )
-  return loop.make_trainer(config)
+  return build.make_trainer(config)
 
 
 class _Program:

@@ -172,8 +172,8 @@ class Driver:
       record['config'] | {'options': record['options']},
       point.config.to_dict() | {'options': self._options},
     )
-    younger = compare.younger_fields()
-    return [line for line in difference if line not in younger]
+    added = compare.added_fields()
+    return [line for line in difference if line not in added]
 
   def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
     # What has no part in a step's numbers, a run's own folder may go on with.

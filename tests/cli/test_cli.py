@@ -19,7 +19,7 @@ import sg3jax
 from sg3jax.cli import common, evaluate
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 
 _CONFIG = tiny_run.__file__
 
@@ -65,7 +65,7 @@ def conditional_run(tmp_path_factory):
   rng = np.random.RandomState(0)
   state = jax.tree.map(
     lambda x: np.ones(x.shape, x.dtype),
-    jax.eval_shape(loop.make_trainer(config).init, jax.random.key(0)),
+    jax.eval_shape(build.make_trainer(config).init, jax.random.key(0)),
   )
   params = jax.tree.map(
     lambda x: rng.randn(*x.shape).astype(x.dtype),

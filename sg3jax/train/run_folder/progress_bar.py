@@ -10,17 +10,21 @@ _T = TypeVar('_T')
 
 
 def track(
-  batches: Iterator[_T], *, done: int, total: int, kimg_per_step: float | int
+  batches: Iterator[_T],
+  *,
+  done_kimg: float,
+  total_kimg: float,
+  kimg_per_step: float,
 ) -> Iterator[_T]:
-  """Yields the batches of the steps and draws how far they are.
+  """Yields the batches of the steps and shows how far they are.
 
   Lines that are printed meanwhile stand above the bar. Where the output is
-  redirected nothing is drawn: logs hold plain lines.
+  redirected there is no bar: logs hold plain lines.
 
   Args:
-    batches: One for each step, from `done` on.
-    done: Steps that the run has done before.
-    total: Steps of the run.
+    batches: One for each step.
+    done_kimg: Thousands of images shown before.
+    total_kimg: Thousands of images at which the run ends.
     kimg_per_step: Thousands of images of a step.
   """
   if jax.process_index() > 0 or not sys.stdout.isatty():
@@ -35,8 +39,8 @@ def track(
     progress.TimeRemainingColumn(),
   )
   with progress.Progress(*columns, transient=True) as bar:
-    task = bar.add_task('', total=total * kimg_per_step)
-    bar.advance(task, done * kimg_per_step)
+    task = bar.add_task('', total=total_kimg)
+    bar.advance(task, done_kimg)
     for batch in batches:
       yield batch
       bar.advance(task, kimg_per_step)
