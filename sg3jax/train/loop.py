@@ -111,10 +111,9 @@ def train(
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
-    options = dataset.with_class_names(config.to_dict(), source)
     run = _make_run(
       config,
-      options,
+      source,
       trainer,
       writer,
       checkpoints,
