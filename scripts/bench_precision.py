@@ -44,6 +44,7 @@ def measure(
     filtered_lrelu_implementation=implementation,
   )
 
+  @jax.jit
   def synthesize(variables, ws, transforms) -> Any:
     return generator.apply(variables, ws, transforms, method='synthesis')
 

@@ -1,21 +1,24 @@
-"""A run as a configuration describes it: its data, its measurements, training.
+"""A run as a configuration describes it, and the evaluation of a model.
 
-What `sg3jax train` does, and the training of a point of a sweep, once the
-options are read.
+`sg3jax train` and the training of a point of a sweep call these functions once
+the options are read, and so does `sg3jax evaluate`.
 """
 
 import pathlib
+from collections.abc import Callable, Sequence
 
+import jax
 from jax.sharding import Mesh
 
 from sg3jax import model as model_lib
 from sg3jax.data import sources
-from sg3jax.eval import evaluators
+from sg3jax.eval import evaluators, image_generator
+from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
 from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.step.state import TrainState
-from sg3jax.types import Config
+from sg3jax.types import Config, Snapshot
 
 
 def open_source(config: Config) -> sources.ImageSource:
@@ -40,17 +43,19 @@ def open_source(config: Config) -> sources.ImageSource:
   )
 
 
-def metric_names(config: Config) -> list[str]:
-  """Returns the metrics that a run measures at its snapshots."""
-  # On the command line, `swd,eqt` makes a tuple of one.
-  parts = [name for part in config.log.metrics for name in part.split(',')]
-  return [name for name in parts if name]
+def metric_names(config: Config) -> tuple[str, ...]:
+  """Returns the metrics that a run measures at its snapshots.
+
+  Raises:
+    ValueError: If one is unknown.
+  """
+  return base.parse_names(config.log.metrics)
 
 
 def make_evaluator(
   config: Config, source: sources.ImageSource, mesh: Mesh
 ) -> evaluators.SnapshotEvaluator:
-  """Returns what measures and draws at the snapshots of a run.
+  """Returns the evaluator of a run's snapshots.
 
   Raises:
     ValueError: If the design is impossible, or a metric is unknown or not for
@@ -66,6 +71,76 @@ def make_evaluator(
     mesh=mesh,
     takes_transforms=factory.make_spec(model).takes_transforms,
   )
+
+
+def best_by(config: Config) -> ranking.Best | None:
+  """Returns the metric by which a run keeps its best checkpoint, if any.
+
+  Raises:
+    ValueError: If no metric yields a value of that name.
+  """
+  name = config.log.keep_best
+  if not name or name.lower() == 'none':
+    return None
+  return ranking.Best(name, base.value_of(name).higher_is_better)
+
+
+def evaluate(
+  model: model_lib.Model,
+  metrics: str | Sequence[str] | None,
+  outdir: str | pathlib.Path,
+  *,
+  source: sources.ImageSource | None = None,
+  num_samples: int = 50_000,
+  seed: int = 0,
+  mesh: Mesh,
+  batch_size: int | None = None,
+  memory: int | None = None,
+  log: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+  """Measures a model, and appends the values to `metric-NAME.jsonl`.
+
+  Args:
+    model: The model.
+    metrics: Names of metrics, as `metrics.base.parse_names` takes them.
+    outdir: The folder of the files, made if there is none.
+    source: Real images, for metrics and models that need them.
+    num_samples: Number of images that a metric measures.
+    seed: Random seed for latents, transforms and the choice of reals.
+    mesh: The devices.
+    batch_size: Images at a time; by default the batch that fits.
+    memory: Bytes of a device, if known.
+    log: Called with lines of text about what is compiled.
+
+  Returns:
+    The values by name.
+
+  Raises:
+    ValueError: If a metric is unknown or not for this model, or there are no
+      real images and they are needed.
+    OSError: If the files cannot be written.
+  """
+  measure = evaluators.Measurements(
+    source,
+    metrics=metrics,
+    num_samples=num_samples,
+    seed=seed,
+    takes_transforms=model.generator.spec.takes_transforms,
+  )
+  snapshot = Snapshot(
+    workdir=pathlib.Path(outdir),
+    kimg=model.kimg,
+    is_last=True,
+    generator=model.generator,
+    variables=model.variables,
+  )
+  with jax.set_mesh(mesh):
+    images = image_generator.ImageGenerator(
+      model.generator, mesh, batch_size=batch_size, memory=memory, log=log
+    )
+    outcome = measure(images, snapshot)
+  outcome.write()
+  return dict(outcome.values)
 
 
 def train(
@@ -108,7 +183,6 @@ def train(
     ValueError, OSError, FloatingPointError: As `open_source`, `make_evaluator`
       and `loop.train` do.
   """
-  keep_best = config.log.keep_best
   source = open_source(config) if source is None else source
   mesh = sharding.make_mesh() if mesh is None else mesh
   return loop.train(
@@ -121,5 +195,5 @@ def train(
     profile=profile,
     allow_config_change=allow_config_change,
     read_networks=model_lib.read_networks,
-    best=ranking.old_best(keep_best) if keep_best else None,
+    best=best_by(config),
   )

@@ -236,6 +236,7 @@ def _measure_equivariance(
     z = jax.random.normal(key, (n, generator.z_dim))
     return generator.apply(variables, z, method='mapping')
 
+  @jax.jit
   def synthesize(variables: Variables, ws: Array, transforms: Array) -> Any:
     return generator.apply(variables, ws, transforms, method='synthesis')
 

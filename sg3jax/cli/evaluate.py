@@ -1,25 +1,24 @@
-"""Measures a trained model and appends the figures to a run's metric files.
+"""Measures a trained model and appends the values to a run's metric files.
 
     sg3jax evaluate --network=runs/quickstart --metrics=eqt,eqt_frac,eqr
     sg3jax evaluate --network=runs/quickstart --metrics=swd --data=embedded
     sg3jax evaluate --network=runs/quickstart --precision=bf16
 
-Figures are printed as JSON lines and appended to `metric-NAME.jsonl` in
+Values are printed as JSON lines and appended to `metric-NAME.jsonl` in
 `--outdir`, or in the run folder.
 """
 
 import json
 import pathlib
 
-import jax
 from absl import flags
 
+from sg3jax import launch
 from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import report, sources
-from sg3jax.eval import evaluators
+from sg3jax.eval.metrics import base
 from sg3jax.train import memory_estimate, sharding
-from sg3jax.types import Snapshot
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('outdir')
@@ -28,15 +27,19 @@ flags.declare_key_flag('devices')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
 _METRICS = flags.DEFINE_list(
-  'metrics', ['eqt', 'eqt_frac', 'eqr'], ', '.join(evaluators.METRICS)
+  'metrics',
+  ['eqt', 'eqt_frac', 'eqr'],
+  f'The metrics to measure: {", ".join(base.registry())}.',
 )
 _DATA = flags.DEFINE_string(
   'data', None, 'Real images, for metrics and models that need them.'
 )
 _SAMPLES = flags.DEFINE_integer(
-  'samples', 50_000, 'How many images to draw.', lower_bound=1
+  'samples', 50_000, 'How many images a metric measures.', lower_bound=1
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of latents and transforms.')
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'Random seed for latents, transforms and the choice of reals.'
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +52,29 @@ def _evaluate() -> None:
   outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)
   model = model_lib.load_model(network, common.PRECISION.value)
-  source = None
+  names = base.parse_names(_METRICS.value)
+  if not names:
+    raise ValueError('--metrics names no metric: there is nothing to measure')
+  values = launch.evaluate(
+    model,
+    names,
+    outdir,
+    source=_open_source(model, names),
+    num_samples=_SAMPLES.value,
+    seed=_SEED.value,
+    mesh=mesh,
+    batch_size=common.BATCH.value,
+    memory=memory_estimate.device_memory(mesh),
+    log=common.say,
+  )
+  about = {'kimg': model.kimg, 'precision': model.precision}
+  print(json.dumps(values | about))
+
+
+def _open_source(
+  model: model_lib.Model, names: tuple[str, ...]
+) -> sources.ImageSource | None:
+  """Returns the images that were named, which some metrics and models need."""
   if _DATA.value:
     source = sources.open_source(
       _DATA.value,
@@ -59,32 +84,15 @@ def _evaluate() -> None:
     for note in sources.notes(source):
       common.say(f'{"Data note:":15} {note}')
     _check_classes(sources.class_names(source), model.class_names)
-  measurements = evaluators.Measurements(
-    source,
-    metrics=_METRICS.value,
-    num_samples=_SAMPLES.value,
-    seed=_SEED.value,
-    mesh=mesh,
-    takes_transforms=model.generator.spec.takes_transforms,
-  )
-  snapshot = Snapshot(
-    workdir=outdir,
-    kimg=model.kimg,
-    is_last=True,
-    generator=model.generator,
-    variables=model.variables,
-  )
-  with jax.set_mesh(mesh):
-    painter = evaluators.Painter(
-      model.generator,
-      mesh,
-      batch_size=common.BATCH.value,
-      memory=memory_estimate.device_memory(mesh),
-      log=common.say,
-    )
-    figures = measurements(painter, snapshot)
-  about = {'kimg': model.kimg, 'precision': model.precision}
-  print(json.dumps(figures | about))
+    return source
+  for name in names:
+    if base.REALS in base.registry()[name].needs:
+      raise ValueError(
+        f'the metric {name} compares with real images: pass --data'
+      )
+  if model.label_dim:
+    raise ValueError('a conditional network needs labels: pass --data')
+  return None
 
 
 def _check_classes(

@@ -66,5 +66,5 @@ def _spec() -> None:
       "StyleGAN2's blocks have fixed binomial filters and no bands to draw: "
       'leave --outdir out, or choose an alias-free configuration'
     )
-  for path in layers.draw_design(spec, pathlib.Path(common.OUTDIR.value)):
+  for path in layers.plot_design(spec, pathlib.Path(common.OUTDIR.value)):
     print(f'Written:        {path}')

@@ -21,7 +21,6 @@ from absl import flags
 
 from sg3jax import text as text_lib
 from sg3jax.cli import common
-from sg3jax.eval.metrics import equivariance
 from sg3jax.sweeps import (
   analysis,
   driver,
@@ -41,14 +40,14 @@ _MODE = flags.DEFINE_enum(
 )
 _METRICS = flags.DEFINE_list(
   'sweep_metrics',
-  list(equivariance.METRICS),
-  'What an analysis measures: eqt, eqt_frac, eqr, or nothing. Trainings '
-  'measure log.metrics of their configuration.',
+  list(analysis.metric_names()),
+  'The metrics that an analysis measures, or none. Trainings measure '
+  'log.metrics of their configuration.',
 )
 _SAMPLES = flags.DEFINE_integer(
   'sweep_samples',
-  16,
-  'Images that a metric of an analysis draws.',
+  analysis.SAMPLES,
+  'How many images a metric of an analysis measures.',
   lower_bound=1,
 )
 _ADDRESS = flags.DEFINE_string(
@@ -105,12 +104,7 @@ def _sweep() -> None:
   )
   if not _LIST.value:
     runner.import_ray()  # Before anything is read.
-  unknown = set(_METRICS.value) - set(equivariance.METRICS)
-  if unknown:
-    raise ValueError(
-      f'--sweep_metrics={",".join(sorted(unknown))}: use '
-      + ','.join(equivariance.METRICS)
-    )
+  metrics = list(analysis.parse_metrics(_METRICS.value))
   # Here nothing is computed: the accelerators are for the points.
   jax.config.update('jax_platforms', 'cpu')
   trains = _MODE.value == 'train'
@@ -118,7 +112,7 @@ def _sweep() -> None:
   sweep = points.read(path, check)
   _refuse_invalid(sweep)
   folder = store.Store(pathlib.Path(outdir) / _MODE.value)
-  options = {'metrics': _METRICS.value, 'samples': _SAMPLES.value}
+  options = {'metrics': metrics, 'samples': _SAMPLES.value}
   work = driver.Driver(sweep, folder, mode=_MODE.value, options=options)
   if _LIST.value:
     _report(work)

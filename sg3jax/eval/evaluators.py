@@ -1,388 +1,329 @@
-"""What a run measures and draws at its snapshots.
+"""What a run measures, generates and plots at its snapshots.
 
-An evaluator is called with a `Snapshot`, leaves files in the run folder and
-returns figures for the log.
+A part of the evaluation computes first, on all hosts, as their devices do it
+together. It leaves the writing to the first host, when all parts have computed:
+a disk that is full keeps no other host waiting.
 """
 
+import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from absl import logging
+from jax.sharding import Mesh
 from jaxtyping import Float
 
-from sg3jax import text
 from sg3jax.data import sources
-from sg3jax.eval import batches, results
-from sg3jax.eval.metrics import equivariance, sliced_wasserstein
-from sg3jax.eval.plots import curves, grids
+from sg3jax.eval import results
+from sg3jax.eval.image_generator import ImageGenerator
+from sg3jax.eval.metrics import base
+from sg3jax.eval.plots import clips, curves, grids
 from sg3jax.nets import factory
-from sg3jax.types import AnyArray, Array, ImagesU8, Snapshot, Variables
+from sg3jax.types import Snapshot
 
-METRICS = ('swd', *equivariance.METRICS)
-
-# Images generated at a time, on each device, if its memory is unknown.
-_DEVICE_BATCH = 16
-# What a batch on each device is a multiple of: images that share a transform.
-_GROUP = 4
 _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
-_CLIP_RADIUS = 1 / 8  # Of the width: the farthest that EQ-T moves.
+_CLIP_RADIUS = 1 / 8  # Fraction of the width: the farthest that EQ-T moves.
 
 
-class Painter:
-  """Draws many images with one generator, in batches of one size.
+def _write_nothing() -> None:
+  pass
 
-  Args:
-    generator: The generator, in whose precision images are computed.
-    mesh: The devices.
-    batch_size: Images at a time, over all devices; by default what fits.
-    memory: Bytes of a device, if known, for the default.
-    log: Takes lines of text about what is compiled.
 
-  Raises:
-    ValueError: If the batch cannot be spread over the devices.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """The outcome of one part of the evaluation of a snapshot.
+
+  Attributes:
+    values: Values for the log by name.
+    write: Writes the files of the part; to be called on the first host alone.
   """
 
-  def __init__(
-    self,
-    generator: Any,
-    mesh: Mesh,
-    *,
-    batch_size: int | None = None,
-    memory: int | None = None,
-    log: Callable[[str], None] = lambda line: None,
-  ):
-    unit = _GROUP * mesh.size
-    if batch_size is None:
-      batch_size = mesh.size * batches.fitting_batch(
-        generator, memory, default=_DEVICE_BATCH, multiple=_GROUP
-      )
-    if batch_size % unit:
-      raise ValueError(
-        f'the batch must be a multiple of {unit}, {_GROUP} for each device, '
-        f'got {batch_size}'
-      )
-    self.generator = generator
-    self.mesh = mesh
-    self.batch_size = batch_size
-    self.log = log
-    self._spread = NamedSharding(mesh, P(mesh.axis_names))
-    whole = NamedSharding(mesh, P())
-    self._mapping = jax.jit(self._apply('mapping'), out_shardings=whole)
-    self._synthesis = text.announce_first_call(
-      jax.jit(self._apply('synthesis'), out_shardings=whole),
-      log,
-      f'the generator, for {batch_size} images at a time',
-    )
+  values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  write: Callable[[], None] = _write_nothing
 
-  def _apply(self, method: str):
-    return functools.partial(self.generator.apply, method=method)
 
-  def styles(
-    self,
-    variables: Variables,
-    z: Float[AnyArray, 'n z'],
-    c: Float[AnyArray, 'n classes'] | None,
-  ) -> Float[np.ndarray, 'n l d']:
-    """Returns the styles of latents and labels."""
-    return np.asarray(self._mapping(variables, z, c))
+class Part(Protocol):
+  """A part of the evaluation of a snapshot."""
 
-  def synthesize(
-    self,
-    variables: Variables,
-    ws: Float[AnyArray, 'n l d'],
-    transforms: Float[AnyArray, 'n 3 3'] | None = None,
-  ) -> ImagesU8:
-    """Returns the images of styles, under inverse transforms if given."""
-    n = len(ws)
-    if transforms is None and self.generator.spec.takes_transforms:
-      transforms = np.tile(np.eye(3, dtype=np.float32), (n, 1, 1))
-    images = []
-    for i in range(0, n, self.batch_size):
-      # The last batch is filled up, so that one program serves all.
-      rows = np.minimum(np.arange(i, i + self.batch_size), n - 1)
-      batch = (ws[rows],)
-      if transforms is not None:
-        batch += (transforms[rows],)
-      batch = jax.device_put(batch, self._spread)
-      images.append(grids.to_uint8(self._synthesis(variables, *batch)))
-    return np.concatenate(images)[:n]
+  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+    """Computes on all hosts, and returns values and what is to be written."""
+    ...
 
 
 class SnapshotEvaluator:
-  """Draws grids, curves and a clip, and measures, for one run.
+  """Evaluates the snapshots of one run: grids, metrics, curves and a clip.
 
   Files: `reals.png`, `fakes_init.png`, `fakes000012.png` and so on,
-  `curves.png`, `metric-NAME.jsonl`; after the last step `equivariance.webp`, of
-  a generator that takes transforms.
-  On several hosts all compute, as their devices do it together, and the first
-  alone writes.
-
-  Args:
-    source: The training images.
-    metrics: Of `METRICS`.
-    num_samples: Images a metric draws.
-    grid: Columns and rows of grids, at most.
-    seed: Of latents and of the choice of reals.
-    mesh: The devices.
-    takes_transforms: See `Measurements`.
-
-  Raises:
-    ValueError: If a metric is unknown, or the generator cannot have it.
+  `metric-NAME.jsonl`, `curves.png`; after the last step `equivariance.webp`, of
+  a generator that takes transforms. A file that cannot be written is reported
+  by a warning, and the values are returned all the same.
   """
 
   def __init__(
     self,
     source: sources.ImageSource,
     *,
-    metrics: Sequence[str],
+    metrics: str | Sequence[str] | None,
     num_samples: int,
     grid: tuple[int, int],
     seed: int,
     mesh: Mesh,
     takes_transforms: bool = True,
   ):
-    self._source = source
-    self._grid_cap = (grid[0], grid[1])
-    self._seed = seed
+    """Computes nothing yet.
+
+    Args:
+      source: The training images.
+      metrics: See `Measurements`.
+      num_samples: Number of images that a metric measures.
+      grid: Columns and rows of grids, at most.
+      seed: Random seed for latents and the choice of reals.
+      mesh: The devices.
+      takes_transforms: See `Measurements`.
+
+    Raises:
+      ValueError: If a metric is unknown, or not for this generator.
+    """
     self._mesh = mesh
-    self._writes = jax.process_index() == 0
-    self._metrics = Measurements(
-      source,
-      metrics=metrics,
-      num_samples=num_samples,
-      seed=seed,
-      mesh=mesh,
-      takes_transforms=takes_transforms,
+    self._images: ImageGenerator | None = None
+    cells = _Cells(source, (grid[0], grid[1]), seed)
+    self._parts: tuple[Part, ...] = (
+      Grids(source, cells),
+      Measurements(
+        source,
+        metrics=metrics,
+        num_samples=num_samples,
+        seed=seed,
+        takes_transforms=takes_transforms,
+      ),
+      plot_curves,
+      Clip(cells),
     )
-    self._painter: Painter | None = None
 
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
-    """Draws and measures one snapshot; returns the figures."""
-    if self._painter is None:
-      # Pictures and figures are of the network, not of its rounding.
+    """Evaluates one snapshot; returns the values of all metrics."""
+    if self._images is None:
+      # Images and values are of the network, not of its rounding.
       generator = snapshot.generator.clone(low_precision_dtype=None)
-      self._painter = Painter(generator, self._mesh)
-      self._draw_reals(snapshot.workdir)
-    name = f'fakes{round(snapshot.kimg):06d}' if snapshot.kimg else 'fakes_init'
-    fakes = self._painter.synthesize(snapshot.variables, self._styles(snapshot))
-    self._save_grid(fakes, snapshot.workdir / f'{name}.png')
-    figures = self._metrics(self._painter, snapshot)
-    stats = snapshot.workdir / 'stats.jsonl'
-    if self._writes and stats.exists():  # Not before the first tick.
-      curves.plot_curves(stats, snapshot.workdir / 'curves.png')
-    if snapshot.is_last and snapshot.generator.spec.takes_transforms:
-      self._draw_clip(snapshot)
-    return figures
+      self._images = ImageGenerator(generator, self._mesh)
+    outcomes = [part(self._images, snapshot) for part in self._parts]
+    if jax.process_index() == 0:
+      for outcome in outcomes:
+        _try_to_write(outcome, snapshot)
+    return {k: v for outcome in outcomes for k, v in outcome.values.items()}
+
+
+def _try_to_write(outcome: Outcome, snapshot: Snapshot) -> None:
+  try:
+    outcome.write()
+  except Exception as error:  # A run is worth more than its pictures.
+    # Other hosts know nothing of this; the values have to be the same on all.
+    logging.warning(
+      'Files of the snapshot at %g kimg cannot be written: %s: %s',
+      snapshot.kimg,
+      type(error).__name__,
+      error,
+      exc_info=not isinstance(error, OSError),
+    )
+
+
+class _Cells:
+  """The cells of a run's grids, which are the same at every snapshot."""
+
+  def __init__(
+    self, source: sources.ImageSource, cap: tuple[int, int], seed: int
+  ):
+    self._source = source
+    self._cap = cap
+    self._seed = seed
 
   @functools.cached_property
-  def _grid(self) -> tuple[int, int]:
+  def size(self) -> tuple[int, int]:
+    """Columns and rows."""
     height, width = self._source[0]['image'].shape[:2]
-    return grids.grid_size(height, width, cap=self._grid_cap)
+    return grids.grid_size(height, width, cap=self._cap)
 
   @functools.cached_property
-  def _shown(self) -> np.ndarray:
-    """Indices of the reals in the grid, one class a row."""
+  def indices(self) -> np.ndarray:
+    """Indices of the reals in the cells, one class a row."""
     labels = self._source.labels()
-    return grids.grid_indices(labels.values, self._grid, self._seed)
+    return grids.grid_indices(labels.values, self.size, self._seed)
 
-  def _draw_reals(self, workdir: pathlib.Path) -> None:
-    reals = np.stack([self._source[int(i)]['image'] for i in self._shown])
-    self._save_grid(reals, workdir / 'reals.png')
-
-  def _save_grid(self, images: np.ndarray, path: pathlib.Path) -> None:
-    if self._writes:
-      grids.save_grid(images, path, self._grid)
-
-  def _styles(self, snapshot: Snapshot) -> np.ndarray:
-    """Returns the styles of the grid; fakes have the labels of the reals."""
+  def styles(
+    self, images: ImageGenerator, snapshot: Snapshot
+  ) -> Float[np.ndarray, 'n l d']:
+    """Returns the styles of the fakes, which have the labels of the reals."""
     rng = np.random.RandomState(self._seed)
-    z = rng.randn(len(self._shown), snapshot.generator.z_dim)
+    z = rng.randn(len(self.indices), snapshot.generator.z_dim)
     c = None
     if self._source.label_dim:
-      c = self._source.labels()[self._shown]
-    assert self._painter is not None
-    return self._painter.styles(snapshot.variables, z.astype(np.float32), c)
+      c = self._source.labels()[self.indices]
+    return images.styles(snapshot.variables, z.astype(np.float32), c)
 
-  def _draw_clip(self, snapshot: Snapshot) -> None:
-    """Carries a few images around a circle: what sticks to the pixels shows."""
-    painter = self._painter
-    assert painter is not None
+
+class Grids:
+  """Grids of fakes, and once one of reals."""
+
+  def __init__(self, source: sources.ImageSource, cells: _Cells):
+    self._source = source
+    self._cells = cells
+    self._has_reals = False
+
+  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+    """Generates the fakes of one snapshot."""
+    styles = self._cells.styles(images, snapshot)
+    fakes = images.synthesize(snapshot.variables, styles)
+    return Outcome(write=functools.partial(self._write, fakes, snapshot))
+
+  def _write(self, fakes: np.ndarray, snapshot: Snapshot) -> None:
+    name = f'fakes{round(snapshot.kimg):06d}' if snapshot.kimg else 'fakes_init'
+    grids.save_grid(fakes, snapshot.workdir / f'{name}.png', self._cells.size)
+    if not self._has_reals:
+      reals = [self._source[int(i)]['image'] for i in self._cells.indices]
+      path = snapshot.workdir / 'reals.png'
+      grids.save_grid(np.stack(reals), path, self._cells.size)
+      self._has_reals = True  # Else the next snapshot tries again.
+
+
+def plot_curves(images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+  """Plots the run's curves, after the metrics of the snapshot are written."""
+  del images
+  stats = snapshot.workdir / 'stats.jsonl'
+
+  def write() -> None:
+    if stats.exists():  # Not before the first tick.
+      curves.plot_curves(stats, snapshot.workdir / 'curves.png')
+
+  return Outcome(write=write)
+
+
+class Clip:
+  """A clip of a few images on a circle: what sticks to the pixels shows."""
+
+  def __init__(self, cells: _Cells):
+    self._cells = cells
+
+  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+    """Renders the clip if the run ends here."""
+    generator = snapshot.generator
+    if not (snapshot.is_last and generator.spec.takes_transforms):
+      return Outcome()
     columns, rows = (
-      min(a, b) for a, b in zip(_CLIP_SIZE, self._grid, strict=True)
+      min(a, b) for a, b in zip(_CLIP_SIZE, self._cells.size, strict=True)
     )
-    frames = grids.make_equivariance_clip(
-      functools.partial(painter.synthesize, snapshot.variables),
-      self._styles(snapshot)[: columns * rows],
-      grids.translation_path(_CLIP_SECONDS * _CLIP_FPS, _CLIP_RADIUS),
+    frames = clips.make_equivariance_clip(
+      functools.partial(images.synthesize, snapshot.variables),
+      self._cells.styles(images, snapshot)[: columns * rows],
+      clips.translation_path(_CLIP_SECONDS * _CLIP_FPS, _CLIP_RADIUS),
       size=(columns, rows),
-      batch_size=painter.batch_size,
+      batch_size=images.batch_size,
     )
-    if self._writes:
-      clip = snapshot.workdir / 'equivariance.webp'
-      grids.save_clip(frames, clip, _CLIP_FPS)
+    path = snapshot.workdir / 'equivariance.webp'
+    return Outcome(
+      write=functools.partial(clips.save_clip, frames, path, _CLIP_FPS)
+    )
 
 
 class Measurements:
-  """Measures snapshots and appends the figures to `metric-NAME.jsonl`.
-
-  Args:
-    source: The real images; None if no metric needs them.
-    metrics: Of `METRICS`.
-    num_samples: Images a metric draws.
-    seed: Of latents and of the choice of reals.
-    mesh: The devices.
-    takes_transforms: Whether the generators to be measured do.
-
-  Raises:
-    ValueError: If a metric is unknown, or needs images and there are none, or
-      transforms of a generator that takes none.
-  """
+  """Measures snapshots, and appends the values to `metric-NAME.jsonl`."""
 
   def __init__(
     self,
     source: sources.ImageSource | None,
     *,
-    metrics: Sequence[str],
+    metrics: str | Sequence[str] | None,
     num_samples: int,
     seed: int,
-    mesh: Mesh,
     takes_transforms: bool = True,
   ):
-    unknown = sorted(set(metrics) - set(METRICS))
-    if unknown:
-      raise ValueError(
-        f'unknown metrics {", ".join(unknown)}: use {", ".join(METRICS)}'
-      )
-    if 'swd' in metrics and source is None:
-      raise ValueError('the metric swd compares with real images: pass --data')
-    if not takes_transforms and set(metrics) & set(equivariance.METRICS):
-      others = [name for name in METRICS if name not in equivariance.METRICS]
-      raise ValueError(
-        f'the metrics {", ".join(equivariance.METRICS)} move the input of the '
-        'generator, but that of this one is a learned constant: use '
-        + ', '.join(others)
-      )
+    """Computes nothing yet.
+
+    Args:
+      source: The real images; None if no metric needs them.
+      metrics: Names of metrics, as `base.parse_names` takes them.
+      num_samples: Number of images that a metric measures.
+      seed: Random seed for latents and the choice of reals.
+      takes_transforms: Whether the generators to be measured do.
+
+    Raises:
+      ValueError: If a metric is unknown, or needs real images and there are
+        none, or transforms of a generator that takes none.
+    """
+    names = base.parse_names(metrics)
+    known = base.registry()
+    self._metrics = tuple(known[name] for name in names)
+    for metric in self._metrics:
+      if base.REALS in metric.needs and source is None:
+        raise ValueError(
+          f'the metric {metric.name} compares with real images, but there are '
+          'none'
+        )
+      if base.TRANSFORMS in metric.needs and not takes_transforms:
+        others = [
+          m.name for m in known.values() if base.TRANSFORMS not in m.needs
+        ]
+        raise ValueError(
+          f'the metric {metric.name} moves the input of the generator, but '
+          'that of this one is a learned constant: use ' + ', '.join(others)
+        )
     self._source = source
-    self._metrics = tuple(metrics)
     self._num_samples = num_samples
     self._seed = seed
-    self._mesh = mesh
-    self._equivariance: equivariance.EquivarianceEvaluator | None = None
+    self._kept: dict[Hashable, Any] = {}
 
-  def __call__(self, painter: Painter, snapshot: Snapshot) -> dict[str, float]:
-    """Returns the figures of one snapshot by name."""
-    figures = {}
-    if 'swd' in self._metrics:
-      figures |= self._record(self._measure_swd, painter, snapshot)
-    if self._equivariance_metrics:
-      figures |= self._record(self._measure_equivariance, painter, snapshot)
-    return figures
+  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+    """Measures one snapshot, always with the same image generator."""
+    context = base.Context(
+      images,
+      snapshot.variables,
+      metrics=[metric.name for metric in self._metrics],
+      num_samples=self._num_samples,
+      seed=self._seed,
+      source=self._source,
+      kept=self._kept,
+    )
+    lines = []
+    values = {}
+    for metric in self._metrics:
+      start = time.perf_counter()
+      measured = metric.measure(context)
+      # What it shares with a metric before it is not counted again.
+      seconds = time.perf_counter() - start
+      values[metric.result] = float(measured.values[metric.result])
+      lines.append(self._line(metric, measured, seconds, images, snapshot))
+    write = functools.partial(_append, snapshot.workdir, lines)
+    return Outcome(values, write)
 
-  @property
-  def _equivariance_metrics(self) -> tuple[str, ...]:
-    return tuple(m for m in self._metrics if m in equivariance.METRICS)
-
-  def _record(
+  def _line(
     self,
-    measure: Callable[[Painter, Snapshot], tuple[dict[str, Any], int]],
-    painter: Painter,
+    metric: base.Metric,
+    measured: base.Measurement,
+    seconds: float,
+    images: ImageGenerator,
     snapshot: Snapshot,
-  ) -> dict[str, float]:
-    """Measures, and appends a line for each metric; returns main figures."""
-    start = time.perf_counter()
-    figures, count = measure(painter, snapshot)
-    total_time = time.perf_counter() - start
-    for metric, values in figures.items():
-      result = results.make_result(
-        metric,
-        values,
-        num_samples=count,
-        seed=self._seed,
-        total_time=total_time,
-        snapshot=str(snapshot.workdir),
-        devices=list(self._mesh.devices.flat),
-      )
-      about = {
-        'kimg': snapshot.kimg,
-        'precision': factory.precision_of(painter.generator),
-      }
-      results.append_result(snapshot.workdir, result | about)
-    return {metric: values[metric] for metric, values in figures.items()}
-
-  def _measure_swd(
-    self, painter: Painter, snapshot: Snapshot
-  ) -> tuple[dict[str, Any], int]:
-    reals = self._reals
-    rng = np.random.RandomState(self._seed)
-    z = rng.randn(reals.num_images, painter.generator.z_dim)
-    c = None
-    if painter.generator.label_dim:
-      assert self._source is not None
-      labels = self._source.labels()
-      c = labels[rng.randint(len(labels), size=len(z))]
-    ws = painter.styles(snapshot.variables, z.astype(np.float32), c)
-    fakes = painter.synthesize(snapshot.variables, ws)
-    return {'swd': reals(fakes)}, reals.num_images
-
-  @functools.cached_property
-  def _reals(self) -> sliced_wasserstein.SlicedWasserstein:
-    source = self._source
-    assert source is not None
-    count = min(self._num_samples, len(source))
-    chosen = np.random.RandomState(self._seed).permutation(len(source))[:count]
-    reals = np.stack([source[int(i)]['image'] for i in chosen])
-    return sliced_wasserstein.SlicedWasserstein(
-      reals, seed=self._seed, num_projections=128
+  ) -> dict[str, Any]:
+    result = results.make_result(
+      metric.result,
+      measured.values,
+      num_samples=measured.num_samples,
+      seed=self._seed,
+      total_time=seconds,
+      snapshot=str(snapshot.workdir),
+      devices=list(images.mesh.devices.flat),
+      ci95=measured.ci95,
     )
-
-  def _measure_equivariance(
-    self, painter: Painter, snapshot: Snapshot
-  ) -> tuple[dict[str, Any], int]:
-    variables: dict[str, Any] = {'generator': snapshot.variables}
-    if painter.generator.label_dim:
-      if self._source is None:
-        raise ValueError('a conditional network needs labels: pass --data')
-      # Class indices stay such: one-hot, all of them may fill the device.
-      variables['labels'] = self._source.labels().values
-    if self._equivariance is None:  # Compiles once for all snapshots.
-      self._equivariance = equivariance.EquivarianceEvaluator(
-        *_equivariance_functions(painter.generator),
-        batch_size=painter.batch_size,
-        metrics=self._equivariance_metrics,
-        num_samples=self._num_samples,
-        seed=self._seed,
-        mesh=self._mesh,
-        log=painter.log,
-      )
-    figures = self._equivariance(variables)
-    return {name: {name: value} for name, value in figures.items()}, (
-      self._num_samples
-    )
+    about = {
+      'kimg': snapshot.kimg,
+      'precision': factory.precision_of(images.generator),
+    }
+    return result | about
 
 
-def _equivariance_functions(generator: Any):
-  """Returns what `EquivarianceEvaluator` calls: synthesize, sample_ws."""
-
-  def synthesize(variables, ws: Array, transforms: Array) -> Array:
-    return generator.apply(
-      variables['generator'], ws, transforms, method='synthesis'
-    )
-
-  def sample_ws(variables, key: Array, n: int) -> Array:
-    z_key, c_key = jax.random.split(key)
-    z = jax.random.normal(z_key, (n, generator.z_dim))
-    c = None
-    if generator.label_dim:
-      labels = variables['labels']
-      c = labels[jax.random.randint(c_key, (n,), 0, len(labels))]
-      if labels.ndim == 1:
-        c = jax.nn.one_hot(c, generator.label_dim)
-    return generator.apply(variables['generator'], z, c, method='mapping')
-
-  return synthesize, sample_ws
+def _append(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+  for line in lines:
+    results.append_result(workdir, line)

@@ -22,6 +22,7 @@ def make_result(
   total_time: float | int,
   snapshot: str | None = None,
   devices: Sequence[Any] | None = None,
+  ci95: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
   """Returns one result with all that is needed to judge and repeat it.
 
@@ -37,13 +38,13 @@ def make_result(
     total_time: Seconds taken.
     snapshot: Name of the checkpoint that was measured; None: not a stored one.
     devices: The JAX devices that took part. None: all.
+    ci95: Half widths of 95 % confidence intervals by the names of results.
+      Where there are any, the line has a field of this name.
   """
   devices = jax.devices() if devices is None else list(devices)
   return {
-    'results': {
-      name: float(value) if math.isfinite(value) else None
-      for name, value in results.items()
-    },
+    'results': _finite(results),
+    **({'ci95': _finite(ci95)} if ci95 else {}),
     'metric': metric,
     'num_samples': num_samples,
     'seed': seed,
@@ -62,6 +63,13 @@ def make_result(
       name: importlib.metadata.version(name)
       for name in ('jax', 'jaxlib', 'flax')
     },
+  }
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+  return {
+    name: float(value) if math.isfinite(value) else None
+    for name, value in values.items()
   }
 
 

@@ -1,6 +1,5 @@
 """What is known of a point without training it, in seconds."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,22 +8,30 @@ import jax
 import numpy as np
 
 from sg3jax.data import labels as labels_lib
-from sg3jax.eval.metrics import equivariance
+from sg3jax.eval import image_generator
+from sg3jax.eval.metrics import base
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
+from sg3jax.train import sharding
 from sg3jax.train.step import build
-from sg3jax.types import Array, Config, Variables
+from sg3jax.types import AnyArray, Config, Images, Variables
 
-# Standard deviation of trained pictures, of the range [-1, 1], near enough.
+# Standard deviation of trained images, of the range [-1, 1], near enough.
 _CONTRAST = 0.5
-_GROUP = 4  # Images that share a transform, as in the paper.
+_BATCH = 4  # Images at a time, whose memory is reported.
+_CONTRAST_BATCHES = 16  # By which the contrast of a new generator is measured.
 
-Figures = dict[str, float | int | None]
+# With a transform of its own for each image. The 95 % interval of EQ-R, whose
+# errors vary the most, is then at most 1 dB on either side for the designs of
+# the ladder (docs/ladder.md).
+SAMPLES = 256
+
+Values = dict[str, float | int | None]
 
 
 def check(config: Config) -> None:
-  """Raises what is wrong with a point, without computing anything.
+  """Raises an error if a point is impossible, without computing anything.
 
   Raises:
     ValueError: If a value is out of its range, or the networks are impossible.
@@ -35,45 +42,96 @@ def check(config: Config) -> None:
   )
 
 
+def metric_names() -> tuple[str, ...]:
+  """Returns the metrics that need a generator alone, and no images."""
+  return tuple(
+    name
+    for name, metric in base.registry().items()
+    if metric.needs <= {base.TRANSFORMS}
+  )
+
+
+def metric_of(column: str) -> base.Metric | None:
+  """Returns the metric whose value a column of the analysis holds, if any."""
+  for name in metric_names():
+    metric = base.registry()[name]
+    if column == _column(metric):
+      return metric
+  return None
+
+
 def analyse(
   config: Config,
   *,
-  metrics: Sequence[str] = tuple(equivariance.METRICS),
-  samples: int = 16,
-) -> Figures:
-  """Returns the figures of a new, untrained generator by name.
+  metrics: Sequence[str] | None = None,
+  samples: int = SAMPLES,
+) -> Values:
+  """Returns what can be known of a new, untrained generator, by name.
 
   Parameters of G and D; the least attenuation in dB of all layers and of the
-  non-critical ones; 10^9 operations of drawing an image, and MiB of drawing
-  four at once, as the compiler counts them; and equivariance in dB, of
-  generators that take transforms. New generators draw with little contrast:
-  their figures are given at that of trained ones, a standard deviation of 0.5.
+  non-critical ones; 10^9 operations for generating an image, and MiB for
+  generating four at once, as the compiler counts them; and metrics with half
+  the width of their 95 % interval, `eqt_db` and `eqt_db_ci95`. Metrics that
+  need transforms are left out for generators that take none. Images of new
+  generators have little contrast: metrics are measured after scaling them to
+  that of trained ones, a standard deviation of 0.5.
 
   Args:
     config: The configuration.
-    metrics: Of eqt, eqt_frac and eqr.
-    samples: Images that each takes.
+    metrics: Members of `metric_names()`; by default all.
+    samples: Images that each metric measures, each with a transform of its own.
 
   Raises:
-    ValueError: If the configuration is impossible.
+    ValueError: If the configuration is impossible, or a metric is unknown or
+      needs more than a generator.
   """
+  names = parse_metrics(metrics)
   trainer = _make_trainer(config)
   generator = trainer.generator
   shapes, d_shapes = layer_tables.shapes(
     generator, trainer.discriminator, config.train.batch
   )
   worst, worst_lowered = layer_tables.worst_attenuations(generator.spec)
-  figures: Figures = {
+  values: Values = {
     'g_parameters': layer_tables.count(shapes['params']),
     'd_parameters': layer_tables.count(d_shapes['params']),
     'attenuation_db': worst,
     'noncritical_db': worst_lowered,
   }
-  program = _Program(generator, shapes, config.seed)
-  figures |= program.cost()
-  if metrics and generator.spec.takes_transforms:
-    figures |= program.equivariance(metrics, samples)
-  return figures
+  # The values are of the design, not of its rounding.
+  images = _Contrasted(generator.clone(low_precision_dtype=None))
+  values |= _cost(images.compile_synthesis(shapes))
+  chosen = [
+    metric
+    for metric in map(base.registry().__getitem__, names)
+    if generator.spec.takes_transforms or base.TRANSFORMS not in metric.needs
+  ]
+  if chosen:
+    values |= _measure(images, chosen, samples, config.seed)
+  return values
+
+
+def parse_metrics(asked: Sequence[str] | None) -> tuple[str, ...]:
+  """Returns the metrics that an analysis is to measure.
+
+  Args:
+    asked: Names, as `base.parse_names` takes them; by default all that need a
+      generator alone.
+
+  Raises:
+    ValueError: If a metric is unknown, or needs more than a generator.
+  """
+  possible = metric_names()
+  if asked is None:
+    return possible
+  names = base.parse_names(asked)
+  for name in names:
+    if name not in possible:
+      raise ValueError(
+        f'metrics of an analysis must be among {", ".join(possible)}, got '
+        f'{name}, which needs more than a generator: train the points'
+      )
+  return names
 
 
 def _make_trainer(config: Config) -> Any:
@@ -87,106 +145,88 @@ def _make_trainer(config: Config) -> Any:
   return build.make_trainer(config)
 
 
-class _Program:
-  """A new generator that draws four images at a time, compiled once.
+class _Contrasted(image_generator.ImageGenerator):
+  """Generates images on one device and scales them to a contrast.
 
-  `EquivarianceEvaluator` would compile the network once more, which is most of
-  the time; the protocol is the same.
-
-  Args:
-    generator: The generator; it draws in float32 throughout.
-    shapes: Of its variables.
-    seed: Of weights, latents and transforms.
+  Attributes:
+    gain: The factor.
   """
 
-  def __init__(
-    self, generator: generator_lib.Generator, shapes: Variables, seed: int
-  ):
-    # The figures are of the design, not of its rounding.
-    self._generator = generator.clone(low_precision_dtype=None)
-    self._seed = seed
-    draw = jax.jit(
-      lambda variables, z, c, transforms: self._generator.apply(
-        variables, z, c, transform=transforms
-      )
+  def __init__(self, generator: generator_lib.Generator):
+    super().__init__(generator, sharding.make_mesh(1), batch_size=_BATCH)
+    self.gain = np.float32(1)
+
+  def synthesize_batch(
+    self,
+    variables: Variables,
+    ws: AnyArray,
+    transforms: AnyArray | None = None,
+  ) -> Images:
+    """Returns the scaled images of one batch."""
+    return self.gain * super().synthesize_batch(variables, ws, transforms)
+
+
+def _cost(program: jax.stages.Compiled) -> Values:
+  """Returns the cost of generating images, as the compiler reports it."""
+  memory, cost = program.memory_analysis(), program.cost_analysis()
+  size = memory and (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+  flops = cost.get('flops') if cost else None
+  return {
+    'forward_gflop': flops / _BATCH / 1e9 if flops else None,
+    'forward_mib': size / 2**20 if size else None,
+  }
+
+
+def _measure(
+  images: _Contrasted, metrics: Sequence[base.Metric], samples: int, seed: int
+) -> Values:
+  """Returns the metrics of random weights, at the usual contrast."""
+  generator = images.generator
+  z = np.random.RandomState(seed).randn(
+    _CONTRAST_BATCHES * _BATCH, generator.z_dim
+  )
+  z = z.astype(np.float32)
+  labels = c = None
+  if generator.label_dim:
+    labels = labels_lib.Labels(
+      np.arange(generator.label_dim), generator.label_dim
     )
-    self._compiled = draw.lower(shapes, *self._inputs(0)).compile()
-
-  def cost(self) -> Figures:
-    """Returns what drawing takes, as far as the compiler tells."""
-    memory, cost = (
-      self._compiled.memory_analysis(),
-      self._compiled.cost_analysis(),
-    )
-    size = memory and (
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      + memory.temp_size_in_bytes
-    )
-    flops = cost.get('flops') if cost else None
-    return {
-      'forward_gflop': flops / _GROUP / 1e9 if flops else None,
-      'forward_mib': size / 2**20 if size else None,
-    }
-
-  def equivariance(self, metrics: Sequence[str], samples: int) -> Figures:
-    """Returns the metrics in dB, at the contrast of trained pictures."""
-    z, c, eye = self._inputs(0)
-    args = (z,) if c is None else (z, c)
-    variables = jax.jit(self._generator.init)(jax.random.key(self._seed), *args)
-    errors: dict[str, list[equivariance.Errors]] = {m: [] for m in metrics}
-    images = []
-    for group in range(math.ceil(samples / _GROUP)):
-      z, c, _ = self._inputs(group)
-      original = self._compiled(variables, z, c, eye)
-      images.append(np.asarray(original))
-      for i, name in enumerate(metrics):
-        metric = equivariance.METRICS[name]
-        numbers = (self._seed, group, i)
-        parameter, inverse = _draw(metric, numbers, original.shape[1:3])
-        moved = self._compiled(
-          variables, z, c, np.tile(inverse, (_GROUP, 1, 1))
-        )
-        compare = jax.jit(metric.compare)
-        errors[name].append(compare(original, moved, parameter))
-    # The errors grow with the contrast: no picture need be drawn twice.
-    gain = 20 * math.log10(_CONTRAST / max(float(np.std(images)), 1e-12))
-    figures: Figures = {}
-    for name, found in errors.items():
-      squares, counts = (
-        np.concatenate([np.asarray(pair[i]) for pair in found])[:samples]
-        for i in range(2)
-      )
-      value = equivariance.psnr(squares, counts) - gain
-      # Not by the names of the protocol, which promise 50,000 samples.
-      figures[f'{name}_db'] = value if math.isfinite(value) else None
-    return figures
-
-  def _inputs(
-    self, group: int
-  ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Returns the latents and labels of a group, and the unit transforms."""
-    rng = np.random.RandomState((self._seed, group))
-    generator = self._generator
-    z = rng.randn(_GROUP, generator.z_dim).astype(np.float32)
-    c = eye = None
-    if generator.label_dim:
-      classes = rng.randint(generator.label_dim, size=_GROUP)
-      c = labels_lib.one_hot(classes, generator.label_dim)
-    if generator.spec.takes_transforms:
-      eye = np.tile(np.eye(3, dtype=np.float32), (_GROUP, 1, 1))
-    return z, c, eye
+    c = labels[np.arange(len(z)) % len(labels)]
+  args = (z,) if c is None else (z, c)
+  variables = jax.jit(generator.init)(
+    jax.random.key(seed), *(x[:_BATCH] for x in args)
+  )
+  ws = images.styles(variables, z, c)
+  ws = ws.reshape(_CONTRAST_BATCHES, _BATCH, *ws.shape[1:])
+  found = [np.asarray(images.synthesize_batch(variables, w)) for w in ws]
+  images.gain = np.float32(_CONTRAST / max(float(np.std(found)), 1e-12))
+  context = base.Context(
+    images,
+    variables,
+    metrics=[metric.name for metric in metrics],
+    num_samples=samples,
+    seed=seed,
+    labels=labels,
+    group_size=1,
+  )
+  values: Values = {}
+  for metric in metrics:
+    measured = metric.measure(context)
+    column = _column(metric)
+    values[column] = _finite(measured.values[metric.result])
+    if metric.result in measured.ci95:
+      values[f'{column}_ci95'] = _finite(measured.ci95[metric.result])
+  return values
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _draw(
-  metric: equivariance.Metric,
-  numbers: tuple[Any, Any, Any],
-  size: tuple[int, int],
-) -> tuple[Array, Array]:
-  """Returns the parameter of a random transform, and its inverse matrix."""
-  key = jax.random.key(0)
-  for number in numbers:
-    key = jax.random.fold_in(key, number)
-  parameter = metric.draw(key, size)
-  return parameter, metric.inverse_transform(parameter, size)
+def _column(metric: base.Metric) -> str:
+  # Not by the names of the protocol, which promise 50,000 samples.
+  return f'{metric.name}_db' if 'dB' in metric.unit else metric.name
+
+
+def _finite(value: float) -> float | None:
+  return value if math.isfinite(value) else None

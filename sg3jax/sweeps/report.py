@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ import numpy as np
 
 from sg3jax import files
 from sg3jax import text as text_lib
-from sg3jax.eval.plots import curves, grids
-from sg3jax.sweeps import store
+from sg3jax.eval.metrics import base
+from sg3jax.eval.plots import figures, grids
+from sg3jax.sweeps import analysis, store
 
 Row = Mapping[str, Any]
 
@@ -24,21 +24,14 @@ _MOST_LABELS = 8  # Of lines, in a legend.
 _MOST_TICKS = 16
 _MOST_LETTERS = 40  # That fit below a panel side by side.
 
-# Of figures whose names do not say what they are; others are called by theirs.
+# Titles of values that no metric yields.
 _TITLES = {
   'g_parameters': 'Parameters of G',
   'd_parameters': 'Parameters of D',
   'attenuation_db': 'Least attenuation (dB)',
   'noncritical_db': 'The same, critical layers apart (dB)',
   'forward_gflop': 'GFLOP an image',
-  'forward_mib': 'MiB of drawing four images',
-  'eqt_db': 'EQ-T at initialisation (dB)',
-  'eqt_frac_db': 'EQ-T_frac at initialisation (dB)',
-  'eqr_db': 'EQ-R at initialisation (dB)',
-  'swd': '1000 x sliced Wasserstein distance',
-  'eqt50k_int': 'EQ-T (dB)',
-  'eqt50k_frac': 'EQ-T_frac (dB)',
-  'eqr50k': 'EQ-R (dB)',
+  'forward_mib': 'MiB for generating four images',
 }
 
 
@@ -97,16 +90,16 @@ def average(rows: Sequence[Row], fields: Sequence[str]) -> list[dict[str, Any]]:
   for row in rows:
     name = re.sub(r'(^|--)seed=\d+(?=--|$)', '', row['point']).strip('-')
     groups.setdefault(name or 'base', []).append(row)
-  figures = _drawable(rows, [name for name in fields if name != 'seed'])
+  values = _plottable(rows, [name for name in fields if name != 'seed'])
   return [
     {'point': name, 'seeds': len(members)}
-    | {figure: _mean(members, figure) for figure in figures}
+    | {value: _mean(members, value) for value in values}
     for name, members in groups.items()
   ]
 
 
-def _mean(rows: Sequence[Row], figure: str) -> str | None:
-  values = [row[figure] for row in rows if row.get(figure) is not None]
+def _mean(rows: Sequence[Row], value: str) -> str | None:
+  values = [row[value] for row in rows if row.get(value) is not None]
   if not values:
     return None
   mean = text_lib.cell(float(np.mean(values)))
@@ -148,52 +141,59 @@ def plot(
     axes: All fields that vary, apart from the seed.
     path: The PNG file; one of that name is replaced.
   """
-  from matplotlib.figure import Figure  # Takes long to import.
-
-  figures = _drawable(rows, axes)
-  if not figures:
+  names = _plottable(rows, axes)
+  if not names:
     return False
   groups = _groups(rows, axis, axes)
-  columns = min(3, len(figures))
-  lines = math.ceil(len(figures) / columns)
-  figure = Figure(
-    figsize=(4.0 * columns, 2.9 * lines + 0.4), layout='constrained'
+  figure, panels = figures.make_panels(
+    len(names), columns=3, size=(4.0, 2.9), margin=(0.0, 0.4)
   )
-  panels = list(figure.subplots(lines, columns, squeeze=False).flat)
   positions, labels = _positions(rows, axis)
-  for panel, name in zip(panels, figures, strict=False):
+  for panel, name in zip(panels, names, strict=True):
     for i, (label, members) in enumerate(groups.items()):
-      colour = curves.COLOURS[i % len(curves.COLOURS)]
-      _draw_group(panel, members, axis, name, positions, label, colour)
-    panel.set_title(_TITLES.get(name, name), fontsize=10, loc='left')
+      colour = figures.COLOURS[i % len(figures.COLOURS)]
+      _plot_group(panel, members, axis, name, positions, label, colour)
+    title, unit = _title(name)
+    panel.set_title(title, fontsize=10, loc='left')
     panel.set_xlabel(axis, fontsize=9)
-    curves.style_axis(panel)
+    panel.set_ylabel(unit, fontsize=9)
+    figures.style_axis(panel)
     panel.margins(x=0.06, y=0.1)
     if len(positions) <= _MOST_TICKS:
       panel.set_xticks(list(positions.values()), labels)
       if sum(map(len, labels)) > _MOST_LETTERS:
         panel.tick_params(axis='x', labelrotation=90)
-  for panel in panels[len(figures) :]:
-    panel.remove()
-  handles, names = figure.axes[0].get_legend_handles_labels()
+  handles, captions = figure.axes[0].get_legend_handles_labels()
   if 1 < len(groups) <= _MOST_LABELS:
     figure.legend(
-      handles, names, loc='outside lower center', fontsize=8, frameon=False,
+      handles, captions, loc='outside lower center', fontsize=8, frameon=False,
       ncols=min(3, len(groups)),
     )  # fmt: skip
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', dpi=110)
-  files.write_bytes(path, buffer.getvalue())
+  figures.save(figure, path)
   return True
 
 
-def _drawable(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
-  """Returns the figures that are numbers and not the same everywhere."""
+def _title(name: str) -> tuple[str, str]:
+  """Returns the title of a value's panel and the label of its y axis."""
+  metric = analysis.metric_of(name)
+  if metric:
+    return f'{metric.title} at initialisation', metric.unit
+  metric = base.find_value(name)
+  if metric is None:
+    return _TITLES.get(name, name), ''
+  if name == metric.result:
+    return metric.title, metric.unit
+  return f'{metric.title}: {metric.label(name)}', metric.unit
+
+
+def _plottable(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
+  """Returns the values that are numbers and not the same everywhere."""
   names = []
   for name in text_lib.columns(rows):
     values = [row.get(name) for row in rows]
     numbers = [v for v in values if isinstance(v, int | float)]
-    if name not in (*_ABOUT, *axes, 'seed') and len(set(numbers)) > 1:
+    is_about = name in (*_ABOUT, *axes, 'seed') or name.endswith('_ci95')
+    if not is_about and len(set(numbers)) > 1:
       names.append(name)
   return names
 
@@ -253,7 +253,7 @@ def _own_parts(configs: Sequence[str]) -> list[str]:
   return [','.join(p) for p in parts]
 
 
-def _draw_group(
+def _plot_group(
   panel: Any,
   rows: Sequence[Row],
   axis: str,

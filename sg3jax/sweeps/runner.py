@@ -7,6 +7,7 @@ that raises is reported, and the others go on.
 import contextlib
 import dataclasses
 import os
+import pathlib
 import platform
 import re
 import signal
@@ -21,6 +22,8 @@ from typing import Any
 import jax
 
 from sg3jax.train import preemption
+
+_CONFIG: Any = jax.config  # Whose fields are made at run time.
 
 # Seconds between two looks at whether to stop.
 _POLL = 0.5
@@ -126,6 +129,7 @@ def run(
     # Short jobs share what they have compiled, but not for ever.
     alone = patient or not resources.on_cpu
     remote = ray.remote(max_calls=1 if alone else _CALLS)(_call)
+    cache = _CONFIG.jax_compilation_cache_dir
     options = {
       'num_cpus': resources.cpus,
       'num_gpus': resources.gpus,
@@ -134,7 +138,10 @@ def run(
     }
     pending = {
       remote.options(name=job.name, **options).remote(
-        job.function, dict(job.arguments), on_cpu=resources.on_cpu
+        job.function,
+        dict(job.arguments),
+        on_cpu=resources.on_cpu,
+        cache=cache,
       ): job
       for job in jobs
     }
@@ -233,11 +240,23 @@ def _check_resources(ray: Any, resources: Resources) -> None:
 
 
 def _call(
-  function: Callable[..., Any], arguments: Mapping[str, Any], *, on_cpu: bool
+  function: Callable[..., Any],
+  arguments: Mapping[str, Any],
+  *,
+  on_cpu: bool,
+  cache: str | None,
 ) -> Outcome:
-  """Runs in a worker: calls a function, and tells what became of it."""
+  """Calls a function in a worker, and returns the outcome.
+
+  Args:
+    function: The function.
+    arguments: Its keyword arguments.
+    on_cpu: Whether the job has no accelerator.
+    cache: The folder where the driver keeps compiled programs; None for none.
+  """
   if on_cpu and 'JAX_PLATFORMS' not in os.environ:
     jax.config.update('jax_platforms', 'cpu')
+  _use_cache(cache)
   start = time.perf_counter()
   value, error, trace = None, '', ''
   try:
@@ -253,6 +272,18 @@ def _call(
     platform.node(),
     jax.devices()[0].device_kind,
   )
+
+
+def _use_cache(folder: str | None) -> None:
+  """Keeps compiled programs where the driver does, if this machine can."""
+  if folder and 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+    return  # The machine has a place of its own.
+  if folder and '://' not in folder:
+    try:
+      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError:  # The home folder of the driver's user, say.
+      folder = None
+  _CONFIG.update('jax_compilation_cache_dir', folder)
 
 
 def _outcome(ray: Any, reference: Any, max_retries: int) -> Outcome:

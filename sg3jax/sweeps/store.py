@@ -5,7 +5,7 @@
     runs/NAME/          the run folder of one that is trained
 
 A record is written whole or not at all. What is measured again is never lost:
-the older record and run folder get a number, `NAME.json.1` and `NAME.1`.
+the older record and run folder get a number, `NAME.json~1` and `NAME~1`.
 """
 
 import json

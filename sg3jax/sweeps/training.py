@@ -1,4 +1,4 @@
-"""A point that is trained: a run folder of its own, and its last figures."""
+"""A point that is trained: a run folder of its own, and its last values."""
 
 import math
 import pathlib
@@ -13,7 +13,7 @@ from sg3jax.types import Config
 
 
 def make_check() -> Callable[[Config], None]:
-  """Returns a function that raises what is wrong with a point to be trained.
+  """Returns a function that raises an error if a point cannot be trained.
 
   It opens each set of images once, however many points train on it.
   """
@@ -30,11 +30,12 @@ def make_check() -> Callable[[Config], None]:
     config.model.label_dim = source.label_dim
     analysis.check(config)
     launch.make_evaluator(config, source, sharding.make_mesh(1))
+    launch.best_by(config)
 
   return check
 
 
-def train(config: Config, workdir: str) -> analysis.Figures | None:
+def train(config: Config, workdir: str) -> analysis.Values | None:
   """Trains a point, or goes on; call it in the main thread of a process.
 
   Args:
@@ -43,28 +44,28 @@ def train(config: Config, workdir: str) -> analysis.Figures | None:
       another one may go on with it.
 
   Returns:
-    The figures of the last snapshot, or None if the run was told to stop
+    The values of the last snapshot, or None if the run was told to stop
     before its end: the same call goes on from there.
   """
   with preemption.stop_on_signals() as stop:
     launch.train(config, workdir, stop=stop)
-  return None if stop.obeyed else last_figures(pathlib.Path(workdir))
+  return None if stop.obeyed else last_values(pathlib.Path(workdir))
 
 
-def last_figures(workdir: pathlib.Path) -> analysis.Figures:
-  """Returns a run's last measured figures, and its speed, by name."""
-  figures: analysis.Figures = {}
+def last_values(workdir: pathlib.Path) -> analysis.Values:
+  """Returns a run's last measured values, and its speed, by name."""
+  values: analysis.Values = {}
   stats = results.last_line(workdir / 'stats.jsonl') or {}
   for name, stat in (
     ('kimg', 'Progress/kimg'),
     ('sec_per_kimg', 'Timing/sec_per_kimg'),
   ):
     if stat in stats:
-      figures[name] = stats[stat]['mean']
+      values[name] = stats[stat]['mean']
   kimg = stats.get('Progress/kimg', {}).get('mean', math.nan)
   for path in sorted(workdir.glob('metric-*.jsonl')):
     line = results.last_line(path) or {}
     # An evaluation that failed has left those of an older snapshot last.
     if math.isclose(line.get('kimg', math.nan), kimg):
-      figures |= line['results']
-  return figures
+      values |= line['results']
+  return values

@@ -179,7 +179,7 @@ class TestTrain:
       '--config.data.cond=1',
       '--config.log.metrics=swd,eqq',
     )
-    assert 'unknown metrics eqq: use swd, eqt, eqt_frac, eqr' in error
+    assert 'got eqq: did you mean eq' in error
     assert not (tmp_path / 'run').exists()
 
   def test_metrics_that_a_generator_cannot_have_end_before_it_too(

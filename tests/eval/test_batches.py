@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from sg3jax.eval import batches, evaluators
+from sg3jax.eval import batches, image_generator
 from sg3jax.nets import factory, layer_tables
 from sg3jax.train import config as config_lib
 
@@ -92,13 +92,14 @@ def _mesh(size):
   return Mesh(devices, ('data',), axis_types=(AxisType.Auto,))
 
 
-def test_painters_spread_the_batch_over_the_devices():
+def test_image_generators_spread_the_batch_over_the_devices():
   generator = _make_generator(1024)
   for memory, batch in ((None, 16), (1 * _GIB, 4), (80 * _GIB, 16)):
-    painter = evaluators.Painter(generator, _mesh(2), memory=memory)
-    assert painter.batch_size == 2 * batch
-  assert evaluators.Painter(generator, _mesh(2), batch_size=8).batch_size == 8
+    images = image_generator.ImageGenerator(generator, _mesh(2), memory=memory)
+    assert images.batch_size == 2 * batch
+  images = image_generator.ImageGenerator(generator, _mesh(2), batch_size=8)
+  assert images.batch_size == 8
   with pytest.raises(
     ValueError, match='must be a multiple of 8, 4 for each device, got 12'
   ):
-    evaluators.Painter(generator, _mesh(2), batch_size=12)
+    image_generator.ImageGenerator(generator, _mesh(2), batch_size=12)

@@ -35,13 +35,13 @@ def write_metric(folder, name, points):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-  """The panels that were drawn, as (title, y label, {line: (kimg, value)})."""
+def plotted(monkeypatch):
+  """The plotted panels, as (title, y label, {line: (kimg, value)})."""
   panels = []
-  draw = curves._draw
+  plot = curves._plot
 
   def record(axis, panel):
-    draw(axis, panel)
+    plot(axis, panel)
     lines = {
       line.label: (line.kimg.tolist(), line.value.tolist())
       for line in panel.lines
@@ -49,11 +49,11 @@ def drawn(monkeypatch):
     panels.append((axis.get_title('left'), axis.get_ylabel(), lines))
     assert 'kimg' in axis.get_xlabel()
 
-  monkeypatch.setattr(curves, '_draw', record)
+  monkeypatch.setattr(curves, '_plot', record)
   return panels
 
 
-def test_every_curve_reaches_its_panel(tmp_path, drawn):
+def test_every_curve_reaches_its_panel(tmp_path, plotted):
   stats = write_stats(tmp_path, 3)
   swd = [(0.0, 40.0), (1.0, 10.0), (0.0, 30.0)]
   write_metric(
@@ -65,7 +65,7 @@ def test_every_curve_reaches_its_panel(tmp_path, drawn):
   write_metric(tmp_path, 'fid50k_full', [(1.0, 120.0)])
   curves.plot_curves(stats, tmp_path / 'new' / 'curves.png')
 
-  titles = [title.split(' (')[0] for title, _, _ in drawn]
+  titles = [title.split(' (')[0] for title, _, _ in plotted]
   assert titles == [
     'Losses',
     'Discriminator scores',
@@ -74,7 +74,7 @@ def test_every_curve_reaches_its_panel(tmp_path, drawn):
     'Distance to real images',
     'Equivariance',
   ]
-  panels = {title.split(' (')[0]: lines for title, _, lines in drawn}
+  panels = {title.split(' (')[0]: lines for title, _, lines in plotted}
   assert panels['Losses']['generator'] == ([0, 0.5, 1], [1, 1.01, 1.02])
   assert list(panels['Discriminator scores']) == ['real', 'generated']
   # The later of two measurements at 0 kimg counts.
@@ -87,22 +87,22 @@ def test_every_curve_reaches_its_panel(tmp_path, drawn):
     'EQ-T (subpixel)': ([1], [45]),
     'EQ-R': ([1], [13]),
   }
-  assert drawn[-1][1] == 'PSNR (dB)'
+  assert plotted[-1][1] == 'PSNR (dB)'
   with Image.open(tmp_path / 'new' / 'curves.png') as image:
     assert image.width > image.height > 400
 
 
-def test_unfinished_and_sick_runs_are_drawn(tmp_path, drawn):
+def test_unfinished_and_sick_runs_are_plotted(tmp_path, plotted):
   nan = {'num': 8, 'mean': float('nan'), 'std': float('nan')}
   stats = write_stats(tmp_path, 70, **{'Loss/r1_penalty': nan})
   with open(stats, 'a') as file:
     file.write('{"Loss/G/lo')
   write_metric(tmp_path, 'eqr50k', [(0.0, None), (1.0, 40.0)])  # Not finite.
   curves.plot_curves(stats, tmp_path / 'curves.png')
-  assert len(drawn[0][2]['generator'][0]) == 70
+  assert len(plotted[0][2]['generator'][0]) == 70
 
 
-def test_nothing_to_draw_is_an_error(tmp_path):
+def test_nothing_to_plot_is_an_error(tmp_path):
   (tmp_path / 'stats.jsonl').write_text('')
   with pytest.raises(ValueError, match=r'stats\.jsonl has no tick yet'):
     curves.plot_curves(tmp_path / 'stats.jsonl', tmp_path / 'curves.png')

@@ -8,6 +8,7 @@ import numpy as np
 import official_names
 import pytest
 
+from sg3jax.eval import transforms as transforms_lib
 from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import generator as generator_lib
 
@@ -42,7 +43,9 @@ def _synthesize(variables, ws, transforms, size=_SIZE):
 
 def _evaluator(synthesize=_synthesize, **options):
   options = {'batch_size': 16, 'num_samples': 32} | options
-  return equivariance.EquivarianceEvaluator(synthesize, _sample_ws, **options)
+  return equivariance.EquivarianceEvaluator(
+    jax.jit(synthesize), _sample_ws, **options
+  )
 
 
 @pytest.fixture(scope='module')
@@ -153,17 +156,53 @@ def test_rectangular_images_move_by_their_own_sides():
 
 def test_psnr():
   # MSE = (2 + 6) / (100 + 700) = 0.01.
-  figure = equivariance.psnr(np.array([2.0, 6.0]), np.array([100.0, 700.0]))
+  figure = transforms_lib.psnr(np.array([2.0, 6.0]), np.array([100.0, 700.0]))
   assert figure == pytest.approx(20 * math.log10(2 / 0.1))
-  assert equivariance.psnr(np.zeros(2), np.ones(2)) == math.inf
+  assert transforms_lib.psnr(np.zeros(2), np.ones(2)) == math.inf
+
+
+def test_the_interval_is_that_of_repetitions():
+  # Groups of four share a transform, by which most of the errors vary.
+  rng = np.random.default_rng(0)
+  factors = np.exp(0.5 * rng.normal(size=(400, 50, 1)))
+  errors = factors * rng.uniform(0.9, 1.1, size=(400, 50, 4))
+  counts = rng.integers(80, 120, size=(400, 50, 1)) * np.ones((1, 1, 4))
+  values, widths = [], []
+  for e, n in zip(errors * counts, counts, strict=True):
+    values.append(transforms_lib.psnr(e.ravel(), n.ravel()))
+    widths.append(transforms_lib.psnr_ci95(e.ravel(), n.ravel(), 4))
+  assert np.mean(widths) == pytest.approx(1.96 * np.std(values), rel=0.1)
+  # As if there were four times as many groups.
+  alone = transforms_lib.psnr_ci95(errors[0].ravel(), counts[0].ravel() + 0, 1)
+  assert alone < 0.6 * widths[0]
+
+
+def test_the_interval_of_too_little_or_of_nothing():
+  ones = np.ones(4)
+  assert transforms_lib.psnr_ci95(ones, ones, 4) == math.inf
+  assert transforms_lib.psnr_ci95(0 * ones, ones, 2) == 0
+  # The last group is smaller.
+  assert transforms_lib.psnr_ci95(np.ones(6), np.ones(6), 4) == 0
+
+
+def test_a_further_transform_leaves_the_keys_of_others(monkeypatch):
+  groups = jnp.arange(5)
+  before = equivariance._split_keys(jax.random.key(1), groups)
+  more = transforms_lib.TRANSFORMS | {'eqx': None}
+  monkeypatch.setattr(equivariance, 'TRANSFORMS', more)
+  after = equivariance._split_keys(jax.random.key(1), groups)
+  assert (after[: len(before)] == before).all()
 
 
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'metrics': ['eqx']}, r"\['eqx'\]; choose from \['eqt', 'eqt_frac'"),
-    ({'metrics': []}, 'choose from'),
-    ({'batch_size': 6}, 'batch size 6 must be a multiple of 4'),
+    (
+      {'metrics': ['eqx']},
+      r"among \['eqt', 'eqt_frac', 'eqr'\], got \['eqx'\]",
+    ),
+    ({'metrics': []}, r'got \[\]'),
+    ({'batch_size': 6}, 'must be a multiple of 4, got 6'),
     ({'num_samples': 0}, 'num_samples'),
   ],
 )
@@ -197,18 +236,18 @@ def test_recorded_figures(golden, config):
   zs = arrays[f'{config}/z']
   originals = [synthesize(z, jnp.eye(3)) for z in zs]
   figures = []
-  for name, metric in equivariance.METRICS.items():
+  for name, metric in transforms_lib.TRANSFORMS.items():
     compare = jax.jit(metric.compare)
     errors, counts = [], []
     for z, original, parameter in zip(
       zs, originals, jnp.asarray(parameters[name]), strict=True
     ):
-      inverse = metric.inverse_transform(parameter, (64, 64))
+      inverse = metric.inverse(parameter, (64, 64))
       e, n = compare(original, synthesize(z, inverse), parameter)
       errors.append(e)
       counts.append(n)
     figures.append(
-      equivariance.psnr(np.concatenate(errors), np.concatenate(counts))
+      transforms_lib.psnr(np.concatenate(errors), np.concatenate(counts))
     )
   recorded = arrays[f'{config}/eqt_int_eqt_frac_eqr_db']
   np.testing.assert_allclose(figures, recorded, rtol=0, atol=0.05)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from sg3jax.eval.plots import grids
+from sg3jax.eval.plots import clips, grids
 
 
 def read(path):
@@ -183,7 +183,7 @@ def test_clip_plays_all_frames_at_its_rate(tmp_path, channels, suffix, fps):
   if channels == 4:
     frames[..., 3] = 255
   path = tmp_path / f'clip{suffix}'
-  grids.save_clip(frames, path, fps)
+  clips.save_clip(frames, path, fps)
   with Image.open(path) as clip:
     assert sum(1 for _ in ImageSequence.Iterator(clip)) == 12
     assert clip.size == (24, 16)
@@ -201,15 +201,15 @@ def test_clip_plays_all_frames_at_its_rate(tmp_path, channels, suffix, fps):
 def test_clips_that_cannot_be_played_are_errors(tmp_path):
   frames = noise(2, 4, 4, 3)
   with pytest.raises(ValueError, match=r'\.webp or \.gif'):
-    grids.save_clip(frames, tmp_path / 'a.mp4', 24)
+    clips.save_clip(frames, tmp_path / 'a.mp4', 24)
   with pytest.raises(ValueError, match='up to 50 frames'):
-    grids.save_clip(frames, tmp_path / 'a.gif', 60)
+    clips.save_clip(frames, tmp_path / 'a.gif', 60)
   with pytest.raises(ValueError, match='at least one frame'):
-    grids.save_clip(frames[:0], tmp_path / 'a.webp', 24)
+    clips.save_clip(frames[:0], tmp_path / 'a.webp', 24)
 
 
 def test_translation_path_is_a_closed_circle_of_inverse_translations():
-  path = grids.translation_path(16, 0.125)
+  path = clips.translation_path(16, 0.125)
   assert path.dtype == np.float32
   moved = -path[:, :2, 2]
   np.testing.assert_allclose(np.hypot(*moved.T), 0.125, rtol=1e-6)
@@ -222,7 +222,7 @@ def test_translation_path_is_a_closed_circle_of_inverse_translations():
 
 
 def test_rotation_path_is_a_closed_turn():
-  path = grids.rotation_path(12)
+  path = clips.rotation_path(12)
   np.testing.assert_array_equal(path[0], np.eye(3))
   quarter = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
   np.testing.assert_allclose(path[3], quarter, atol=1e-7)
@@ -243,12 +243,12 @@ def test_equivariance_clip_renders_every_image_under_every_transform():
   ws = np.array([0.0, 0.25, 0.5], np.float32)[:, None, None]
   transforms = np.tile(np.eye(3, dtype=np.float32), (5, 1, 1))
   transforms[:, 0, 2] = np.linspace(-0.5, 0, 5)
-  frames = grids.make_equivariance_clip(
+  frames = clips.make_equivariance_clip(
     synthesize, ws, transforms, batch_size=4
   )
   assert shapes == [(4, 1, 1)]  # Compiled once.
   assert frames.shape == (5, 2, 6, 3)
   expected = ws[None, :, 0, 0] + transforms[:, None, 0, 2]
   np.testing.assert_array_equal(frames[:, 0, ::2, 0], grids.to_uint8(expected))
-  column = grids.make_equivariance_clip(synthesize, ws, transforms, size=(1, 3))
+  column = clips.make_equivariance_clip(synthesize, ws, transforms, size=(1, 3))
   assert column.shape == (5, 6, 2, 3)

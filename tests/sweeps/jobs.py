@@ -5,6 +5,8 @@ import pathlib
 import signal
 import time
 
+import jax
+
 
 def square(x):
   """Returns a figure, and where it was computed."""
@@ -32,6 +34,11 @@ def die(marker):
 def fail():
   """Cannot succeed."""
   raise FloatingPointError('the losses\nare not finite')
+
+
+def compilation_cache():
+  """Returns the folder where this process keeps compiled programs."""
+  return {'folder': jax.config.jax_compilation_cache_dir}
 
 
 def wait(marker):

@@ -217,7 +217,7 @@ def test_lines_join_what_differs_in_one_field_alone():
   assert {k: [r['n'] for r in v] for k, v in groups.items()} == {
     'm = 2': [6, 4, 8]
   }
-  assert report._drawable(rows, ['n', 'm']) == ['figure']
+  assert report._plottable(rows, ['n', 'm']) == ['figure']
 
 
 def test_configurations_are_labelled_by_what_they_do_not_share():

@@ -5,6 +5,7 @@ import pathlib
 import threading
 import time
 
+import jax
 import jobs
 import pytest
 
@@ -22,6 +23,8 @@ def cluster():
   """Two nodes with one CPU each."""
   patch = pytest.MonkeyPatch()
   patch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+  # Other machines do not have the one that the tests share.
+  patch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   # On real machines what runs is installed.
   patch.setenv('PYTHONPATH', str(pathlib.Path(jobs.__file__).parent))
   node = {'num_cpus': 1, 'object_store_memory': _MEMORY}
@@ -105,6 +108,48 @@ def _wait_for_end(pid):
   while pathlib.Path(f'/proc/{pid}').exists():
     assert time.monotonic() < end, f'{pid} still runs'
     time.sleep(0.1)
+
+
+@pytest.fixture
+def cache():
+  """Sets the folder for compiled programs in this process, for one test."""
+  before = jax.config.jax_compilation_cache_dir
+  yield lambda folder: jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_compilation_cache_dir', before)
+
+
+def test_workers_keep_programs_where_the_driver_does(cluster, tmp_path, cache):
+  cache(str(tmp_path / 'kept'))
+  outcome = _run(cluster, {'a': (jobs.compilation_cache, {})})['a']
+  assert outcome.value == {'folder': str(tmp_path / 'kept')}
+
+
+@pytest.mark.parametrize(
+  ('folder', 'own', 'expected'),
+  [
+    (None, '', None),
+    (None, '/own', None),  # The driver was told --compilation_cache=none.
+    ('{}/file/below', '', None),  # A folder that cannot be made here.
+    ('{}/new', '/own', '/as/it/was'),
+    ('gs://bucket/programs', '', 'gs://bucket/programs'),
+  ],
+)
+def test_a_worker_may_have_no_such_folder(
+  tmp_path, monkeypatch, cache, folder, own, expected
+):
+  (tmp_path / 'file').write_text('')
+  if own:
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', own)
+  else:
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  cache('/as/it/was')
+  outcome = runner._call(
+    jobs.compilation_cache,
+    {},
+    on_cpu=True,
+    cache=folder and folder.format(tmp_path),
+  )
+  assert outcome.value == {'folder': expected}
 
 
 def test_what_no_machine_has_is_refused(cluster):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from sg3jax.eval.metrics import base
 from sg3jax.types import AnyArray, Array, Images, ImagesU8
 
 _PATCH = 7
@@ -273,3 +274,26 @@ def _sort(x: Float[Array, ' m']) -> Float[Array, ' m']:
 
   bits = jax.lax.bitcast_convert_type(x, jnp.int32)
   return jax.lax.bitcast_convert_type(swap(jnp.sort(swap(bits))), jnp.float32)
+
+
+@base.register(
+  'swd',
+  title='Sliced Wasserstein distance',
+  unit='1000 x sliced Wasserstein distance',
+  higher_is_better=False,
+  needs=(base.REALS,),
+  panel='Distance to real images',
+  labels={'swd': 'mean', r'swd_(\d+)': r'level of \1 pixels'},
+)
+def measure(context: base.Context) -> base.Measurement:
+  """Compares as many generated images as there are reals, at most."""
+  reference = context.kept(_make_reference)
+  fakes = context.fakes(reference.num_images)
+  return base.Measurement(reference(fakes), reference.num_images)
+
+
+def _make_reference(context: base.Context) -> SlicedWasserstein:
+  count = min(context.num_samples, len(context.source))
+  return SlicedWasserstein(
+    context.reals(count), seed=context.seed, num_projections=128
+  )

@@ -1,19 +1,14 @@
 """The curves of a run in one figure: losses, scores, metrics against kimg."""
 
 import dataclasses
-import io
-import math
 import pathlib
-import re
+from typing import Any
 
 import numpy as np
 
-from sg3jax import files
 from sg3jax.eval import results
-from sg3jax.eval.plots import grids
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+from sg3jax.eval.metrics import base
+from sg3jax.eval.plots import figures, grids
 
 
 @dataclasses.dataclass
@@ -22,6 +17,7 @@ class _Line:
   kimg: np.ndarray
   value: np.ndarray
   std: np.ndarray | None = None
+  place: int = 0  # Among the lines of its panel.
 
 
 @dataclasses.dataclass
@@ -35,45 +31,27 @@ class _Panel:
 
 
 def plot_curves(stats_path: grids.Path, out_png: grids.Path) -> None:
-  """Draws a run's curves: losses, scores, R1 penalty, and metrics if measured.
+  """Plots a run's curves: losses, scores, R1 penalty, and metrics if measured.
 
   Args:
-    stats_path: the run's `stats.jsonl`. The files `metric-*.jsonl` beside it
-      add panels: one for the equivariance figures, one for each other metric.
-    out_png: the figure to write; a file of that name is replaced.
+    stats_path: The run's `stats.jsonl`. The files `metric-*.jsonl` beside it
+      add a panel for each metric, or for several that share one.
+    out_png: The file to write; one of that name is replaced.
 
   Raises:
-    FileNotFoundError: there is no such `stats.jsonl`.
-    ValueError: it has no tick yet.
+    FileNotFoundError: If there is no such `stats.jsonl`.
+    ValueError: If it has no tick yet.
   """
-  # matplotlib takes long to import, and only this function draws with it. A
-  # Figure of its own leaves pyplot's state and the display alone.
-  from matplotlib.figure import Figure
-
   stats_path = pathlib.Path(stats_path)
   panels = _stats_panels(stats_path) + _metric_panels(stats_path.parent)
   if not panels:
-    raise ValueError(f'{stats_path} has no tick yet: there is nothing to draw.')
-  columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
-  rows = math.ceil(len(panels) / columns)
-  figure = Figure(figsize=(4.4 * columns, 3.1 * rows), layout='constrained')
-  axes = figure.subplots(rows, columns, squeeze=False).flat
-  for axis, panel in zip(axes, panels, strict=False):
-    _draw(axis, panel)
-  for axis in axes[len(panels) :]:
-    axis.remove()
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', dpi=110)
-  files.write_bytes(out_png, buffer.getvalue())
-
-
-def style_axis(axis) -> None:
-  """Gives an axis the look of all figures: light grid, small labels."""
-  axis.tick_params(which='both', labelsize=8)
-  axis.grid(color='0.9', linewidth=0.7)
-  axis.set_axisbelow(True)
-  axis.spines[['top', 'right']].set_visible(False)
-  axis.margins(x=0.02)
+    raise ValueError(f'{stats_path} has no tick yet: there is nothing to plot')
+  figure, axes = figures.make_panels(
+    len(panels), columns=2 if len(panels) in (2, 4) else 3, size=(4.4, 3.1)
+  )
+  for axis, panel in zip(axes, panels, strict=True):
+    _plot(axis, panel)
+  figures.save(figure, out_png)
 
 
 def _stats_panels(path: pathlib.Path) -> list[_Panel]:
@@ -123,57 +101,50 @@ def _stats_panels(path: pathlib.Path) -> list[_Panel]:
 
 
 def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
-  equivariance = _Panel(
-    'Equivariance (higher is better)', 'PSNR (dB)', [], markers=True
-  )
-  panels = []
+  """Returns the panels of all metrics, those of no known metric first."""
+  panels: dict[tuple[bool, str], _Panel] = {}
+  order = list(base.registry())
   for path in sorted(folder.glob('metric-*.jsonl')):
-    # The last line counts where a snapshot was measured twice.
-    measured: dict[str, dict[float, float]] = {}
-    for line in results.read_lines(path):
-      if line.get('kimg') is not None:
-        for name, value in line.get('results', {}).items():
-          measured.setdefault(name, {})[line['kimg']] = value
-    panel = _Panel('', '', [], markers=True, from_zero=True)
-    for name, points in measured.items():
+    for name, points in _read_values(path).items():
       kimg = np.array(sorted(points), np.float64)
       value = np.array([points[k] for k in sorted(points)], np.float64)
-      label = _equivariance_label(name)
-      target = equivariance if label else panel
-      target.lines.append(_Line(label or _result_label(name), kimg, value))
-    if panel.lines:
-      panel.title, panel.ylabel = _metric_title(path.stem[len('metric-') :])
-      panels.append(panel)
-  # Translation comes first, as in the paper's tables.
-  equivariance.lines.sort(key=lambda line: ('-R' in line.label, line.label))
-  return panels + ([equivariance] if equivariance.lines else [])
+      metric = base.find_value(name)
+      if metric:
+        key, panel = (True, metric.panel), _metric_panel(metric)
+        label, place = metric.label(name) or name, order.index(metric.name)
+      else:
+        file = path.stem[len('metric-') :]
+        title = f'Metric {file}'
+        panel = _Panel(title, file, [], markers=True, from_zero=True)
+        key, label, place = (False, file), name, 0
+      line = _Line(label, kimg, value, place=place)
+      panels.setdefault(key, panel).lines.append(line)
+  for panel in panels.values():
+    panel.lines.sort(key=lambda line: line.place)
+  return [panels[key] for key in sorted(panels)]
 
 
-def _equivariance_label(name: str) -> str | None:
-  """Returns EQ-T for `eqt50k_int`, and so on; None for other metrics."""
-  match = re.match(r'eq-?([tr])', name.lower())
-  if match is None:
-    return None
-  fractional = ' (subpixel)' if 'frac' in name.lower() else ''
-  return f'EQ-{match[1].upper()}{fractional}'
+def _metric_panel(metric: base.Metric) -> _Panel:
+  direction = 'higher' if metric.higher_is_better else 'lower'
+  return _Panel(
+    f'{metric.panel} ({direction} is better)',
+    metric.unit,
+    [],
+    markers=True,
+    # Distances have a zero that means something; decibels have not.
+    from_zero=not metric.higher_is_better,
+  )
 
 
-def _result_label(name: str) -> str:
-  """Returns what a legend calls a result: the levels of the distance, say."""
-  if name == 'swd':
-    return 'mean'
-  match = re.fullmatch(r'swd_(\d+)', name)
-  return f'level of {match[1]} pixels' if match else name
-
-
-def _metric_title(name: str) -> tuple[str, str]:
-  """Returns a metric panel's title and the label of its y axis."""
-  if name == 'swd':
-    return (
-      'Distance to real images (lower is better)',
-      '1000 x sliced Wasserstein distance',
-    )
-  return f'Metric {name}', name
+def _read_values(path: pathlib.Path) -> dict[str, dict[float, float | None]]:
+  """Returns the values of a file of results by name, then by kimg."""
+  measured: dict[str, dict[float, float | None]] = {}
+  for line in results.read_lines(path):
+    if line.get('kimg') is not None:
+      for name, value in line.get('results', {}).items():
+        # The last line counts where a snapshot was measured twice.
+        measured.setdefault(name, {})[line['kimg']] = value
+  return measured
 
 
 def _smooth(y: np.ndarray, window: int) -> np.ndarray:
@@ -184,8 +155,8 @@ def _smooth(y: np.ndarray, window: int) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _draw(axis, panel: _Panel) -> None:
-  for line, colour in zip(panel.lines, COLOURS * 4, strict=False):
+def _plot(axis: Any, panel: _Panel) -> None:
+  for line, colour in zip(panel.lines, figures.COLOURS * 4, strict=False):
     style = {'color': colour, 'label': line.label, 'linewidth': 1.6}
     value = line.value
     if panel.markers or len(value) == 1:
@@ -203,7 +174,7 @@ def _draw(axis, panel: _Panel) -> None:
   axis.set_title(panel.title, fontsize=10, loc='left')
   axis.set_xlabel('real images shown (thousands, kimg)', fontsize=9)
   axis.set_ylabel(panel.ylabel, fontsize=9)
-  style_axis(axis)
+  figures.style_axis(axis)
   values = np.concatenate([line.value for line in panel.lines])
   positive = bool(np.all(values[np.isfinite(values)] > 0))
   if panel.log and positive:

@@ -4,7 +4,6 @@ Three pictures, from the design alone: what each layer's band is, how much its
 downsampling filter lets through, and the responses of these filters.
 """
 
-import io
 import math
 import pathlib
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sg3jax import files
-from sg3jax.eval.plots import curves, grids
+from sg3jax.eval.plots import figures, grids
 from sg3jax.nets import layer_tables
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import filters
@@ -21,7 +19,7 @@ from sg3jax.ops import filters
 _FLOOR_DB = -100.0  # Below it all is black, or off the picture.
 
 
-def draw_design(
+def plot_design(
   spec: spec_lib.SynthesisSpec, folder: grids.Path
 ) -> list[pathlib.Path]:
   """Draws the pictures of a design; returns their files.
@@ -32,43 +30,34 @@ def draw_design(
       filters with taps, which ideal ones have not; and `radial_filters.png` if
       it has radially symmetric ones. Files of these names are replaced.
   """
-  drawings = {'layers.png': _draw_layers}
+  plots = {'layers.png': _plot_layers}
   if any(layer.down_taps > 1 for layer in spec.layers):
-    drawings['filters.png'] = _draw_filters
+    plots['filters.png'] = _plot_filters
   if any(layer.radial_down_filter for layer in spec.layers):
-    drawings['radial_filters.png'] = _draw_radial_filters
+    plots['radial_filters.png'] = _plot_radial_filters
   paths = []
-  for name, draw in drawings.items():
+  for name, plot in plots.items():
     path = pathlib.Path(folder) / name
-    buffer = io.BytesIO()
-    draw(spec).savefig(buffer, format='png', dpi=110)
-    files.write_bytes(path, buffer.getvalue())
+    figures.save(plot(spec), path)
     paths.append(path)
   return paths
 
 
-def _figure(width: float, height: float) -> Any:
-  # matplotlib takes long to import; pyplot's state is left alone.
-  from matplotlib.figure import Figure
-
-  return Figure(figsize=(width, height), layout='constrained')
-
-
-def _draw_layers(spec: spec_lib.SynthesisSpec) -> Any:
+def _plot_layers(spec: spec_lib.SynthesisSpec) -> Any:
   """Fig. 4c above, attenuations below, over the same layers."""
-  figure = _figure(8.2, 7.4)
+  figure = figures.make_figure(8.2, 7.4)
   bands, attenuations = figure.subplots(
     2, 1, sharex=True, height_ratios=(1.6, 1)
   )
   layers = [layer for layer in spec.layers if not layer.is_torgb]
-  _draw_bands(bands, spec, layers)
-  _draw_attenuations(attenuations, layers)
+  _plot_bands(bands, spec, layers)
+  _plot_attenuations(attenuations, layers)
   attenuations.set_xticks(range(len(layers)), [x.name for x in layers])
   attenuations.set_xlabel('layer', fontsize=9)
   return figure
 
 
-def _draw_bands(
+def _plot_bands(
   axis: Any,
   spec: spec_lib.SynthesisSpec,
   layers: Sequence[spec_lib.LayerSpec],
@@ -77,7 +66,7 @@ def _draw_bands(
   cutoff = np.array([layer.out_cutoff for layer in layers])
   edge = cutoff + [layer.out_half_width for layer in layers]
   rate = np.array([layer.out_sampling_rate for layer in layers])
-  blue, red, green, purple, *_ = curves.COLOURS
+  blue, red, green, purple, *_ = figures.COLOURS
   axis.fill_between(x, cutoff, edge, color='0.93', linewidth=0, zorder=0)
   axis.step(x, rate, where='mid', color='0.35', label='sampling rate $s$')
   axis.step(
@@ -105,12 +94,12 @@ def _draw_bands(
     f'Bands of the layers, {spec.resolution} pixels', fontsize=10, loc='left'
   )
   axis.set_ylabel('cycles or samples per canvas side', fontsize=9)
-  curves.style_axis(axis)
+  figures.style_axis(axis)
   axis.legend(fontsize=8, frameon=False)
 
 
-def _draw_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
-  blue, _, green, *_ = curves.COLOURS
+def _plot_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
+  blue, _, green, *_ = figures.COLOURS
   values = [layer_tables.down_attenuation(layer) for layer in layers]
   heights = [math.nan if value is None else value for value in values]
   colours = [green if layer.is_critical else blue for layer in layers]
@@ -133,21 +122,18 @@ def _draw_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
     loc='left',
   )
   axis.set_ylabel('dB', fontsize=9)
-  curves.style_axis(axis)
+  figures.style_axis(axis)
   axis.margins(y=0.15)
 
 
-def _draw_filters(spec: spec_lib.SynthesisSpec) -> Any:
+def _plot_filters(spec: spec_lib.SynthesisSpec) -> Any:
   """Responses as in Fig. 4a: each layer's, relative to its own Nyquist."""
   layers = [layer for layer in spec.layers if layer.down_taps > 1]
-  columns = min(4, len(layers))
-  rows = math.ceil(len(layers) / columns)
-  figure = _figure(3.0 * columns, 2.3 * rows + 0.7)
-  axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-  for axis, layer in zip(axes, layers, strict=False):
-    _draw_response(axis, layer)
-  for axis in axes[len(layers) :]:
-    axis.remove()
+  figure, axes = figures.make_panels(
+    len(layers), columns=4, size=(3.0, 2.3), margin=(0.0, 0.7), sharey=True
+  )
+  for axis, layer in zip(axes, layers, strict=True):
+    _plot_response(axis, layer)
   figure.suptitle(
     'Downsampling filters up to half their rate. Dashed: cutoff $f_c$ and end '
     'of the transition band $f_c + f_h$; shaded: what aliases',
@@ -158,8 +144,8 @@ def _draw_filters(spec: spec_lib.SynthesisSpec) -> Any:
   return figure
 
 
-def _draw_response(axis: Any, layer: spec_lib.LayerSpec) -> None:
-  blue, red, *_ = curves.COLOURS
+def _plot_response(axis: Any, layer: spec_lib.LayerSpec) -> None:
+  blue, red, *_ = figures.COLOURS
   taps = layer.down_filter()
   assert taps is not None
   rate = layer.tmp_sampling_rate
@@ -181,18 +167,17 @@ def _draw_response(axis: Any, layer: spec_lib.LayerSpec) -> None:
   if attenuation is not None:
     title += f', {attenuation:.1f} dB'
   axis.set_title(title, fontsize=9, loc='left')
-  curves.style_axis(axis)
+  figures.style_axis(axis)
 
 
-def _draw_radial_filters(spec: spec_lib.SynthesisSpec) -> Any:
+def _plot_radial_filters(spec: spec_lib.SynthesisSpec) -> Any:
   """Responses over the plane: rings are what makes rotations exact."""
   layers = [layer for layer in spec.layers if layer.radial_down_filter]
-  columns = min(4, len(layers))
-  rows = math.ceil(len(layers) / columns)
-  figure = _figure(2.6 * columns + 0.6, 2.7 * rows + 0.5)
-  axes = figure.subplots(rows, columns, squeeze=False)
+  figure, axes = figures.make_panels(
+    len(layers), columns=4, size=(2.6, 2.7), margin=(0.6, 0.5)
+  )
   image = None
-  for axis, layer in zip(axes.flat, layers, strict=False):
+  for axis, layer in zip(axes, layers, strict=True):
     taps = layer.down_filter()
     assert taps is not None
     rate = layer.tmp_sampling_rate
@@ -209,8 +194,6 @@ def _draw_radial_filters(spec: spec_lib.SynthesisSpec) -> Any:
     axis.add_patch(_circle(layer.out_cutoff))
     axis.set_title(layer.name, fontsize=9, loc='left')
     axis.tick_params(labelsize=7)
-  for axis in axes.flat[len(layers) :]:
-    axis.remove()
   figure.colorbar(image, ax=axes, label='gain (dB)', shrink=0.6)
   figure.suptitle(
     'Radial downsampling filters over the plane, cycles per canvas side '

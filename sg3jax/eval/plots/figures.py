@@ -1,0 +1,76 @@
+"""Figures of matplotlib: how they are made, what they look like, how written.
+
+matplotlib takes long to import: only these functions import it, when called. A
+`Figure` of its own leaves pyplot's state and the display alone.
+"""
+
+import io
+import math
+from typing import Any
+
+from sg3jax import files
+from sg3jax.eval.plots import grids
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+
+_DPI = 110
+
+
+def make_figure(width: float, height: float) -> Any:
+  """Returns an empty figure of a size in inches."""
+  from matplotlib.figure import Figure
+
+  return Figure(figsize=(width, height), layout='constrained')
+
+
+def make_panels(
+  count: int,
+  *,
+  columns: int,
+  size: tuple[float, float],
+  margin: tuple[float, float] = (0.0, 0.0),
+  **options: Any,
+) -> tuple[Any, list[Any]]:
+  """Returns a figure and its panels, side by side and row by row.
+
+  Args:
+    count: Number of panels.
+    columns: Panels in a row, at most.
+    size: Width and height of a panel, in inches.
+    margin: Width and height of what is beside all panels, in inches.
+    **options: Options of `Figure.subplots`.
+  """
+  columns = min(columns, count)
+  rows = math.ceil(count / columns)
+  figure = make_figure(
+    size[0] * columns + margin[0], size[1] * rows + margin[1]
+  )
+  axes = figure.subplots(rows, columns, squeeze=False, **options).flat
+  for axis in axes[count:]:
+    axis.remove()
+  return figure, list(axes[:count])
+
+
+def style_axis(axis: Any) -> None:
+  """Gives an axis the look of all figures: light grid, small labels."""
+  axis.tick_params(which='both', labelsize=8)
+  axis.grid(color='0.9', linewidth=0.7)
+  axis.set_axisbelow(True)
+  axis.spines[['top', 'right']].set_visible(False)
+  axis.margins(x=0.02)
+
+
+def save(figure: Any, path: grids.Path) -> None:
+  """Writes a figure as a PNG file, whole or not at all.
+
+  Args:
+    figure: The figure.
+    path: The file; one of that name is replaced. Folders are made.
+
+  Raises:
+    OSError: If the file cannot be written.
+  """
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', dpi=_DPI)
+  files.write_bytes(path, buffer.getvalue())
