@@ -19,7 +19,7 @@ from absl import app, flags
 import sg3jax
 from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import factory
-from sg3jax.ops.filtered_lrelu import api, interpreted, platform
+from sg3jax.ops.filtered_lrelu import dispatch, interpreted, platform
 
 _NETWORK = flags.DEFINE_string(
   'network', None, 'A run or a checkpoint.', required=True
@@ -55,7 +55,7 @@ def measure(
   evaluator = equivariance.EquivarianceEvaluator(
     synthesize, sample_ws, batch_size=_BATCH.value, num_samples=_SAMPLES.value
   )
-  kernel = api.KERNELS.get(implementation)
+  kernel = dispatch.KERNELS.get(implementation)
   is_here = kernel is None or kernel[0] == platform.target()[0]
   with contextlib.nullcontext() if is_here else interpreted():
     return evaluator(model.variables)

@@ -15,8 +15,8 @@ import layer_shapes
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import (
-  api,
   banded,
+  dispatch,
   interpreted,
   measured,
   platform,
@@ -109,7 +109,7 @@ def kernel_name() -> str:
     ValueError: If there is none for the device.
   """
   target, _ = platform.target()
-  for name, (platform_name, _) in api.KERNELS.items():
+  for name, (platform_name, _) in dispatch.KERNELS.items():
     if platform_name == target:
       return name
   if target == 'cpu':
@@ -119,7 +119,7 @@ def kernel_name() -> str:
 
 def dtypes(case: Case) -> list[str]:
   """Returns the types in which the device's kernel serves a case."""
-  _, module = api.KERNELS[kernel_name()]
+  _, module = dispatch.KERNELS[kernel_name()]
   found = []
   for dtype in ('bfloat16', 'float16', 'float32'):
     scaling, operands = case.structures(1, dtype)
@@ -134,7 +134,7 @@ def dtypes(case: Case) -> list[str]:
 def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
   """Returns a chain's result by the device's kernel."""
   target, kind = platform.target()
-  return api.KERNELS[kernel_name()][1].run(
+  return dispatch.KERNELS[kernel_name()][1].run(
     chain, *operands, scaling=scaling, kind=kind, interpret=target == 'cpu'
   )
 
