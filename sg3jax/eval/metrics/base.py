@@ -411,7 +411,7 @@ class Context:
 @functools.cache
 def _import_all() -> None:
   """Imports the modules of this folder, which register their metrics."""
-  package = importlib.import_module(__package__)
+  package = importlib.import_module(__name__.rpartition('.')[0])
   for module in pkgutil.iter_modules(package.__path__):
     importlib.import_module(f'{package.__name__}.{module.name}')
 
