@@ -61,25 +61,45 @@ class Folder:
 
   Attributes:
     path: The folder.
-    notes: What was renamed, as sentences.
+    notes: Sentences on names in another spelling and links left out.
   """
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    self._names, self._stored, self.notes = _uniform(path, self._walk())
+    loops: list[str] = []
+    spelt = self._walk(loops)
+    self._names, self._stored, self.notes = _uniform(path, spelt)
+    if loops:
+      self.notes += (
+        f'{report.count(len(loops), "link")} to a folder above skipped: '
+        f'{report.examples(sorted(loops))}',
+      )
 
   def names(self) -> list[str]:
     """Returns the uniform names of all files, sorted."""
     return list(self._names)
 
-  def _walk(self) -> Iterator[tuple[str, str]]:
-    for folder, _, names in os.walk(
+  def _walk(self, loops: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields files for `_uniform`; adds links in circles to `loops`."""
+    for folder, folders, names in os.walk(
       self.path, followlinks=True, onerror=_raise
     ):
       relative = pathlib.Path(folder).relative_to(self.path)
+      endless = [f for f in folders if self._leads_up(relative / f)]
+      loops.extend((relative / name).as_posix() for name in endless)
+      # os.walk goes on with what is left in the list.
+      folders[:] = [name for name in folders if name not in endless]
       for name in names:
         stored = (relative / name).as_posix()
         yield stored, stored
+
+  def _leads_up(self, relative: pathlib.Path) -> bool:
+    """Returns whether a path is a link to a folder that it lies in."""
+    if not (self.path / relative).is_symlink():
+      return False
+    target = os.path.realpath(self.path / relative)
+    above = (os.path.realpath(self.path / p) for p in relative.parents)
+    return any(os.path.commonpath([target, p]) == target for p in above)
 
   def open(self, name: str) -> Any:
     """Opens a file to read: binary, seekable, of no common type."""
@@ -91,7 +111,7 @@ class Zip:
 
   Attributes:
     path: The zip file.
-    notes: What was renamed, or guessed of the names, as sentences.
+    notes: Sentences on names in another spelling and names found twice.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -154,15 +174,14 @@ def _decoded(info: zipfile.ZipInfo) -> str:
 def _uniform(
   path: pathlib.Path, spelt: Iterable[tuple[str, str]]
 ) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
-  """Makes names uniform.
+  """Makes names uniform, and notes which were not.
 
   Args:
     path: The folder or zip file, for messages.
     spelt: Pairs of the name as it is stored and as it reads.
 
   Returns:
-    Uniform names, sorted; the stored names of those that differ from it; and
-    what to tell people.
+    Uniform names, sorted; the stored names of those that differ; and notes.
 
   Raises:
     ValueError: If two stored names become the same.

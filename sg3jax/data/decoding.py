@@ -1,4 +1,4 @@
-"""How one image file is read: its shape, its mode, and what it leaves unread.
+"""Reads one image file: its shape, its mode, its pixels.
 
 Images have 8 bits and are grey, RGB or RGBA. Palettes become RGB, or RGBA if
 they have a transparent colour; grey with alpha becomes RGBA, black and white
@@ -30,7 +30,7 @@ _LOSSLESS = {'1': 'L', 'LA': 'RGBA', 'PA': 'RGBA'} | {m: m for m in _CHANNELS}
 
 _BITS_PER_SAMPLE = 258  # A tag of TIFF files.
 
-# What a file may hold that is left unread, as notes say it.
+# Contents of a file that are left unread, in the words of the notes.
 UNREAD = {
   'animated': 'animated or of several pages, only the first picture is read',
   'transparent': (
@@ -56,7 +56,7 @@ class Header:
   Attributes:
     shape: Rows, columns and channels.
     mode: Pillow's mode to read it in.
-    unread: Keys of `UNREAD`: what of the file is not in the pixels.
+    unread: Keys of `UNREAD`, for contents that are not in the pixels.
   """
 
   shape: tuple[int, int, int]
@@ -159,8 +159,10 @@ def _max_bits(image: Image.Image, head: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int:
   """Returns the orientation tag, 1 for upright or none."""
-  # Of a PNG file without it, Pillow would decode the whole image to find it.
-  if image.format != 'TIFF' and 'exif' not in image.info:
+  try:
+    # Not the method of PNG files, which decodes them first.
+    tags = Image.Image.getexif(image)
+  except Exception:  # Damaged tags, in what may be a sound image.
     return 1
-  value = image.getexif().get(ExifTags.Base.Orientation, 1)
+  value = tags.get(ExifTags.Base.Orientation, 1)
   return value if isinstance(value, int) else 1

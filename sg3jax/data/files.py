@@ -15,7 +15,7 @@ from sg3jax.data import labels as labels_lib
 # sets are sampled; every image is checked again when it is decoded.
 _MAX_HEADERS = 4096
 
-# What was read before runs recorded their data.
+# The only files that were read before runs recorded their data.
 _OLD_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
@@ -43,9 +43,10 @@ class ImageFiles:
     label_dim: Features of a label; 0 if there are none.
     class_names: The names of the classes in order; None if they have none.
     unused_labels: The labels that are there but were not asked for, a phrase.
-    notes: What was skipped, renamed or left unread, as sentences.
-    changes: What versions before 0.2, whose runs recorded no data, read
-      otherwise, as sentences.
+    notes: Sentences on files skipped, names in another spelling, and contents
+      left unread.
+    changes: Sentences on what is read otherwise than before runs recorded
+      their data.
   """
 
   def __init__(
@@ -155,7 +156,7 @@ class ImageFiles:
 
   def _damaged(self, name: str, error: Exception) -> Exception:
     """Returns the error to raise if a file cannot be read."""
-    # Of the operating system, as opposed to those that Pillow makes.
+    # Errors of the operating system have a number; Pillow's have none.
     if isinstance(error, OSError) and error.errno is not None:
       return OSError(
         f'{self._where(name)} cannot be read ({error.strerror}): the file may '
@@ -181,7 +182,7 @@ class ImageFiles:
       resolution: The rows and columns that the images must have, if given.
 
     Returns:
-      What is left unread of the images, as sentences.
+      Sentences on contents of the images that are left unread.
     """
     first, *rest = self._names
     header = self._header(first)
@@ -248,7 +249,7 @@ def _summary(names: Sequence[str]) -> str:
 
 
 def _skipped(names: Sequence[str]) -> list[str]:
-  """Returns which files are not read, as sentences."""
+  """Returns sentences on the files that are not read."""
   hidden = [name for name in names if _is_hidden(name)]
   others = [
     name
@@ -272,16 +273,17 @@ def _skipped(names: Sequence[str]) -> list[str]:
 def _changes(
   names: Sequence[str], class_names: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-  """Returns what earlier versions read otherwise, as sentences."""
+  """Returns sentences on what earlier versions read otherwise."""
   changes = []
   new = [n for n in names if not n.lower().endswith(_OLD_SUFFIXES)]
   if new:
     changes.append(
-      f'{report.count(len(new), "image")} not read then: {report.examples(new)}'
+      f'{report.count(len(new), "image")} not read before: '
+      f'{report.examples(new)}'
     )
   if class_names and list(class_names) != sorted(class_names):
     changes.append(
-      'class folders in the order of their names then '
+      'class folders in the order of their names before '
       f'({report.examples(sorted(class_names))}), and in that of their numbers '
       f'now ({report.examples(class_names)}); put one letter before each name '
       'to keep the old order'

@@ -56,12 +56,12 @@ class Labels:
 
   @property
   def dtype(self) -> np.dtype:
-    """That of the labels that are returned: float32."""
+    """The type of the labels that are returned: float32."""
     return np.dtype(np.float32)
 
   @property
   def has_classes(self) -> bool:
-    """Whether the labels are class indices, as opposed to vectors."""
+    """True if the labels are class indices, False if they are vectors."""
     return self.values.ndim == 1
 
   def __getitem__(self, rows: Any) -> Float32[np.ndarray, '*rows dim']:

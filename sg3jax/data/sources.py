@@ -30,9 +30,9 @@ class ImageSource(Protocol):
   A source may also have the attributes
     `class_names`, the names of its classes: see `class_names`;
     `unused_labels`, a phrase on labels that are there but were not asked for;
-    `notes`, sentences on what was skipped, renamed or left unread;
-    `changes`, sentences on what earlier versions of this package read
-      otherwise;
+    `notes`, sentences on files skipped and contents left unread;
+    `changes`, sentences on what is read otherwise than before runs recorded
+      their data;
   and a method
     `fingerprint()`, a hash of what the images are: see `fingerprint`.
   """
@@ -72,7 +72,7 @@ class Subset:
   """Some images of a source, in the source's order.
 
   Attributes:
-    name: That of the source, as are the properties that follow.
+    name: The name of the source; the properties that follow are its own too.
     resolution: Rows and columns of every image.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     label_dim: Features of a label; 0 if there are none.
@@ -119,7 +119,7 @@ def unused_labels(source: ImageSource) -> str:
 
 
 def changes(source: ImageSource) -> tuple[str, ...]:
-  """Returns what earlier versions of this package read otherwise."""
+  """Returns sentences on what is read otherwise than by earlier versions."""
   return getattr(source, 'changes', ())
 
 
@@ -133,12 +133,12 @@ def fingerprint(source: ImageSource) -> str | None:
 
 
 def notes(source: ImageSource) -> tuple[str, ...]:
-  """Returns what of a source was skipped, renamed or left unread."""
+  """Returns sentences on files skipped and contents left unread."""
   return getattr(source, 'notes', ())
 
 
 def describe(source: ImageSource) -> list[str]:
-  """Returns lines for a log: classes, what was left out, what is amiss."""
+  """Returns lines for a log: classes, notes and warnings."""
   lines = []
   counts = source.labels().class_counts() if source.label_dim else None
   names = class_names(source)
@@ -167,10 +167,10 @@ def describe(source: ImageSource) -> list[str]:
 
 
 def absolute(spec: str) -> str:
-  """Returns a full name of what a string names, whatever the current folder.
+  """Returns a name of the same images that holds in any current folder.
 
-  Paths become absolute, and what may be left out is filled in. Links stay: see
-  `is_same`. Strings that `open_source` would refuse stay as they are.
+  Paths become absolute, and optional parts are filled in. Links stay as they
+  are: see `is_same`. So do strings that `open_source` would refuse.
   """
   return _spelt_out(spec, os.path.abspath)
 
@@ -245,6 +245,11 @@ def _open_all(
     return _open_embedded(argument, resolution, use_labels)
   if kind == 'tfds':
     return _open_tfds(argument, resolution, use_labels)
+  if '://' in spec:
+    raise ValueError(
+      f'data.source must be {_FORMS}, got the address {spec!r}: download the '
+      'data first'
+    )
   path = pathlib.Path(spec).expanduser()
   if not path.exists():
     raise FileNotFoundError(

@@ -196,3 +196,20 @@ def test_a_folder_that_cannot_be_listed_is_not_skipped(tmp_path, monkeypatch):
   monkeypatch.setattr(os, 'scandir', fail)
   with pytest.raises(PermissionError, match='inner'):
     files.ImageFiles(tmp_path)
+
+
+def test_a_link_to_a_folder_above_does_not_repeat_images(tmp_path):
+  folder = tmp_path / 'set'
+  (folder / 'inner').mkdir(parents=True)
+  (tmp_path / 'other').mkdir()
+  for name in ('set/a.png', 'set/inner/b.png', 'other/c.png'):
+    (tmp_path / name).write_bytes(encode(picture(0)))
+  (folder / 'inner' / 'loop').symlink_to(folder)
+  (folder / 'inner' / 'self').symlink_to('.')
+  (folder / 'linked').symlink_to(tmp_path / 'other')
+  (tmp_path / 'other' / 'back').symlink_to(folder / 'inner' / '..')
+  source = files.ImageFiles(folder)
+  assert source._names == ['a.png', 'inner/b.png', 'linked/c.png']
+  assert source.notes == (
+    '3 links to a folder above skipped: inner/loop, inner/self, linked/back',
+  )

@@ -191,3 +191,10 @@ def test_a_sample_of_headers_is_said_to_be_one(tmp_path, monkeypatch):
 def test_every_suffix_is_one_that_pillow_knows():
   Image.init()
   assert set(decoding.SUFFIXES) <= set(Image.registered_extensions())
+
+
+def test_damaged_tags_do_not_damage_an_image(tmp_path):
+  data = encode(picture(0), 'JPEG', exif=b'Exif\0\0MM\0*\xff\xff\xff')
+  source = files.ImageFiles(_write(tmp_path, {'a.jpg': data}))
+  assert source[0]['image'].shape == (8, 8, 3)
+  assert source.notes == ()

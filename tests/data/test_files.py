@@ -455,6 +455,8 @@ def test_open_source_finds_the_home_folder(store, monkeypatch):
   ('spec', 'options', 'error', 'problem'),
   [
     ('nowhere', {}, FileNotFoundError, r"'nowhere' do not exist: .*\.zip file"),
+    ('gs://a/b.zip', {}, ValueError, r"got the address 'gs://a/b\.zip': down"),
+    ('https://a.b/c', {}, ValueError, r'download the data first'),
     ('embedded:x', {}, ValueError, r'embedded:x .*such as embedded:4000'),
     ('embedded:0', {}, ValueError, r'embedded:0 .*such as embedded:4000'),
     (

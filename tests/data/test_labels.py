@@ -108,7 +108,7 @@ def test_numbered_folders_are_classes_in_the_order_of_numbers(tmp_path):
     '6 100 (1)'
   )
   (change,) = sources.changes(source)
-  assert 'class folders in the order of their names then (0, 1, 10' in change
+  assert 'class folders in the order of their names before (0, 1, 10' in change
 
 
 def test_classes_in_the_order_of_before_are_no_change(tmp_path):
@@ -120,7 +120,7 @@ def test_formats_that_were_not_read_are_a_change(tmp_path):
   _write(tmp_path, ['a.png'])
   (tmp_path / 'b.bmp').write_bytes(encode(picture(0), 'BMP'))
   assert sources.changes(files.ImageFiles(tmp_path)) == (
-    '1 image not read then: b.bmp',
+    '1 image not read before: b.bmp',
   )
 
 

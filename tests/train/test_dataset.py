@@ -1,7 +1,6 @@
 """What a run records of its data, and what it says if they have changed."""
 
 import json
-import os
 import shutil
 import types
 
@@ -15,7 +14,7 @@ from sg3jax import model as model_lib
 from sg3jax.data import sources
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import preemption, sharding
+from sg3jax.train import loop, sharding
 from sg3jax.train.config import compare
 from sg3jax.train.run_folder import dataset
 
@@ -167,8 +166,8 @@ def test_a_run_without_a_record_gets_one(data, workdir):
 @pytest.mark.parametrize(
   ('names', 'problem'),
   [
-    (['2/1.png', '10/1.png'], r'in the order of their names then \(10, 2\)'),
-    (['a/1.png', 'b/1.gif'], r'1 image not read then: b/1\.gif'),
+    (['2/1.png', '10/1.png'], r'in the order of their names before \(10, 2\)'),
+    (['a/1.png', 'b/1.gif'], r'1 image not read before: b/1\.gif'),
   ],
 )
 def test_a_run_without_a_record_keeps_its_meaning(
@@ -276,16 +275,10 @@ def test_a_run_records_its_data_and_compares_them(
   (data / 'notes.txt').write_text('nothing')
 
   def train(source, kimg, **options):
-    config = tiny.tiny_config(total_kimg=kimg)
+    config = tiny.tiny_config('2', total_kimg=kimg)
     config.data.source, config.data.cond = source, True
-    launch.train(
-      config,
-      launch.open_source(config),
-      'run',
-      mesh=sharding.make_mesh(1),
-      stop=preemption.Stop(),
-      **options,
-    )
+    images = launch.open_source(config)
+    loop.train(config, images, 'run', mesh=sharding.make_mesh(1), **options)
     return capsys.readouterr().out
 
   monkeypatch.chdir(tmp_path)
@@ -294,16 +287,16 @@ def test_a_run_records_its_data_and_compares_them(
   assert 'Data note:      1 file skipped' in out
   record = json.loads((tmp_path / 'run/data.json').read_text())
   assert record['class_names'] == names
-  options = checkpoint_lib.load_options('run')
-  assert options['class_names'] == names
+  assert checkpoint_lib.load_options('run')['class_names'] == names
   assert model_lib.load_model('run').class_names == tuple(names)
-  train(os.path.join(str(tmp_path), 'data', ''), 0.016)
+
   (data / '2/a.png').unlink()
   with pytest.raises(ValueError, match='7 images, 1 fewer than the 8 before'):
-    train('data', 0.024)
-  out = train('data', 0.024, allow_config_change=True)
-  assert 'Changed:        at step 2: train.total_kimg' in out
+    train('data', 0.016)
+  out = train(str(data), 0.016, allow_config_change=True)
+  assert 'Changed:        at step 1: train.total_kimg' in out
   assert 'data: 7 images, 1 fewer' in out
+  assert 'data.source' not in out
   assert json.loads((tmp_path / 'run/data.json').read_text())['images'] == 7
 
 

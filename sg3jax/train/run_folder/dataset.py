@@ -1,7 +1,7 @@
-"""What a run trains on: recorded when it begins, compared when it resumes.
+"""Records the data of a run when it begins, and compares them on resume.
 
-    data.json   the number of images and a hash of what they are, their labels
-                and classes
+    data.json   the number of images, hashes of their names and labels, and
+                the classes
 
 A run from before there was such a file gets it when it is resumed.
 """
@@ -22,7 +22,7 @@ FILE = 'data.json'
 
 
 def describe(source: sources.ImageSource) -> dict[str, Any]:
-  """Returns what `data.json` records of a source.
+  """Returns the record of a source.
 
   Returns:
     `images`, their number; `images_sha256`, the source's fingerprint or None;
@@ -54,7 +54,7 @@ def check(
   Args:
     workdir: The run folder.
     source: The training images of this session.
-    allow_config_change: Whether they may differ.
+    allow_config_change: True if they may differ.
 
   Returns:
     The differences, one line each; none for a new run.
@@ -66,7 +66,7 @@ def check(
   if path.exists():
     changes = _difference(_read(path), describe(source))
   elif reader.has_checkpoint(workdir):
-    # It began when data were not recorded, and some were read otherwise.
+    # The run began when data were not recorded, and some read otherwise.
     changes = [f'data: {change}' for change in sources.changes(source)]
   else:
     changes = []
@@ -118,7 +118,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Returns what differs between two records, readably."""
+  """Returns a line for each difference between two records."""
 
   def differs(key: str) -> bool:
     return old.get(key) != new[key]
@@ -137,7 +137,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines.append(
       f'data: {_class_change(old.get("class_names"), new["class_names"])}'
     )
-  # Other images have other labels: not a line of its own.
+  # No line of its own for other images, which have other labels.
   if differs('labels_sha256') and not lines:
     lines.append('data: other labels of the same images')
   return lines
