@@ -396,7 +396,9 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
     ValueError: If an imported model is damaged, or `path` is an official
-      checkpoint, which is to be imported first, or the precision is unknown.
+      checkpoint, which is to be imported first, or the precision is unknown,
+      or JAX finds no device of the platform that it was told to use.
+    OSError: If the files cannot be read now.
   """
   options, networks, step = read_networks(path)
   # Not steps times the batch, which may have changed on the way.

@@ -1,4 +1,4 @@
-"""A bar between the lines of the ticks, for people who watch a terminal."""
+"""A progress bar below the lines of the ticks, on a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ def track(
   total_kimg: float,
   kimg_per_step: float,
 ) -> Iterator[_T]:
-  """Yields the batches of the steps and shows how far they are.
+  """Yields batches, and shows a progress bar that moves on with each.
 
-  Lines that are printed meanwhile stand above the bar. Where the output is
-  redirected there is no bar: logs hold plain lines.
+  Lines that are printed meanwhile stand above the bar. There is none where the
+  output is redirected, so that logs hold plain lines.
 
   Args:
-    batches: One for each step.
+    batches: One batch for each step.
     done_kimg: Thousands of images shown before.
     total_kimg: Thousands of images at which the run ends.
-    kimg_per_step: Thousands of images of a step.
+    kimg_per_step: Thousands of images that a step shows.
   """
   if jax.process_index() > 0 or not sys.stdout.isatty():
     yield from batches
@@ -33,9 +33,11 @@ def track(
   # Here and not above: the import takes a while, and few need it.
   from rich import progress
 
+  digits = 1 if total * kimg_per_step >= 1 else 3  # Small runs move too.
+  count = f'{{task.completed:.{digits}f}} / {{task.total:g}} kimg'
   columns = (
     progress.BarColumn(),
-    progress.TextColumn('{task.completed:.1f} / {task.total:g} kimg'),
+    progress.TextColumn(count),
     progress.TimeRemainingColumn(),
   )
   with progress.Progress(*columns, transient=True) as bar:
