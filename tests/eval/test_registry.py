@@ -5,8 +5,10 @@ import functools
 import numpy as np
 import pytest
 
+from sg3jax import launch
 from sg3jax.eval import image_generator
 from sg3jax.eval.metrics import base
+from sg3jax.train import config as config_lib
 
 
 def _measure(context):
@@ -48,6 +50,27 @@ def test_nothing_and_none_mean_no_metric(asked):
 )
 def test_names_come_in_order_and_once(asked, names):
   assert base.parse_names(asked) == names
+
+
+@pytest.mark.parametrize(
+  ('value', 'names'),
+  [
+    ('none', ()),
+    (None, ()),
+    ('', ()),
+    (['none'], ()),
+    ((), ()),
+    ('swd,eqt', ('swd', 'eqt')),
+    (('eqt',), ('eqt',)),
+  ],
+)
+def test_a_configuration_may_say_so_in_words(value, names):
+  # The commonest value that users give, in a file as on a command line.
+  config = config_lib.default_config()
+  config.log.metrics = value
+  assert launch.metric_names(config) == names
+  config.update({'log': {'metrics': value}})
+  assert launch.metric_names(config.copy_and_resolve_references()) == names
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,21 @@ def default_config() -> Config:
   # Keep the best one too: by swd, eqt50k_int or another figure of log.metrics.
   log.keep_best = config_dict.placeholder(str)
   log.grid = (32, 32)  # Columns and rows of picture grids, at most.
-  log.metrics = ()  # At every snapshot: swd, eqt, eqt_frac, eqr.
+  # At every snapshot: swd, eqt, eqt_frac, eqr; or none.
+  log.metrics = _Names(())
   log.metric_samples = 2000  # Images a metric draws.
   log.max_nonfinite_ticks = 3  # In a row, of a loss; the run stops then.
   log.wandb_project = config_dict.placeholder(str)  # Also record it there.
   return config.lock()
+
+
+class _Names(config_dict.FieldReference):
+  """A tuple of names that may also be set to a text, `swd,eqt`, or to None."""
+
+  def set(self, value: Any, type_safe: bool = True) -> None:
+    if value is None:
+      value = ()
+    super().set((value,) if isinstance(value, str) else value, type_safe)
 
 
 def _defaults(design: type) -> Config:
