@@ -52,7 +52,9 @@ class Evaluators:
         self._log('Evaluation is skipped: the run has been asked to stop')
         break
       try:
-        found = evaluator(snapshot)
+        # Images go to the host and back: JAX_TRANSFER_GUARD is for the loop.
+        with jax.transfer_guard('allow'):
+          found = evaluator(snapshot)
       except Exception as error:
         if len(processes.where(True)) < jax.process_count():
           raise

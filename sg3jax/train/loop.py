@@ -16,6 +16,7 @@ from sg3jax.train import (
   evaluation,
   health,
   init_from,
+  jax_settings,
   preemption,
   processes,
   profiling,
@@ -83,8 +84,7 @@ def train(
   """
   workdir = files.local_path(workdir)
   with contextlib.ExitStack() as stack:
-    # A run computes in float32, whatever JAX_ENABLE_X64 says.
-    stack.enter_context(jax.enable_x64(False))
+    stack.enter_context(jax_settings.standard_numerics())
     stack.enter_context(jax.set_mesh(mesh))
     trainer, reasons = build.prepare(config, source, mesh)
     trainer, more = build.settle_micro_batches(config, trainer, mesh)
