@@ -1,9 +1,16 @@
-"""A run as a configuration describes it: its data, its measurements, training.
+"""A run as a configuration describes it: its data, its metrics, training.
 
-What `sg3jax train` does, and the training of a point of a sweep, once the
-options are read.
+`sg3jax train` and the points of a sweep call this once their options are read.
+From Python, `run` trains:
+
+    import sg3jax
+
+    config = sg3jax.launch.load_config('quickstart')
+    config.train.total_kimg = 10.0
+    sg3jax.launch.run(config, 'runs/mine')
 """
 
+import os
 import pathlib
 
 from jax.sharding import Mesh
@@ -12,7 +19,7 @@ from sg3jax import model as model_lib
 from sg3jax.data import sources
 from sg3jax.eval import evaluators
 from sg3jax.nets import factory
-from sg3jax.train import loop, preemption
+from sg3jax.train import loop, preemption, sharding
 from sg3jax.types import Config
 
 
@@ -26,8 +33,8 @@ def open_source(config: Config) -> sources.ImageSource:
   """
   if config.data.source is None:
     raise ValueError(
-      'there are no training images: pass --config.data.source= with a folder, '
-      'a .zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
+      'data.source must name the training images: a folder, a .zip file, '
+      'embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
     )
   return sources.open_source(
     config.data.source,
@@ -88,3 +95,47 @@ def train(
     allow_config_change=allow_config_change,
     read_networks=model_lib.read_networks,
   )
+
+
+def run(
+  config: Config,
+  workdir: str | pathlib.Path,
+  *,
+  devices: int | None = None,
+  profile: range = range(0),
+  allow_config_change: bool = False,
+) -> bool:
+  """Trains a model, or goes on training it, until it is done or told to stop.
+
+  Call it in the main thread: it takes SIGTERM and Ctrl-C as `sg3jax train`.
+
+  Args:
+    config: A configuration, as `load_config` returns it.
+    workdir: The run folder.
+    devices: How many devices to use; all of them by default.
+    profile: Steps to record a profile of.
+    allow_config_change: Whether to go on with a run although its configuration
+      has changed.
+
+  Returns:
+    Whether the run is done; False if a signal stopped it, saved: the same call
+    goes on from there.
+
+  Raises:
+    ValueError: If the configuration is impossible or does not fit the data or
+      the run folder; the message names the field.
+    OSError: If the data cannot be read or the run folder cannot be written.
+  """
+  mesh = sharding.make_mesh(devices)
+  source = open_source(config)
+  with preemption.stop_on_signals() as stop:
+    train(
+      config,
+      source,
+      os.path.expanduser(workdir),
+      mesh=mesh,
+      stop=stop,
+      profile=profile,
+      allow_config_change=allow_config_change,
+    )
+  return not stop.obeyed

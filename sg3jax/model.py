@@ -1,7 +1,10 @@
-"""Trained networks, ready to draw: what `sg3jax.load_model` returns."""
+"""Trained networks, ready to use: `sg3jax.load_model` returns a `Model`."""
 
 import functools
+import math
+import numbers
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from sg3jax import files, platforms
+from sg3jax.eval import resampling
 from sg3jax.interop import model_files, schema
+from sg3jax.interop.official import convert
+from sg3jax.interop.official import files as official_files
 from sg3jax.nets import factory, layers
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.types import AnyArray, Array, Variables
@@ -17,6 +24,13 @@ from sg3jax.types import AnyArray, Array, Variables
 _EXACT = {'precision': 'fp32'}
 
 TRUNCATION_CENTERS = ('global', 'class')
+
+# Styles beyond are so far from what a network was trained on that its images
+# are noise, and at last infinite.
+_MAX_PSI = 100
+
+# Further away, float32 cannot tell neighbouring pixels apart.
+_MAX_SHIFT = 1000.0
 
 # Latents whose mean style is that of a label, in batches: 0.01 of the spread of
 # single styles is the standard error.
@@ -52,7 +66,7 @@ class Model:
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
     # Whatever the precision of training was: float32 unless asked otherwise, as
-    # the run's own pictures and figures are.
+    # the run's own images and metrics are.
     self.generator = factory.make_generator(
       options['model'] | {'precision': precision}
     )
@@ -167,10 +181,22 @@ class Model:
     if truncation_towards not in TRUNCATION_CENTERS:
       raise ValueError(
         'truncation_towards must be one of '
-        f'{", ".join(TRUNCATION_CENTERS)}, is {truncation_towards!r}'
+        f'{", ".join(TRUNCATION_CENTERS)}, got {truncation_towards!r}'
+      )
+    if isinstance(truncation_psi, numbers.Real) and not (
+      abs(truncation_psi) <= _MAX_PSI
+    ):
+      raise ValueError(
+        f'truncation_psi must be between -{_MAX_PSI} and {_MAX_PSI}, got '
+        f'{truncation_psi}'
       )
     if truncation_cutoff is None:
-      truncation_cutoff = self.generator.spec.num_ws
+      truncation_cutoff = self.num_ws
+    if not 0 <= truncation_cutoff <= self.num_ws:
+      raise ValueError(
+        f'truncation_cutoff must be between 0 and {self.num_ws}, the styles of '
+        f'an image, got {truncation_cutoff}'
+      )
     center = None
     if truncation_towards == 'class':
       if c is None or not self.label_dim:
@@ -227,8 +253,8 @@ class Model:
         StyleGAN2 starts from a learned constant and takes none.
       noise_mode: 'const' for the noise that StyleGAN2 stores, 'random' for new
         noise, 'none' for none. Generators without noise inputs, as the
-        alias-free ones of the paper, draw the same with all three.
-      noise_seed: Of random noise, which differs within the batch.
+        alias-free ones of the paper, generate the same with all three.
+      noise_seed: Seed of random noise, which differs within the batch.
       force_fp32: Whether to compute in float32 throughout, whatever the
         model's precision is.
 
@@ -259,6 +285,43 @@ class Model:
     if self.discriminator_variables is None:
       raise ValueError('this model was imported without a discriminator')
     return self._discriminate(self.discriminator_variables, images, c)
+
+  def generate(
+    self,
+    seeds: Sequence[int],
+    label: Float[AnyArray, ' classes'] | None = None,
+    *,
+    batch_size: int = 8,
+    **options: Any,
+  ) -> Iterator[tuple[int, Float[np.ndarray, 'h w c']]]:
+    """Generates the images that seeds name, one by one.
+
+    Args:
+      seeds: Seeds of the latents: see `seed_latents`.
+      label: The label of all images, for a conditional model.
+      batch_size: Images at a time.
+      **options: Further arguments of `__call__`. Random noise has the first
+        seed of a batch.
+
+    Yields:
+      Each seed and its image [h, w, c], float32, nominally in [-1, 1].
+
+    Raises:
+      ValueError: If an argument has the wrong shape or value.
+    """
+    for first in range(0, len(seeds), batch_size):
+      batch = list(seeds[first : first + batch_size])
+      # Whole batches, so that one program serves all.
+      missing = batch_size - len(batch) if first else 0
+      z = seed_latents(batch + batch[:1] * missing, self.z_dim)
+      c = None if label is None else np.tile(label, (len(z), 1))
+      images = self(z, c, noise_seed=batch[0], **options)
+      yield from zip(batch, np.asarray(images), strict=False)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Returns what copies and pickles keep: everything but the programs."""
+    programs = ('_mapping', '_synthesis', '_discriminate')
+    return {k: v for k, v in self.__dict__.items() if k not in programs}
 
   @functools.cached_property
   def _mapping(self):
@@ -328,7 +391,9 @@ def read_networks(
     The options of the run; variables by name: `generator_ema`, `generator` and
     `discriminator`, as far as they are there; and the step, 0 of an import.
   """
-  if _is_import(path):
+  path = _located(path)
+  platforms.check()  # Else a missing device would look like a damaged file.
+  if model_files.is_model_folder(path):
     return *model_files.load(path, schema.NETWORKS), 0
   return checkpoint_lib.load_networks(path)
 
@@ -342,23 +407,59 @@ def read_options(path: str | pathlib.Path) -> dict[str, Any]:
   Returns:
     The options of the run; of an import, only their `model` part.
   """
-  if _is_import(path):
+  path = _located(path)
+  if model_files.is_model_folder(path):
     return model_files.read_config(path)['options']
   return checkpoint_lib.load_options(path)
 
 
-def _is_import(path: str | pathlib.Path) -> bool:
-  """Tells imports from runs; raises a ValueError of official checkpoints."""
-  path = pathlib.Path(path)
+def _located(path: str | pathlib.Path) -> pathlib.Path:
+  """Returns a path to read networks from; refuses addresses and files."""
+  path = files.local_path(path)
   if path.is_file():
     raise ValueError(
       f'{path} is a file: convert an official checkpoint once, with '
       f'`sg3jax import {path} --output=FOLDER`, and open the folder'
     )
-  return model_files.is_model_folder(path)
+  return path
 
 
-def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:
+def import_model(
+  file: str | pathlib.Path,
+  output: str | pathlib.Path,
+  config: Mapping[str, Any] | None = None,
+) -> convert.Converted:
+  """Converts an official checkpoint to a folder that `load_model` opens.
+
+  Args:
+    file: A pickle or state dictionary of PyTorch, or arrays that
+      `sg3jax export` wrote. Nothing of it is executed.
+    output: The folder to write: a new or an empty one.
+    config: The `model` part of a configuration, for state dictionaries of other
+      designs than the published ones.
+
+  Returns:
+    What was converted, compared, assumed and ignored.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is damaged, unsafe or no network that is known.
+    OSError: If the folder has files already, or cannot be written.
+  """
+  file, output = files.local_path(file), files.local_path(output)
+  model_files.check_is_new(output)
+  files.check_folder(output)
+  checkpoint, digest = official_files.read(file)
+  try:
+    converted = convert.convert(checkpoint, config)
+  except ValueError as error:
+    raise type(error)(f'{file}: {error}') from error
+  source = {'file': file.name, 'sha256': digest}
+  model_files.save(output, converted.model, converted.networks, source)
+  return converted
+
+
+def seed_latents(seeds: Sequence[int], z_dim: int) -> Float[np.ndarray, 'n z']:
   """Returns the latents that seeds name, the same as in the official tools.
 
   Args:
@@ -370,3 +471,32 @@ def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:
   """
   rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
   return np.stack(rows).astype(np.float32)
+
+
+def inverse_transform(
+  translate: tuple[float, float] = (0.0, 0.0), rotate: float = 0.0
+) -> Float[np.ndarray, '3 3'] | None:
+  """Returns the `transform` of a turn that is followed by a shift.
+
+  Args:
+    translate: The shift (x, y), in units of the image's width.
+    rotate: The turn, in degrees, counter-clockwise.
+
+  Returns:
+    The inverse, as `Model.synthesis` takes it; None if nothing moves.
+
+  Raises:
+    ValueError: If a number is not finite, or the shift too long for float32.
+  """
+  x, y = translate
+  if not all(abs(value) <= _MAX_SHIFT for value in (x, y)):
+    raise ValueError(
+      f'translate must be within {_MAX_SHIFT:g} widths, got {x:g},{y:g}'
+    )
+  if not math.isfinite(rotate):
+    raise ValueError(f'rotate must be a finite number, got {rotate}')
+  if not (x or y or rotate):
+    return None
+  turn = resampling.rotation_matrix(math.radians(math.fmod(rotate, 360)))
+  shift = resampling.translation_matrix(jnp.array([x, y]))
+  return np.linalg.inv(np.asarray(shift @ turn))

@@ -13,7 +13,7 @@ _PACKAGE = pathlib.Path(sg3jax.__file__).parent
 _FILES = sorted(_PACKAGE.rglob('*.py'))
 
 # Modules that know no room: any room may import them.
-_BASE = {'types', 'version', 'files', 'text', 'trees'}
+_BASE = {'types', 'version', 'files', 'text', 'trees', 'platforms'}
 
 _OPERATORS = _BASE | {'ops'}
 _NETWORKS = _OPERATORS | {'nets'}
@@ -26,6 +26,7 @@ _ALLOWED = {
   'files': _BASE,
   'text': _BASE,
   'trees': _BASE,
+  'platforms': _BASE,
   'data': _BASE,
   'ops': _BASE,
   'nets': _OPERATORS,
@@ -36,7 +37,7 @@ _ALLOWED = {
   'launch': _MODELS,
   'sweeps': _MODELS | {'launch'},
   'cli': _MODELS | {'launch', 'sweeps'},
-  '__init__': {'model', 'version'},
+  '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }
 

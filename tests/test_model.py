@@ -6,8 +6,7 @@ import pytest
 from conftest import GOLDENS
 
 from sg3jax import model as model_lib
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader
+from sg3jax.interop.official import convert, files
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop
@@ -125,9 +124,7 @@ _BITS = {'bf16': 8, 'fp16': 11}
   'name', ['stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32']
 )
 def test_pictures_in_16_bits_are_those_of_float32(name, precision):
-  converted = convert.convert(
-    reader.read_checkpoint(GOLDENS / f'official_{name}.pkl')
-  )
+  converted = convert.convert(files.read(GOLDENS / f'official_{name}.pkl')[0])
   options = {'model': converted.model}
   exact = model_lib.Model(options, converted.networks)
   model = model_lib.Model(options, converted.networks, precision=precision)

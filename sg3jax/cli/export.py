@@ -25,8 +25,11 @@ from sg3jax.interop import model_files, schema, stablehlo
 from sg3jax.interop.official import convert
 
 flags.declare_key_flag('network')
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'The file to write: .npz, .safetensors or .stablehlo.'
+_OUTPUT = flags.DEFINE(
+  common.PATH,
+  'output',
+  None,
+  'The file to write: .npz, .safetensors or .stablehlo.',
 )
 _OF = flags.DEFINE_enum(
   'of',

@@ -21,17 +21,18 @@ import sys
 
 import jax
 from absl import flags
-from jax.sharding import Mesh
 
 from sg3jax import launch
 from sg3jax.cli import common, config_flag
-from sg3jax.data import sources
 from sg3jax.train import loop, memory_plan, preemption, profiling, sharding
 from sg3jax.types import Config
 
 flags.declare_key_flag('config')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
-_INIT_FROM = flags.DEFINE_string(
+_WORKDIR = flags.DEFINE(
+  common.PathParser(may_be_remote=True), 'workdir', None, 'The run folder.'
+)
+_INIT_FROM = flags.DEFINE(
+  common.PATH,
   'init_from',
   None,
   'A run folder or checkpoint whose networks a new run starts from.',
@@ -52,7 +53,7 @@ _PLAN_MEMORY = flags.DEFINE_float(
   'plan_memory',
   None,
   'GiB of a device, for --plan to find the largest micro-batch that fits; by '
-  'default what the device tells.',
+  'default what the device reports.',
   lower_bound=0.0,
 )
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
@@ -77,38 +78,40 @@ def main(argv: list[str] | None = None) -> None:
 
 def _train() -> None:
   workdir = None if _PLAN.value else common.require(_WORKDIR)
-  config = common.require(config_flag.CONFIG)
+  config = _read_config()
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  if workdir is None:
+    _plan(config)
+    return
+  is_done = launch.run(
+    config,
+    workdir,
+    devices=common.DEVICES.value,
+    profile=profile,
+    allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+  )
+  if not is_done:
+    sys.exit(preemption.EXIT_CODE)
+
+
+def _read_config() -> Config:
+  """Returns the configuration, with the flags that stand for fields of it."""
+  config = common.require(config_flag.CONFIG)
   if _INIT_FROM.value:
     config.train.init_from = _INIT_FROM.value
   if _INIT_PARTIAL.present:
     config.train.init_partial = _INIT_PARTIAL.value
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
-  mesh = sharding.make_mesh(common.DEVICES.value)
-  source = launch.open_source(config)
-  if workdir is None:
-    _plan(config, source, mesh)
-    return
-  with preemption.stop_on_signals() as stop:
-    launch.train(
-      config,
-      source,
-      workdir,
-      mesh=mesh,
-      stop=stop,
-      profile=profile,
-      allow_config_change=_ALLOW_CONFIG_CHANGE.value,
-    )
-  if stop.obeyed:
-    sys.exit(preemption.EXIT_CODE)
+  return config
 
 
-def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
+def _plan(config: Config) -> None:
   """Prints what a step takes, and the micro-batches that fit."""
-  trainer, _ = loop.prepare(config, source, mesh)
+  mesh = sharding.make_mesh(common.DEVICES.value)
+  trainer, _ = loop.prepare(config, launch.open_source(config), mesh)
   batch = config.train.batch
   print(memory_plan.plan(trainer, mesh, batch).report(), flush=True)
   memory = memory_plan.device_memory(mesh)

@@ -8,9 +8,7 @@ Python do anything, or if it or conversion raises another error or wants more
 memory.
 """
 
-import functools
 import io
-import json
 import random
 import resource
 import sys
@@ -22,9 +20,8 @@ import numpy as np
 import official_networks
 import official_writer as writer
 
-from sg3jax.interop import schema
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader, records
+from sg3jax.interop.official import convert, files
+from sg3jax.interop.torch_pickle import records
 
 _MEMORY = 1 << 29  # Bytes of address space beyond what has been loaded.
 
@@ -51,19 +48,6 @@ def checkpoints() -> list[bytes]:
     official_networks.checkpoint('small'),
     official_networks.checkpoint('resnet'),
   ]
-
-
-def remember_designs() -> None:
-  """Makes most conversions fast: most damage leaves the design as it was."""
-  shapes = schema.expected_shapes
-
-  @functools.cache
-  def remembered(network, model):
-    return shapes(network, json.loads(model))
-
-  schema.expected_shapes = lambda network, model: remembered(
-    network, json.dumps(model)
-  )
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -93,9 +77,8 @@ def main() -> None:
   """Fuzzes."""
   count = int(sys.argv[1])
   wholes = checkpoints()
-  remember_designs()
   for whole in wholes:
-    value = reader.read_bytes(whole)  # Imports what it needs; is indeed whole.
+    value = files.read_bytes(whole)  # Imports what it needs; is indeed whole.
     if 'G_ema' in value:
       convert.convert(value)
   with open('/proc/self/statm') as file:
@@ -111,7 +94,7 @@ def main() -> None:
     value = None
     with audit.recorded() as events:
       try:
-        value = reader.read_bytes(data)
+        value = files.read_bytes(data)
         read += 1
       except records.CheckpointError:
         refused += 1

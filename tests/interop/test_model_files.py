@@ -13,13 +13,13 @@ from PIL import Image
 
 import sg3jax
 from sg3jax.interop import model_files
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader, records
+from sg3jax.interop.official import convert, files
+from sg3jax.interop.torch_pickle import records
 
 
 @pytest.fixture(scope='module')
 def converted():
-  return convert.convert(reader.read_bytes(official_networks.checkpoint()))
+  return convert.convert(files.read_bytes(official_networks.checkpoint()))
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_stylegan2_is_imported_by_the_command(cli, tmp_path):
     )  # fmt: skip
     assert status == 0, error
     found = dict(np.load(output))
-    module = reader.read_checkpoint(pkl)[network]
+    module = files.read(pkl)[0][network]
     part = module.submodule('mapping').submodule('fc0').part('_parameters')
     np.testing.assert_array_equal(
       found['mapping.fc0.weight'], part['weight'].numpy(), strict=True

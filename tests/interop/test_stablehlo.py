@@ -23,8 +23,7 @@ from sg3jax import model as model_lib
 from sg3jax.cli import export as export_command
 from sg3jax.eval.plots import grids
 from sg3jax.interop import model_files, stablehlo
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader
+from sg3jax.interop.official import convert, files
 
 _EXAMPLE = (
   pathlib.Path(__file__).parents[2] / 'examples' / 'generate_stablehlo.py'
@@ -54,7 +53,7 @@ def folder(request, tmp_path_factory):
   """An imported model."""
   path = _CHECKPOINTS[request.param]
   data = path.read_bytes() if path else official_networks.checkpoint('small')
-  converted = convert.convert(reader.read_bytes(data))
+  converted = convert.convert(files.read_bytes(data))
   folder = tmp_path_factory.mktemp('models') / request.param
   source = {'file': 'x.pkl'}
   model_files.save(folder, converted.model, converted.networks, source)
@@ -179,7 +178,7 @@ def test_programs_are_of_plain_operators(program):
 
 def test_halves_are_the_whole_with_styles_in_between():
   path = _CHECKPOINTS['stylegan2_32']
-  converted = convert.convert(reader.read_checkpoint(path))
+  converted = convert.convert(files.read(path)[0])
   arrays = converted.networks['generator_ema']
   mapping, synthesis = (
     export.deserialize(
