@@ -27,7 +27,7 @@ TRUNCATION_CENTERS = ('global', 'class')
 
 # Styles beyond are so far from what a network was trained on that its images
 # are noise, and at last infinite.
-_MAX_PSI = 100
+MAX_PSI = 100
 
 # Further away, float32 cannot tell neighbouring pixels apart.
 _MAX_SHIFT = 1000.0
@@ -184,10 +184,10 @@ class Model:
         f'{", ".join(TRUNCATION_CENTERS)}, got {truncation_towards!r}'
       )
     if isinstance(truncation_psi, numbers.Real) and not (
-      abs(truncation_psi) <= _MAX_PSI
+      abs(truncation_psi) <= MAX_PSI
     ):
       raise ValueError(
-        f'truncation_psi must be between -{_MAX_PSI} and {_MAX_PSI}, got '
+        f'truncation_psi must be between -{MAX_PSI} and {MAX_PSI}, got '
         f'{truncation_psi}'
       )
     if truncation_cutoff is None:

@@ -16,7 +16,7 @@ def check() -> None:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
     # An assertion without a word is how it says that there is no such device.
-    reason = str(error).partition('\n')[0].partition(' (set JAX')[0]
+    reason = str(error).partition('\n')[0].partition(' (set JAX')[0].rstrip('.')
     raise RuntimeError(
       f'JAX cannot compute on {_wanted()}: '
       + (reason or 'no such device, or no package for it, is installed')

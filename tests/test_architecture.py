@@ -102,3 +102,12 @@ def test_the_bare_package_imports_neither_jax_nor_a_room():
     'sg3jax',
     'sg3jax.version',
   }
+
+
+@pytest.mark.parametrize('name', ['model', 'launch', 'nets', 'ops'])
+def test_modules_are_there_without_more_imports(name):
+  code = f'import sg3jax; print(sg3jax.{name}.__name__)'
+  out = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout
+  assert out == f'sg3jax.{name}\n'

@@ -1,5 +1,8 @@
 """Models: styles of classes, official words, precision."""
 
+import copy
+import pickle
+
 import jax
 import numpy as np
 import pytest
@@ -165,3 +168,62 @@ def test_labels_of_no_features_are_none(z):
   )
   with pytest.raises(ValueError, match='no classes to truncate towards'):
     unconditional.mapping(z, none, 0.5, truncation_towards='class')
+
+
+@pytest.mark.parametrize(
+  'copied', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_models_can_be_copied_after_their_first_call(model, z, copied):
+  images = model(z, _CLASSES)
+  logits = model.discriminate(images, _CLASSES)
+  other = copied(model)
+  np.testing.assert_array_equal(other(z, _CLASSES), images)
+  np.testing.assert_array_equal(other.discriminate(images, _CLASSES), logits)
+  np.testing.assert_array_equal(model(z, _CLASSES), images)  # As it was.
+
+
+def test_seeds_are_generated_in_whole_batches(model):
+  seeds = [3, 1, 4]
+  found = list(model.generate(seeds, _CLASSES[1], batch_size=2))
+  assert [seed for seed, _ in found] == seeds
+  z = model_lib.seed_latents(seeds, 8)
+  expected = model(z, np.tile(_CLASSES[1], (3, 1)))
+  for (_, image), other in zip(found, expected, strict=True):
+    # Another batch size sums in another order.
+    np.testing.assert_allclose(image, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    *({'truncation_psi': x} for x in (np.nan, np.inf, -np.inf, 1e9)),
+    *({'truncation_psi': np.float32(x)} for x in (np.nan, 1e9)),
+    *({'truncation_cutoff': x} for x in (-1, 5)),
+  ],
+)
+def test_impossible_truncation_is_refused(model, z, options):
+  with pytest.raises(ValueError, match=f'{next(iter(options))} must be betw'):
+    model.mapping(z, _CLASSES, **options)
+
+
+def test_truncation_of_each_style_is_possible(model, z):
+  psi = jax.numpy.float32(0.5)
+  np.testing.assert_array_equal(
+    model.mapping(z, _CLASSES, psi, 4), model.mapping(z, _CLASSES, 0.5)
+  )
+
+
+def test_transforms_are_inverse():
+  assert model_lib.inverse_transform() is None
+  turned = model_lib.inverse_transform((0.25, 0), 90)
+  back = np.array([[1, 0, -0.25], [0, 1, 0], [0, 0, 1]])
+  turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+  np.testing.assert_allclose(turned, turn.T @ back, atol=1e-6)
+  np.testing.assert_allclose(
+    model_lib.inverse_transform((0.25, 0), 90 + 360e3), turned, atol=1e-6
+  )
+  for bad in (((np.nan, 0), 0), ((0, np.inf), 0), ((0, 1e30), 0)):
+    with pytest.raises(ValueError, match='translate must be'):
+      model_lib.inverse_transform(*bad)
+  with pytest.raises(ValueError, match='rotate must be'):
+    model_lib.inverse_transform((0, 0), np.nan)

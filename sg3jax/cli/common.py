@@ -70,6 +70,13 @@ _COMPILATION_CACHE = flags.DEFINE(
   'default sg3jax/compiled in your cache folder, or what JAX has been told.',
 )
 OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
+OUTPUT = flags.DEFINE(
+  PATH,
+  'output',
+  None,
+  'What to write, which must not exist: export writes a .npz, .safetensors or '
+  '.stablehlo file, import a folder.',
+)
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
@@ -208,9 +215,14 @@ def _unknown_flags(args: Sequence[str], module: str) -> list[str]:
   """Returns the names of flags that a command does not take."""
   own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
   own |= {'debug', *(['gpus'] if 'devices' in own else [])}
-  # Flags of other commands are defined too, and would be ignored.
-  shared = flags.FLAGS.flags_by_module_dict()[__name__]
-  others = {flag.name for flag in shared} - own
+  # Flags that other commands take are defined too, and would be ignored.
+  package = __name__.rpartition('.')[0]
+  others = {
+    flag.name
+    for name, defined in flags.FLAGS.flags_by_module_dict().items()
+    if name.startswith(package)
+    for flag in defined
+  } - own
   unknown = []
   for arg in args[1:]:
     if arg == '--':
@@ -240,20 +252,26 @@ def _check_finite() -> None:
 
 def _config_error(error: Exception) -> str:
   """Returns one line about an error of a configuration, or of its file."""
+  frames = traceback.extract_tb(error.__traceback__)
   # ml_collections wraps its message, which names a similar key, twice.
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
   message = str(error.args[0] if error.args else error)
+  if isinstance(error, SyntaxError):
+    return f'the configuration cannot be read: {error}'
   if isinstance(error, AttributeError | KeyError):
     # It lists all fields and their values, too.
-    message = re.sub(r' Other fields present: .*', '', message, flags=re.DOTALL)
+    values = re.compile(
+      r'Other fields present: .*?(?=Did you mean|$)', re.DOTALL
+    )
+    message = values.sub('', message)
     message = f'no such key in the configuration: {message}'
   else:
     message = f'the configuration cannot be made: {message}'
     if not isinstance(error, _USER_ERRORS):
       message += f' ({type(error).__name__})'
   package = os.path.dirname(files.__file__)
-  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+  for frame in reversed(frames):
     if 'site-packages' not in frame.filename and not frame.filename.startswith(
       (package, os.path.dirname(os.__file__))
     ):

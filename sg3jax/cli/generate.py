@@ -29,7 +29,11 @@ _SEEDS = flags.DEFINE_string(
   'seeds', None, 'Seeds of the images, such as 0,1,4-6.'
 )
 _TRUNC = flags.DEFINE_float(
-  'trunc', 1.0, 'Truncation psi: 1 for none, 0 for the mean image.'
+  'trunc',
+  1.0,
+  'Truncation psi: 1 for none, 0 for the mean image.',
+  lower_bound=-model_lib.MAX_PSI,
+  upper_bound=model_lib.MAX_PSI,
 )
 _CUTOFF = flags.DEFINE_integer(
   'trunc_cutoff',

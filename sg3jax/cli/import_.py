@@ -25,9 +25,7 @@ from sg3jax.interop.official import convert
 from sg3jax.trees import flatten
 
 flags.declare_key_flag('config')
-_OUTPUT = flags.DEFINE(
-  common.PATH, 'output', None, 'The folder to write, a new one.'
-)
+flags.declare_key_flag('output')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _import(file: str) -> None:
-  output = common.require(_OUTPUT)
+  output = common.require(common.OUTPUT)
   config = config_flag.CONFIG.value
   jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
   converted = model_lib.import_model(

@@ -17,7 +17,7 @@ import sys
 import jax
 from absl import flags
 
-from sg3jax import text
+from sg3jax import files, text
 from sg3jax.cli import common, config_flag
 from sg3jax.eval.plots import layers
 from sg3jax.nets import factory, layer_tables
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _spec() -> None:
   config = common.require(config_flag.CONFIG)
+  if common.OUTDIR.value:
+    files.check_folder(common.OUTDIR.value)
   jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
   model = config.model.to_dict()
   # What the data would settle.

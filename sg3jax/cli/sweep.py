@@ -35,7 +35,7 @@ from sg3jax.train import preemption
 
 flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
-_FILE = flags.DEFINE_string('file', None, 'The sweep file.')
+_FILE = flags.DEFINE(common.PATH, 'file', None, 'The sweep file.')
 _MODE = flags.DEFINE_enum(
   'mode', 'analyse', driver.MODES, 'Whether points are trained, or only made.'
 )
