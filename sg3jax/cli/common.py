@@ -92,6 +92,7 @@ _USER_ERRORS = (
 _MAX_SEEDS = 1_000_000
 
 _FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
+_CONFIG_ARGUMENT = re.compile(r'(?<= )config=')
 
 
 def run(
@@ -168,7 +169,7 @@ def with_flags(message: str) -> str:
     is_field = '.' in match[0] and match[1] in fields
     return f'--config.{match[1]}' if is_field else match[0]
 
-  return _FIELD.sub(replace, message)
+  return _CONFIG_ARGUMENT.sub('--config=', _FIELD.sub(replace, message))
 
 
 def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -283,6 +283,19 @@ def test_flags_of_other_commands_are_not_ignored():
   assert "unknown command line flag 'network'" in message
 
 
+def test_arguments_in_messages_are_written_as_flags(monkeypatch):
+  def fail(*_):
+    raise ValueError('pass config=mine.py, or train.batch, not seed or config')
+
+  monkeypatch.setattr(model_lib, 'import_model', fail)
+  message = in_process.error(
+    import_, 'x', '--output=y', f'--config={tiny_run.__file__}'
+  )
+  assert message == (
+    'pass --config=mine.py, or --config.train.batch, not seed or config'
+  )
+
+
 def test_fields_in_messages_are_written_as_flags():
   message = in_process.error(train, *_TRAIN, '--config.train.batch=0',
                              '--config.data.source=embedded:8')  # fmt: skip

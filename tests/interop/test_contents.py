@@ -159,7 +159,9 @@ def test_other_designs_need_a_configuration():
   arrays = official_networks.official_arrays('unusual', 'generator_ema')
   D = official_networks.official_arrays('unusual', 'discriminator')
   value = {'g_ema': writer.state_dict(arrays), 'd': writer.state_dict(D)}
-  with pytest.raises(records.CheckpointError, match=r'pass the .*--config='):
+  with pytest.raises(
+    records.CheckpointError, match=r'pass the .* config=stylegan3_r:16'
+  ):
     _convert(value)
   # What the data settle in a run, the arrays do here.
   config = model | {'img_channels': None, 'label_dim': None}
