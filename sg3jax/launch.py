@@ -55,7 +55,7 @@ def metric_names(config: Config) -> list[str]:
 def make_evaluator(
   config: Config, source: sources.ImageSource, mesh: Mesh
 ) -> evaluators.SnapshotEvaluator:
-  """Returns what measures and draws at the snapshots of a run.
+  """Returns the evaluator of a run, for metrics and images at snapshots.
 
   Raises:
     ValueError: If the design is impossible, or a metric is unknown or not for
@@ -105,7 +105,7 @@ def run(
   profile: range = range(0),
   allow_config_change: bool = False,
 ) -> bool:
-  """Trains a model, or goes on training it, until it is done or told to stop.
+  """Trains a model, or goes on training it, until it is done or stopped.
 
   Call it in the main thread: it takes SIGTERM and Ctrl-C as `sg3jax train`.
 

@@ -32,8 +32,8 @@ MAX_PSI = 100
 # Further away, float32 cannot tell neighbouring pixels apart.
 _MAX_SHIFT = 1000.0
 
-# Latents whose mean style is that of a label, in batches: 0.01 of the spread of
-# single styles is the standard error.
+# Latents that the mean style of a label is estimated from, and how many at a
+# time. The standard error is 0.01 of the spread of single styles.
 _AVERAGED, _AVERAGED_BATCH = 10_000, 1000
 
 
@@ -47,7 +47,7 @@ class Model:
     options: The configuration of the run that trained it; of an imported
       model, only its `model` part.
     step: The training step of the checkpoint, 0 for an imported model.
-    precision: What the generator computes in: see `load_model`.
+    precision: The precision of the generator: see `load_model`.
     generator: The linen module.
     variables: Its arrays: those of the moving average of the training run.
     discriminator: The linen module.
@@ -369,7 +369,7 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
     path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`,
       `RUN/checkpoints/best` of a run that keeps its best one, or a folder that
       `sg3jax import` wrote.
-    precision: What the generator computes in: 'fp32', 'bf16' or 'fp16'.
+    precision: The precision of the generator: 'fp32', 'bf16' or 'fp16'.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.

@@ -94,7 +94,7 @@ def test_means_of_vector_labels_too_are_estimated_once(model):
 
 
 def test_centers_that_are_not_there(model, z):
-  with pytest.raises(ValueError, match="one of global, class, is 'mean'"):
+  with pytest.raises(ValueError, match="one of global, class, got 'mean'"):
     model.mapping(z, _CLASSES, 0.5, truncation_towards='mean')
   with pytest.raises(ValueError, match='no classes to truncate towards'):
     _make_model(0).mapping(z, None, 0.5, truncation_towards='class')

@@ -52,7 +52,7 @@ PRECISION = flags.DEFINE_enum(
   'precision',
   'fp32',
   list(factory.PRECISIONS),
-  'What the generator computes in; the 16-bit types store the four highest '
+  'Precision of the generator; the 16-bit types store the four highest '
   'octaves of resolution.',
 )
 BATCH = flags.DEFINE_integer(
@@ -67,7 +67,8 @@ _COMPILATION_CACHE = flags.DEFINE(
   'compilation_cache',
   None,
   'Folder where compiled programs are kept for the next command, or none; by '
-  'default sg3jax/compiled in your cache folder, or what JAX has been told.',
+  'default the folder that JAX is set to, or sg3jax/compiled in your cache '
+  'folder.',
 )
 OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
 OUTPUT = flags.DEFINE(
@@ -145,7 +146,7 @@ def run(
 
 
 def _explain(error: Exception) -> str:
-  """Returns what to tell the user of an error; raises one that is a fault."""
+  """Returns the message for an error of the user; raises any other."""
   if isinstance(error, _USER_ERRORS):
     return with_flags(str(error))
   if isinstance(error, RuntimeError | AssertionError):

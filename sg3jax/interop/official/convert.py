@@ -205,15 +205,15 @@ def export(
 
 
 def _check_released(spec: spec_lib.SynthesisSpec) -> None:
-  """Raises ValueError unless the official code can draw with a design."""
+  """Raises ValueError unless the official code has networks of a design."""
   for name in (
     'sampling', 'learned_transform', 'filter', 'conv_before_up', 'noise', 'p4'
   ):  # fmt: skip
     if getattr(spec, name) != getattr(spec_lib.SynthesisSpec, name):
       raise ValueError(
         f'the official code has no network with model.synthesis.{name} = '
-        f'{getattr(spec, name)!r}: only T and R and what their other fields '
-        'make of them can be exported; .stablehlo can hold any'
+        f'{getattr(spec, name)!r}: arrays of T and R can be exported, with any '
+        'values of their other fields; .stablehlo can hold any design'
       )
 
 
@@ -229,7 +229,7 @@ def _table(network: str, model: Mapping[str, Any]) -> arrays_lib.Table:
 def _merge(
   model: dict[str, Any], found: Mapping[str, Any], network: str
 ) -> None:
-  """Adds what one network says of the model; others must say the same."""
+  """Adds the fields of one network; fields of several must be equal."""
   for key, value in found.items():
     if model.setdefault(key, value) != value:
       raise CheckpointError(

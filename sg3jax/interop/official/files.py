@@ -3,7 +3,7 @@
     pickle, zip, stream   of PyTorch: whole modules or their state dictionaries
     .npz, .safetensors    state dictionaries, as `sg3jax export` writes them
 
-The layout is told by the contents and not by the name of the file.
+The contents decide on the layout, and not the name of the file.
 """
 
 import hashlib
