@@ -30,6 +30,7 @@ from sg3jax.cli import (
   train,
 )
 from sg3jax.interop import model_files
+from sg3jax.interop.official import convert
 
 _GENERATE = ('--network=nowhere', '--seeds=0', '--outdir=never-made')
 _TRAIN = ('--config=quickstart', '--workdir=never-made')
@@ -287,7 +288,7 @@ def test_arguments_in_messages_are_written_as_flags(monkeypatch):
   def fail(*_):
     raise ValueError('pass config=mine.py, or train.batch, not seed or config')
 
-  monkeypatch.setattr(model_lib, 'import_model', fail)
+  monkeypatch.setattr(convert, 'import_file', fail)
   message = in_process.error(
     import_, 'x', '--output=y', f'--config={tiny_run.__file__}'
   )

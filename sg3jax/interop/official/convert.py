@@ -5,12 +5,14 @@ every array of ours is filled, with the shape it must have.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sg3jax.interop import schema
+from sg3jax import files
+from sg3jax.interop import model_files, schema
 from sg3jax.interop.official import arrays as arrays_lib
 from sg3jax.interop.official import (
   contents,
@@ -18,6 +20,7 @@ from sg3jax.interop.official import (
   hyperparameters,
   recognition,
 )
+from sg3jax.interop.official import files as official_files
 from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   Module,
@@ -93,6 +96,41 @@ def convert(
   model.setdefault('discriminator', {})
   assumed = [] if are_modules or config is not None else _assumed(model)
   return Converted(model, networks, compared, ignored, assumed)
+
+
+def import_file(
+  file: str | pathlib.Path,
+  output: str | pathlib.Path,
+  config: Mapping[str, Any] | None = None,
+) -> Converted:
+  """Converts an official checkpoint to a folder that `load_model` opens.
+
+  Args:
+    file: A pickle or state dictionary of PyTorch, or arrays that
+      `sg3jax export` wrote. Nothing of it is executed.
+    output: The folder to write: a new or an empty one.
+    config: The `model` part of a configuration, for state dictionaries of other
+      designs than the published ones.
+
+  Returns:
+    What was converted, compared, assumed and ignored.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is damaged, unsafe or no network that is known.
+    OSError: If the folder has files already, or cannot be written.
+  """
+  file, output = files.local_path(file), files.local_path(output)
+  model_files.check_is_new(output)
+  files.check_folder(output)
+  checkpoint, digest = official_files.read(file)
+  try:
+    converted = convert(checkpoint, config)
+  except ValueError as error:
+    raise type(error)(f'{file}: {error}') from error
+  source = {'file': file.name, 'sha256': digest}
+  model_files.save(output, converted.model, converted.networks, source)
+  return converted
 
 
 def _recognised(
