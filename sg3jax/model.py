@@ -1,10 +1,9 @@
 """Trained networks, ready to use: `sg3jax.load_model` returns a `Model`."""
 
 import functools
-import math
 import numbers
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sg3jax import files
-from sg3jax.eval import resampling
 from sg3jax.interop import model_files, schema
-from sg3jax.interop.official import convert
-from sg3jax.interop.official import files as official_files
 from sg3jax.nets import factory, layers
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import sharding
@@ -30,11 +26,8 @@ TRUNCATION_CENTERS = ('global', 'class')
 # are noise, and at last infinite.
 MAX_PSI = 100
 
-# Further away, float32 cannot tell neighbouring pixels apart.
-_MAX_SHIFT = 1000.0
-
-# Latents whose mean style is that of a label, in batches: 0.01 of the spread of
-# single styles is the standard error.
+# Latents that the mean style of a label is estimated from, and how many at a
+# time. The standard error is 0.01 of the spread of single styles.
 _AVERAGED, _AVERAGED_BATCH = 10_000, 1000
 
 
@@ -48,7 +41,7 @@ class Model:
     options: The configuration of the run that trained it; of an imported
       model, only its `model` part.
     step: The training step of the checkpoint, 0 for an imported model.
-    precision: What the generator computes in: see `load_model`.
+    precision: The precision of the generator: see `load_model`.
     generator: The linen module.
     variables: Its arrays: those of the moving average of the training run.
     discriminator: The linen module.
@@ -391,7 +384,7 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
     path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`,
       `RUN/checkpoints/best` of a run that keeps its best one, or a folder that
       `sg3jax import` wrote.
-    precision: What the generator computes in: 'fp32', 'bf16' or 'fp16'.
+    precision: The precision of the generator: 'fp32', 'bf16' or 'fp16'.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
@@ -452,41 +445,6 @@ def _located(path: str | pathlib.Path) -> pathlib.Path:
   return path
 
 
-def import_model(
-  file: str | pathlib.Path,
-  output: str | pathlib.Path,
-  config: Mapping[str, Any] | None = None,
-) -> convert.Converted:
-  """Converts an official checkpoint to a folder that `load_model` opens.
-
-  Args:
-    file: A pickle or state dictionary of PyTorch, or arrays that
-      `sg3jax export` wrote. Nothing of it is executed.
-    output: The folder to write: a new or an empty one.
-    config: The `model` part of a configuration, for state dictionaries of other
-      designs than the published ones.
-
-  Returns:
-    What was converted, compared, assumed and ignored.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    ValueError: If the file is damaged, unsafe or no network that is known.
-    OSError: If the folder has files already, or cannot be written.
-  """
-  file, output = files.local_path(file), files.local_path(output)
-  model_files.check_is_new(output)
-  files.check_folder(output)
-  checkpoint, digest = official_files.read(file)
-  try:
-    converted = convert.convert(checkpoint, config)
-  except ValueError as error:
-    raise type(error)(f'{file}: {error}') from error
-  source = {'file': file.name, 'sha256': digest}
-  model_files.save(output, converted.model, converted.networks, source)
-  return converted
-
-
 def seed_latents(seeds: Sequence[int], z_dim: int) -> Float[np.ndarray, 'n z']:
   """Returns the latents that seeds name, the same as in the official tools.
 
@@ -499,32 +457,3 @@ def seed_latents(seeds: Sequence[int], z_dim: int) -> Float[np.ndarray, 'n z']:
   """
   rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
   return np.stack(rows).astype(np.float32)
-
-
-def inverse_transform(
-  translate: tuple[float, float] = (0.0, 0.0), rotate: float = 0.0
-) -> Float[np.ndarray, '3 3'] | None:
-  """Returns the `transform` of a turn that is followed by a shift.
-
-  Args:
-    translate: The shift (x, y), in units of the image's width.
-    rotate: The turn, in degrees, counter-clockwise.
-
-  Returns:
-    The inverse, as `Model.synthesis` takes it; None if nothing moves.
-
-  Raises:
-    ValueError: If a number is not finite, or the shift too long for float32.
-  """
-  x, y = translate
-  if not all(abs(value) <= _MAX_SHIFT for value in (x, y)):
-    raise ValueError(
-      f'translate must be within {_MAX_SHIFT:g} widths, got {x:g},{y:g}'
-    )
-  if not math.isfinite(rotate):
-    raise ValueError(f'rotate must be a finite number, got {rotate}')
-  if not (x or y or rotate):
-    return None
-  turn = resampling.rotation_matrix(math.radians(math.fmod(rotate, 360)))
-  shift = resampling.translation_matrix(jnp.array([x, y]))
-  return np.linalg.inv(np.asarray(shift @ turn))

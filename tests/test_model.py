@@ -9,6 +9,7 @@ import pytest
 from conftest import GOLDENS
 
 from sg3jax import model as model_lib
+from sg3jax.eval import resampling
 from sg3jax.interop.official import convert, files
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
@@ -94,7 +95,7 @@ def test_means_of_vector_labels_too_are_estimated_once(model):
 
 
 def test_centers_that_are_not_there(model, z):
-  with pytest.raises(ValueError, match="one of global, class, is 'mean'"):
+  with pytest.raises(ValueError, match="one of global, class, got 'mean'"):
     model.mapping(z, _CLASSES, 0.5, truncation_towards='mean')
   with pytest.raises(ValueError, match='no classes to truncate towards'):
     _make_model(0).mapping(z, None, 0.5, truncation_towards='class')
@@ -214,16 +215,16 @@ def test_truncation_of_each_style_is_possible(model, z):
 
 
 def test_transforms_are_inverse():
-  assert model_lib.inverse_transform() is None
-  turned = model_lib.inverse_transform((0.25, 0), 90)
+  assert resampling.inverse_transform() is None
+  turned = resampling.inverse_transform((0.25, 0), 90)
   back = np.array([[1, 0, -0.25], [0, 1, 0], [0, 0, 1]])
   turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
   np.testing.assert_allclose(turned, turn.T @ back, atol=1e-6)
   np.testing.assert_allclose(
-    model_lib.inverse_transform((0.25, 0), 90 + 360e3), turned, atol=1e-6
+    resampling.inverse_transform((0.25, 0), 90 + 360e3), turned, atol=1e-6
   )
   for bad in (((np.nan, 0), 0), ((0, np.inf), 0), ((0, 1e30), 0)):
     with pytest.raises(ValueError, match='translate must be'):
-      model_lib.inverse_transform(*bad)
+      resampling.inverse_transform(*bad)
   with pytest.raises(ValueError, match='rotate must be'):
-    model_lib.inverse_transform((0, 0), np.nan)
+    resampling.inverse_transform((0, 0), np.nan)

@@ -55,7 +55,7 @@ PRECISION = flags.DEFINE_enum(
   'precision',
   'fp32',
   list(factory.PRECISIONS),
-  'What the generator computes in; the 16-bit types store the four highest '
+  'Precision of the generator; the 16-bit types store the four highest '
   'octaves of resolution.',
 )
 BATCH = flags.DEFINE_integer(
@@ -70,7 +70,8 @@ _COMPILATION_CACHE = flags.DEFINE(
   'compilation_cache',
   None,
   'Folder where compiled programs are kept for the next command, or none; by '
-  'default sg3jax/compiled in your cache folder, or what JAX has been told.',
+  'default the folder that JAX is set to, or sg3jax/compiled in your cache '
+  'folder.',
 )
 OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
 OUTPUT = flags.DEFINE(
@@ -95,6 +96,7 @@ _USER_ERRORS = (
 _MAX_SEEDS = 1_000_000
 
 _FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
+_CONFIG_ARGUMENT = re.compile(r'(?<= )config=')
 
 
 def run(
@@ -147,13 +149,13 @@ def run(
 
 
 def _explain(error: Exception) -> str:
-  """Returns what to tell the user of an error; raises one that is a fault."""
+  """Returns the message for an error of the user; raises any other."""
   if isinstance(error, _USER_ERRORS):
     return with_flags(str(error))
   if isinstance(error, RuntimeError | AssertionError):
     try:
       sharding.find_devices()
-    except RuntimeError as reason:
+    except ValueError as reason:
       return str(reason)
   raise error
 
@@ -171,7 +173,7 @@ def with_flags(message: str) -> str:
     is_field = '.' in match[0] and match[1] in fields
     return f'--config.{match[1]}' if is_field else match[0]
 
-  return _FIELD.sub(replace, message)
+  return _CONFIG_ARGUMENT.sub('--config=', _FIELD.sub(replace, message))
 
 
 def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:

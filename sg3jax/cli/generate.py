@@ -17,7 +17,7 @@ from sg3jax import files, text
 from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import report
-from sg3jax.eval import batches
+from sg3jax.eval import batches, resampling
 from sg3jax.eval.plots import grids
 from sg3jax.train import memory_estimate, sharding
 
@@ -138,7 +138,7 @@ def _parse_transform(translate: list[str], rotate: float):
   """
   try:
     x, y = (float(value) for value in translate)
-    return model_lib.inverse_transform((x, y), rotate)
+    return resampling.inverse_transform((x, y), rotate)
   except ValueError as error:
     raise ValueError(
       f'--translate={",".join(translate)} is not understood: use X,Y, numbers '

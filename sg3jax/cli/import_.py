@@ -19,7 +19,6 @@ import sys
 import jax
 from absl import flags
 
-from sg3jax import model as model_lib
 from sg3jax.cli import common, config_flag
 from sg3jax.interop.official import convert
 from sg3jax.trees import flatten
@@ -37,7 +36,7 @@ def _import(file: str) -> None:
   output = common.require(common.OUTPUT)
   config = config_flag.CONFIG.value
   jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
-  converted = model_lib.import_model(
+  converted = convert.import_file(
     file, output, None if config is None else config.model.to_dict()
   )
   _describe(converted)

@@ -224,12 +224,12 @@ def save_arrays(
 def save_program(
   path: str | pathlib.Path, program: bytes, about: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Writes a program as `.stablehlo`, and what there is to know as JSON.
+  """Writes a program as `.stablehlo`, and its description as JSON.
 
   Args:
     path: The file; the JSON beside it is called the same with `.json` behind.
     program: As `stablehlo.export_program` made it.
-    about: What it said of it.
+    about: The description that came with it.
 
   Returns:
     The path of the JSON, which also has the program's SHA-256.
@@ -264,15 +264,18 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   try:
     config = json.loads(path.read_text())
   except (ValueError, RecursionError) as error:
-    raise CheckpointError(f'{path} is no JSON: {error}') from error
+    raise CheckpointError(f'{path} must be JSON: {error}') from error
   if not isinstance(config, dict) or config.get('format') != _FORMAT:
-    raise CheckpointError(f'{path} is no configuration of a model of sg3jax')
+    raise CheckpointError(
+      f'{path} must be the configuration of a model of sg3jax, and is not'
+    )
   version = config.get('version')
   if version != _VERSION:
-    # Else as large as the file, or too deep to be printed.
+    # Other values may be as large as the file, or too deep to print.
     shown = version if isinstance(version, int) else quoted(version)
     raise CheckpointError(
-      f'{path} is of version {shown}: this sg3jax reads version {_VERSION}'
+      f'{path} must be of version {_VERSION}, got {shown}: read it with the '
+      'sg3jax that wrote it, or a later one'
     )
   options = config.get('options')
   if not isinstance(options, dict) or not isinstance(

@@ -1,4 +1,4 @@
-"""Which arrays, of which shapes, the networks of a configuration have."""
+"""The arrays, and their shapes, that networks of a configuration have."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ NETWORKS = (*GENERATORS, 'discriminator')
 
 _SHOWN = 3
 
-# What a field that is missing or of another type raises, somewhere below.
+# Errors that a field raises, somewhere below, if it is missing or ill-typed.
 _ERRORS = (
   ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
   RecursionError,
@@ -109,7 +109,7 @@ def _impossible(network: str) -> Iterator[None]:
   try:
     yield
   except _ERRORS as error:
-    # The kind, since a KeyError, say, is no sentence.
+    # With its kind: the text of a KeyError, say, is no sentence.
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     reason = str(error).partition('\n')[0]
     raise CheckpointError(

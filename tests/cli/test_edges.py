@@ -30,6 +30,7 @@ from sg3jax.cli import (
   train,
 )
 from sg3jax.interop import model_files
+from sg3jax.interop.official import convert
 
 _GENERATE = ('--network=nowhere', '--seeds=0', '--outdir=never-made')
 _TRAIN = ('--config=quickstart', '--workdir=never-made')
@@ -69,7 +70,7 @@ def test_commands_name_it_too(monkeypatch, command):
     if command is train else ()
   )  # fmt: skip
   message, _ = in_process.run(command, *args)
-  assert 'JAX finds no device' in message
+  assert 'JAX cannot compute on' in message
   assert 'JAX_PLATFORMS' in message
 
 
@@ -78,7 +79,7 @@ def test_models_are_not_called_damaged_for_it(monkeypatch):
     raise AssertionError
 
   monkeypatch.setattr(jax, 'devices', fail)
-  assert 'JAX finds no device' in in_process.error(generate, *_GENERATE)
+  assert 'JAX cannot compute on' in in_process.error(generate, *_GENERATE)
 
 
 @pytest.mark.parametrize('name', ['cuda', 'abacus'])
@@ -281,6 +282,19 @@ def test_flags_of_other_commands_are_not_ignored():
   assert "unknown command line flag 'precision'" in message
   message = in_process.error(spec, *_TRAIN[:1], '--network=x')
   assert "unknown command line flag 'network'" in message
+
+
+def test_arguments_in_messages_are_written_as_flags(monkeypatch):
+  def fail(*_):
+    raise ValueError('pass config=mine.py, or train.batch, not seed or config')
+
+  monkeypatch.setattr(convert, 'import_file', fail)
+  message = in_process.error(
+    import_, 'x', '--output=y', f'--config={tiny_run.__file__}'
+  )
+  assert message == (
+    'pass --config=mine.py, or --config.train.batch, not seed or config'
+  )
 
 
 def test_fields_in_messages_are_written_as_flags():

@@ -19,6 +19,7 @@ import audit
 import numpy as np
 import official_networks
 import official_writer as writer
+import safetensors.numpy
 
 from sg3jax.interop.official import convert, files
 from sg3jax.interop.torch_pickle import records
@@ -27,7 +28,7 @@ _MEMORY = 1 << 29  # Bytes of address space beyond what has been loaded.
 
 
 def checkpoints() -> list[bytes]:
-  """Returns small whole ones: pickles of two protocols, a zip and networks."""
+  """Returns small whole files of every layout, with networks and without."""
   weight = np.arange(12, dtype=np.float32).reshape(3, 4)
   layer = writer.module(
     'Layer', {'weight': weight}, {'filter': None}, {}, size=np.array([3, 4])
@@ -41,12 +42,18 @@ def checkpoints() -> list[bytes]:
   with zipfile.ZipFile(file, 'w') as archive:
     archive.writestr('net/data.pkl', writer.dumps(value, 2))
     archive.writestr('net/byteorder', b'little')
+  arrays = official_networks.official_arrays('skip', 'generator_ema')
+  npz = io.BytesIO()
+  np.savez(npz, **arrays)
   return [
     writer.dumps(value, 4),
     writer.dumps(value, 3),
     file.getvalue(),
     official_networks.checkpoint('small'),
     official_networks.checkpoint('resnet'),
+    writer.dumps({'g_ema': writer.state_dict(arrays)}),
+    safetensors.numpy.save(arrays),
+    npz.getvalue(),
   ]
 
 
@@ -79,7 +86,7 @@ def main() -> None:
   wholes = checkpoints()
   for whole in wholes:
     value = files.read_bytes(whole)  # Imports what it needs; is indeed whole.
-    if 'G_ema' in value:
+    if 'G' not in value:  # The networks of others are none of ours.
       convert.convert(value)
   with open('/proc/self/statm') as file:
     used = int(file.read().split()[0]) * resource.getpagesize()

@@ -1,6 +1,7 @@
 """Modules, state dictionaries and halves, as people save official networks."""
 
 import functools
+import io
 
 import jax
 import ml_dtypes
@@ -8,6 +9,7 @@ import numpy as np
 import official_networks
 import official_writer as writer
 import pytest
+import safetensors.numpy
 from conftest import GOLDENS
 
 from sg3jax.interop import model_files
@@ -159,7 +161,9 @@ def test_other_designs_need_a_configuration():
   arrays = official_networks.official_arrays('unusual', 'generator_ema')
   D = official_networks.official_arrays('unusual', 'discriminator')
   value = {'g_ema': writer.state_dict(arrays), 'd': writer.state_dict(D)}
-  with pytest.raises(records.CheckpointError, match=r'pass the .*--config='):
+  with pytest.raises(
+    records.CheckpointError, match=r'pass the .* config=stylegan3_r:16'
+  ):
     _convert(value)
   # What the data settle in a run, the arrays do here.
   config = model | {'img_channels': None, 'label_dim': None}
@@ -245,3 +249,37 @@ def test_damaged_names_and_shapes_are_one_clear_error():
     except records.CheckpointError:
       refused += 1
   assert refused > 15
+
+
+def test_compressed_and_half_arrays_come_back():
+  arrays = official_networks.official_arrays('skip', 'generator_ema')
+  expected = official_networks.networks('skip')[1]['generator_ema'][1]
+  file = io.BytesIO()
+  np.savez_compressed(
+    file, **{k: np.asfortranarray(x) for k, x in arrays.items()}
+  )
+  found = convert.convert(files.read_bytes(file.getvalue()))
+  _assert_same(found.networks['generator_ema'], expected)
+  halves = {k: x.astype(ml_dtypes.bfloat16) for k, x in arrays.items()}
+  data = safetensors.numpy.save(halves)
+  found = convert.convert(files.read_bytes(data)).networks['generator_ema']
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=2**-8), found, expected
+  )
+
+
+@pytest.mark.parametrize(
+  ('array', 'match'),
+  [
+    (np.array([print]), 'no header of plain numbers'),
+    (np.array(['text']), 'no header of plain numbers'),
+    (np.zeros(2, [('x', 'f4')]), 'no header of plain numbers'),
+    (np.zeros(2, np.complex64), 'no header of plain numbers'),
+    (np.zeros(2, np.int64), 'dtype int64'),
+  ],
+)
+def test_arrays_are_numbers_of_networks(array, match):
+  file = io.BytesIO()
+  np.savez(file, **{'mapping.fc0.weight': array})
+  with pytest.raises(records.CheckpointError, match=match):
+    convert.convert(files.read_bytes(file.getvalue()))

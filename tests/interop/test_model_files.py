@@ -100,13 +100,17 @@ def test_damaged_models_are_one_clear_error(folder):
   with pytest.raises(records.CheckpointError, match=r'is \(.*, not \('):
     sg3jax.load_model(folder)
   _rewrite(config, lambda c: c.update(version=2))
-  with pytest.raises(records.CheckpointError, match='version 2: this'):
+  with pytest.raises(
+    records.CheckpointError, match='of version 1, got 2: read'
+  ):
     sg3jax.load_model(folder)
   _rewrite(config, lambda c: c.pop('format'))
-  with pytest.raises(records.CheckpointError, match='no configuration'):
+  with pytest.raises(
+    records.CheckpointError, match='must be the configuration'
+  ):
     sg3jax.load_model(folder)
   config.write_text('{')
-  with pytest.raises(records.CheckpointError, match='no JSON'):
+  with pytest.raises(records.CheckpointError, match='must be JSON'):
     sg3jax.load_model(folder)
 
 
@@ -133,11 +137,11 @@ def test_configurations_of_strangers(folder, change, match):
 @pytest.mark.parametrize(
   ('text', 'match'),
   [
-    ('[' * 200_000, 'no JSON'),
-    ('1' * 5000, 'no JSON'),
+    ('[' * 200_000, 'must be JSON'),
+    ('1' * 5000, 'must be JSON'),
     (
       '{"format": "sg3jax.model", "version": ' + '[' * 500 + ']' * 500 + '}',
-      'of version a list',
+      'of version 1, got a list',
     ),
     (
       '{"format": "sg3jax.model", "version": 1, "options": {"model": null}}',

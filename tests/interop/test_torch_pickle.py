@@ -173,7 +173,7 @@ def test_messages_name_the_file_and_what_is_wrong(tmp_path):
   path = tmp_path / 'net.pkl'
   with pytest.raises(FileNotFoundError, match=r'no file .*net\.pkl'):
     files.read(path)
-  with pytest.raises(records.CheckpointError, match='is no file'):
+  with pytest.raises(records.CheckpointError, match='must be a file'):
     files.read(tmp_path)
   path.write_bytes(b'')
   with pytest.raises(records.CheckpointError, match=r'net\.pkl.* is empty'):

@@ -1,4 +1,4 @@
-"""Finds the networks in what people save of them.
+"""Finds the networks in a file.
 
 The official pickle is a dictionary of modules `G`, `D` and `G_ema`. Others save
 one module alone, or state dictionaries, alone or by name; wrappers of a module
@@ -20,7 +20,7 @@ from sg3jax.interop.torch_pickle.records import (
 # A state dictionary: arrays by official name.
 Arrays = Mapping[str, Tensor | NumpyArray]
 
-# What networks are called, in small letters, and our names of them.
+# The names that networks have in files, in small letters, and ours.
 _NAMES = {
   'g_ema': 'generator_ema',
   'generator_ema': 'generator_ema',
@@ -31,10 +31,10 @@ _NAMES = {
   'discriminator': 'discriminator',
 }
 
-# What a file with one state dictionary calls it.
+# The names that a file with one state dictionary gives it.
 _CONTAINERS = ('state_dict', 'model_state_dict', 'model')
 
-# What wrappers for several devices and for compilation add to names of arrays.
+# Names that wrappers for several devices and for compilation add to arrays.
 _WRAPPERS = frozenset(['module', '_orig_mod'])
 
 

@@ -5,12 +5,14 @@ every array of ours is filled, with the shape it must have.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sg3jax.interop import schema
+from sg3jax import files
+from sg3jax.interop import model_files, schema
 from sg3jax.interop.official import arrays as arrays_lib
 from sg3jax.interop.official import (
   contents,
@@ -18,6 +20,7 @@ from sg3jax.interop.official import (
   hyperparameters,
   recognition,
 )
+from sg3jax.interop.official import files as official_files
 from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   Module,
@@ -93,6 +96,41 @@ def convert(
   model.setdefault('discriminator', {})
   assumed = [] if are_modules or config is not None else _assumed(model)
   return Converted(model, networks, compared, ignored, assumed)
+
+
+def import_file(
+  file: str | pathlib.Path,
+  output: str | pathlib.Path,
+  config: Mapping[str, Any] | None = None,
+) -> Converted:
+  """Converts an official checkpoint to a folder that `load_model` opens.
+
+  Args:
+    file: A pickle or state dictionary of PyTorch, or arrays that
+      `sg3jax export` wrote. Nothing of it is executed.
+    output: The folder to write: a new or an empty one.
+    config: The `model` part of a configuration, for state dictionaries of other
+      designs than the published ones.
+
+  Returns:
+    What was converted, compared, assumed and ignored.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is damaged, unsafe or no network that is known.
+    OSError: If the folder has files already, or cannot be written.
+  """
+  file, output = files.local_path(file), files.local_path(output)
+  model_files.check_is_new(output)
+  files.check_folder(output)
+  checkpoint, digest = official_files.read(file)
+  try:
+    converted = convert(checkpoint, config)
+  except ValueError as error:
+    raise type(error)(f'{file}: {error}') from error
+  source = {'file': file.name, 'sha256': digest}
+  model_files.save(output, converted.model, converted.networks, source)
+  return converted
 
 
 def _recognised(
@@ -205,15 +243,15 @@ def export(
 
 
 def _check_released(spec: spec_lib.SynthesisSpec) -> None:
-  """Raises ValueError unless the official code can draw with a design."""
+  """Raises ValueError unless the official code has networks of a design."""
   for name in (
     'sampling', 'learned_transform', 'filter', 'conv_before_up', 'noise', 'p4'
   ):  # fmt: skip
     if getattr(spec, name) != getattr(spec_lib.SynthesisSpec, name):
       raise ValueError(
         f'the official code has no network with model.synthesis.{name} = '
-        f'{getattr(spec, name)!r}: only T and R and what their other fields '
-        'make of them can be exported; .stablehlo can hold any'
+        f'{getattr(spec, name)!r}: arrays of T and R can be exported, with any '
+        'values of their other fields; .stablehlo can hold any design'
       )
 
 
@@ -229,7 +267,7 @@ def _table(network: str, model: Mapping[str, Any]) -> arrays_lib.Table:
 def _merge(
   model: dict[str, Any], found: Mapping[str, Any], network: str
 ) -> None:
-  """Adds what one network says of the model; others must say the same."""
+  """Adds the fields of one network; fields of several must be equal."""
   for key, value in found.items():
     if model.setdefault(key, value) != value:
       raise CheckpointError(

@@ -21,7 +21,7 @@ _FILTER_TOLERANCE = 1e-6
 
 _HALVES = (np.float16, ml_dtypes.bfloat16)
 
-# What StyleGAN2's networks resample with.
+# The filter that StyleGAN2's networks resample with.
 _BINOMIAL = np.outer(filter_lib.BINOMIAL, filter_lib.BINOMIAL)
 
 
@@ -86,7 +86,7 @@ def check(name: str, found: np.ndarray, wanted: np.ndarray | None) -> None:
     name: Its name, for the message.
     found: The array, float32. Files of half precision hold rounded ones: they
       are compared to the precision of the narrowest type that holds them.
-    wanted: What the design gives, or None if it has no such array.
+    wanted: The array of the design, or None if it has no such array.
 
   Raises:
     CheckpointError: If they differ.

@@ -3,13 +3,14 @@
     pickle, zip, stream   of PyTorch: whole modules or their state dictionaries
     .npz, .safetensors    state dictionaries, as `sg3jax export` writes them
 
-The layout is told by the contents and not by the name of the file.
+The contents decide on the layout, and not the name of the file.
 """
 
 import hashlib
 import io
 import math
 import pathlib
+import re
 import zipfile
 import zlib
 from typing import Any
@@ -22,6 +23,7 @@ from sg3jax.interop.torch_pickle import reader, symbols
 from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   NumpyArray,
+  is_shape,
   quoted,
 )
 
@@ -41,6 +43,13 @@ _MAX_ARRAYS = 10_000
 
 # Weights hardly compress: what grows by more is made to fill the memory.
 _SMALL, _MOST_COMPRESSED = 1 << 26, 20
+
+# As `numpy.save` writes it, of arrays of numbers.
+_NPY_HEADER = re.compile(
+  rb"\{'descr': '([<>|][biuf][1248])', 'fortran_order': (True|False), "
+  rb"'shape': \(((?:[0-9]{1,15},? ?)*)\), \} *\n"
+)
+_MAX_HEADER = 1 << 12
 
 _SAFETENSORS_DTYPES = {
   'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': ml_dtypes.bfloat16,
@@ -138,7 +147,7 @@ def _read_npz(data: bytes) -> dict[str, NumpyArray]:
     raise
   except (
     zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError,
-    NotImplementedError, OverflowError, RuntimeError, SyntaxError,
+    NotImplementedError, OverflowError, RuntimeError, TypeError,
   ) as error:  # fmt: skip
     raise CheckpointError(
       f'the .npz file is damaged ({str(error)[:100]}): write it again'
@@ -146,20 +155,25 @@ def _read_npz(data: bytes) -> dict[str, NumpyArray]:
 
 
 def _read_npy(data: bytes) -> NumpyArray:
-  """Reads one array; objects, which only a pickle can hold, are refused."""
-  file = io.BytesIO(data)
-  version = np.lib.format.read_magic(file)
-  read_header = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-  }.get(version)
-  if read_header is None:
-    raise ValueError(f'an array is of version {version}')
-  shape, is_fortran, dtype = read_header(file)
-  if dtype.kind not in 'biuf':
-    raise ValueError(f'an array has the dtype {dtype}')
-  flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
-  return NumpyArray(flat.reshape(shape, order='F' if is_fortran else 'C'))
+  """Reads one array; objects, which only a pickle can hold, are refused.
+
+  NumPy would have Python's compiler parse the header, which is a stranger's.
+  """
+  if data[:6] != b'\x93NUMPY' or data[6:7] not in (b'\1', b'\2', b'\3'):
+    raise ValueError('an array does not begin as those of NumPy do')
+  start = 10 if data[6:7] == b'\1' else 12
+  end = start + int.from_bytes(data[8:start], 'little')
+  match = _NPY_HEADER.fullmatch(data[start : min(end, start + _MAX_HEADER)])
+  if match is None:
+    raise ValueError('an array has no header of plain numbers')
+  dtype = np.dtype(match[1].decode())
+  shape = tuple(int(size) for size in match[3].split(b',') if size.strip())
+  if not is_shape(shape):
+    raise ValueError('an array has an impossible shape')
+  flat = np.frombuffer(data, dtype, math.prod(shape), end)
+  return NumpyArray(
+    flat.reshape(shape, order='F' if match[2] == b'True' else 'C')
+  )
 
 
 def _counted(arrays: dict[str, NumpyArray]) -> dict[str, NumpyArray]:

@@ -48,7 +48,7 @@ _OTHER_ARGUMENTS = frozenset(
   ]
 )  # fmt: skip
 
-# What a discriminator's parts are made with.
+# Arguments that a discriminator's parts are made with.
 _DISCRIMINATOR_PARTS = {
   'block_kwargs': frozenset(['freeze_layers', 'fp16_channels_last']),
   'mapping_kwargs': frozenset(['num_layers', 'w_avg_beta']),
@@ -79,7 +79,7 @@ def generator_model(generator: Module) -> dict[str, Any]:
     generator: The official module.
 
   Raises:
-    CheckpointError: If it is one that this package cannot draw with; the
+    CheckpointError: If this package cannot generate with it; the
       message names the reason.
   """
   synthesis = generator.submodule('synthesis')
@@ -122,7 +122,7 @@ def _stylegan3_model(
   design['radial_filters'] = values.flag(
     'use_radial_filters', arguments.get('use_radial_filters', False)
   )
-  # What the network scales with; that it was made with it is compared.
+  # The factor of the network itself; its argument is compared with it.
   scale = arguments.get('output_scale', 0.25)
   scale = synthesis.state.get('output_scale', scale)
   model = {

@@ -16,10 +16,6 @@ from sg3jax.nets import spec as spec_lib
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_REMEDY = (
-  'pass the configuration of the network, such as --config=stylegan3_r:512'
-)
-
 # The capacities that were published: channel_base and channel_max.
 _CAPACITIES = ((32768, 512), (65536, 1024), (16384, 512))
 
@@ -139,10 +135,7 @@ def _stylegan3_model(
 ) -> dict[str, Any]:
   *hidden, (_, resolution, img_channels) = layers
   if len(layers) > _MAX_LAYERS or not 1 <= resolution <= _MAX_RESOLUTION:
-    raise CheckpointError(
-      'the layers of the checkpoint are not those of a published design: '
-      + _REMEDY
-    )
+    raise _unpublished('layers', 'stylegan3_t', resolution)
   kernel = _size(shapes, 'synthesis.L0_{}_{}.weight'.format(*layers[0][1:]), 3)
   found = [channels for _, _, channels in hidden]
   for base, most in (
@@ -170,10 +163,8 @@ def _stylegan3_model(
         'output_scale': 0.25,
         'synthesis': design,
       }
-  raise CheckpointError(
-    'the layers of the checkpoint are not those of a published design: '
-    + _REMEDY
-  )
+  name = 'stylegan3_r' if kernel == 1 else 'stylegan3_t'
+  raise _unpublished('layers', name, resolution)
 
 
 def _stylegan2_model(shapes: Shapes, sides: list[int]) -> dict[str, Any]:
@@ -207,9 +198,14 @@ def _capacity(channels: Mapping[int, int]) -> dict[str, int]:
   ):
     if all(n == min(base // side, most) for side, n in channels.items()):
       return {'channel_base': base, 'channel_max': most}
-  raise CheckpointError(
-    'the channels of the checkpoint are not those of a published design: '
-    + _REMEDY
+  raise _unpublished('channels', 'stylegan2', last)
+
+
+def _unpublished(what: str, name: str, resolution: int) -> CheckpointError:
+  return CheckpointError(
+    f'the {what} of the checkpoint are not those of a published design: pass '
+    'the configuration that its network was trained with, such as '
+    f'config={name}:{resolution} with other fields'
   )
 
 

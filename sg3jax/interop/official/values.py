@@ -1,4 +1,4 @@
-"""Reads what modules of a file say of themselves; nothing of it is believed.
+"""Reads the attributes of modules of a file, and believes none of them.
 
 Values are checked to be numbers, flags and names that networks have, and only
 printed if they are short: a file may hold numbers of a million digits.
@@ -14,8 +14,8 @@ from sg3jax.interop.torch_pickle.records import (
   quoted,
 )
 
-# What networks are made with: the official name, ours, the default and the
-# largest value believed. A design beyond could ask for filters that fill the
+# Arguments of networks: the official name, ours, the default and the largest
+# value believed. A design beyond could ask for filters that fill the
 # memory.
 Table = tuple[tuple[str, str, float, float], ...]
 
@@ -24,7 +24,7 @@ _MAX_BITS = 64
 
 
 def arguments(module: Module) -> dict[str, Any]:
-  """Returns what a module was made with, by name."""
+  """Returns the arguments that a module was made with, by name."""
   arguments = module.state.get('_init_kwargs')
   if not isinstance(arguments, dict):
     raise CheckpointError(
@@ -40,13 +40,13 @@ def known_arguments(
   others: frozenset[str],
   positional: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-  """Returns what a network was made with; refuses what is unknown.
+  """Returns the arguments of a network, and refuses unknown ones.
 
   Args:
     module: The network.
-    table: Arguments that it may have ...
-    others: ... and others.
-    positional: Names of those that may have been given without.
+    table: Arguments that it may have.
+    others: The names of others.
+    positional: Names of arguments that may have been given without a name.
   """
   unnamed = module.state.get('_init_args', ())
   if type(unnamed) not in (tuple, list) or len(unnamed) > len(positional):
@@ -62,7 +62,7 @@ def known_arguments(
 
 
 def known(where: str, arguments: Any, known: Set[str]) -> dict[str, Any]:
-  """Returns arguments; refuses unknown ones."""
+  """Returns arguments, and refuses unknown ones."""
   if not isinstance(arguments, dict):
     raise CheckpointError(f'{quoted(where)} of the checkpoint has no names')
   unknown = [name for name in arguments if name not in known]
@@ -75,7 +75,7 @@ def known(where: str, arguments: Any, known: Set[str]) -> dict[str, Any]:
 
 
 def numbers(arguments: Mapping[str, Any], table: Table) -> dict[str, Any]:
-  """Returns arguments by our names; the kind of a default is that of all."""
+  """Returns arguments by our names, of the same type as their defaults."""
   return {
     ours: number(name, arguments.get(name, default), most, type(default))
     for name, ours, default, most in table

@@ -1,4 +1,4 @@
-"""Compares what modules of a file say of themselves with their design.
+"""Compares the attributes of the modules of a file with their design.
 
 From our configuration the geometry of every layer follows again. Sizes, rates,
 cutoffs, paddings, gains and clamps of the layers of the file must agree, so
@@ -28,7 +28,7 @@ _RELATIVE = 1e-9
 def check_stylegan2(
   spec: stylegan2.StyleGAN2Spec, model: Mapping[str, Any], synthesis: Module
 ) -> None:
-  """Checks what the blocks of a synthesis network say of themselves."""
+  """Checks the attributes of the blocks of a synthesis network."""
   clamp, channels = model['conv_clamp'], 0
   for side in spec.resolutions:
     block, where = synthesis.submodule(f'b{side}'), f'synthesis.b{side}'
@@ -65,7 +65,7 @@ def check_stylegan2(
 def check_stylegan3(
   spec: spec_lib.SynthesisSpec, model: Mapping[str, Any], synthesis: Module
 ) -> None:
-  """Checks what the layers of a synthesis network say of themselves."""
+  """Checks the attributes of the layers of a synthesis network."""
   first = spec.layers[0]
   check(
     synthesis.submodule('input'),
@@ -87,7 +87,7 @@ def check_stylegan3(
 
 
 def _geometry(layer: spec_lib.LayerSpec) -> dict[str, Any]:
-  """Returns what an official layer of this geometry says of itself."""
+  """Returns the attributes of an official layer of this geometry."""
   same = (
     'in_channels', 'out_channels', 'in_sampling_rate', 'out_sampling_rate',
     'tmp_sampling_rate', 'in_cutoff', 'out_cutoff', 'in_half_width',
@@ -105,7 +105,7 @@ def _geometry(layer: spec_lib.LayerSpec) -> dict[str, Any]:
 
 
 def check_block(block: Module, where: str, clamp: float | None) -> None:
-  """Checks what the layers of a discriminator's block say of themselves."""
+  """Checks the attributes of the layers of a discriminator's block."""
   architecture = block.state.get('architecture')
   if architecture != 'resnet':
     raise CheckpointError(
@@ -136,7 +136,7 @@ def check_block(block: Module, where: str, clamp: float | None) -> None:
 def check_mapping(
   mapping: Module, w_dim: int, label_dim: int, num_ws: int | None
 ) -> None:
-  """Checks what the layers of a mapping network say of themselves."""
+  """Checks the attributes of the layers of a mapping network."""
   check(mapping, 'mapping', {'w_dim': w_dim})
   check_given(mapping.state, 'mapping', {'c_dim': label_dim, 'num_ws': num_ws})
   for name, module in mapping.part('_modules').items():
@@ -191,7 +191,7 @@ def _weight_shape(module: Module, where: str, rank: int) -> tuple[int, ...]:
 
 
 def _weight_gain(shape: tuple[int, ...]) -> float:
-  """Returns what scales N(0, 1) to keep the variance of what comes in."""
+  """Returns the factor on N(0, 1) that keeps the variance of the input."""
   return max(math.prod(shape[1:]), 1) ** -0.5
 
 

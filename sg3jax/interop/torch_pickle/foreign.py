@@ -1,7 +1,7 @@
 """Says what a file is that is no checkpoint, and what to do about it.
 
-People rename files, and downloads answer with something else than the file: the
-first bytes tell which it was.
+People rename files, and servers answer with something else than the file. The
+first bytes show what it is.
 """
 
 from sg3jax.interop.torch_pickle.records import quoted
@@ -9,7 +9,7 @@ from sg3jax.interop.torch_pickle.records import quoted
 _UNPACK = 'unpack it and import what is in it'
 _DOWNLOAD = 'download the checkpoint itself'
 
-# What a file begins with, what it is then, and the remedy.
+# The first bytes of a file, what it is then, and the remedy.
 _BEGINNINGS = (
   (b'\x1f\x8b', 'a gzip file', _UNPACK),
   (b'BZh', 'a bzip2 file', _UNPACK),

@@ -1,6 +1,6 @@
 """Reads checkpoints of PyTorch without PyTorch, and without running them.
 
-Three layouts, told apart by their first bytes:
+There are three layouts, which the first bytes distinguish:
 
   pickle   one pickle, as the standard library writes it; each tensor's storage
            is a stream or zip of its own within it
@@ -56,7 +56,7 @@ def read_file(path: pathlib.Path) -> bytes:
   if not path.exists():
     raise FileNotFoundError(f'there is no file {path}')
   if not path.is_file():
-    raise CheckpointError(f'{path} is no file')
+    raise CheckpointError(f'{path} must be a file')
   with path.open('rb') as file:
     # In memory: a mapped file that shrinks meanwhile would end the process.
     data = file.read(MAX_FILE_BYTES + 1)

@@ -44,7 +44,7 @@ class Function:
 
   Attributes:
     name: For messages.
-    call: What a call of it stands for; takes the call's arguments.
+    call: Takes the arguments of a call and returns what it stands for.
   """
 
   name: str
@@ -61,11 +61,11 @@ class Function:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Type:
-  """A name that a pickle may mention only: of a storage, or `ndarray`.
+  """A name that a pickle may only mention: a storage type, or `ndarray`.
 
   Attributes:
     name: For messages.
-    dtype: Of the elements of a storage.
+    dtype: The type of the elements, if it names a storage.
   """
 
   name: str
@@ -74,7 +74,7 @@ class Type:
 
 @dataclasses.dataclass(eq=False)
 class Dtype:
-  """A NumPy dtype, whose byte order is told later.
+  """A NumPy dtype, which takes its byte order later.
 
   Attributes:
     code: Kind and size, such as 'f4'.
@@ -205,7 +205,7 @@ def _find(symbols: dict[Name, Any], module: str, name: str) -> Any:
 
 
 class _Calls:
-  """What calls of the allowed functions stand for.
+  """Returns what calls of the allowed functions stand for.
 
   Args:
     budget: Counts what they copy.

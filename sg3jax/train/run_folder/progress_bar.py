@@ -33,7 +33,7 @@ def track(
   # Here and not above: the import takes a while, and few need it.
   from rich import progress
 
-  digits = 1 if total * kimg_per_step >= 1 else 3  # Small runs move too.
+  digits = 1 if total_kimg >= 1 else 3  # Small runs move too.
   count = f'{{task.completed:.{digits}f}} / {{task.total:g}} kimg'
   columns = (
     progress.BarColumn(),
