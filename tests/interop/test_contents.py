@@ -256,7 +256,7 @@ def test_compressed_and_half_arrays_come_back():
   expected = official_networks.networks('skip')[1]['generator_ema'][1]
   file = io.BytesIO()
   np.savez_compressed(
-    file, **{k: np.asfortranarray(x) for k, x in arrays.items()}
+    file, **{k: np.asarray(x, order='F') for k, x in arrays.items()}
   )
   found = convert.convert(files.read_bytes(file.getvalue()))
   _assert_same(found.networks['generator_ema'], expected)

@@ -137,6 +137,11 @@ def _stylegan3_model(
   if len(layers) > _MAX_LAYERS or not 1 <= resolution <= _MAX_RESOLUTION:
     raise _unpublished('layers', 'stylegan3_t', resolution)
   kernel = _size(shapes, 'synthesis.L0_{}_{}.weight'.format(*layers[0][1:]), 3)
+  # Radial filters are images, separable ones rows.
+  is_radial = any(
+    name.endswith('.down_filter') and len(shape) == 2
+    for name, shape in shapes.items()
+  )
   found = [channels for _, _, channels in hidden]
   for base, most in (
     *_CAPACITIES,
@@ -147,7 +152,7 @@ def _stylegan3_model(
       'channel_max': most,
       'num_layers': len(hidden),
       'conv_kernel': kernel,
-      'radial_filters': kernel == 1,
+      'radial_filters': is_radial,
     }
     try:
       spec = spec_lib.SynthesisSpec(
@@ -163,7 +168,7 @@ def _stylegan3_model(
         'output_scale': 0.25,
         'synthesis': design,
       }
-  name = 'stylegan3_r' if kernel == 1 else 'stylegan3_t'
+  name = 'stylegan3_r' if is_radial else 'stylegan3_t'
   raise _unpublished('layers', name, resolution)
 
 
