@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sg3jax import files
 from sg3jax.interop import model_files, schema
 from sg3jax.nets import factory, layers
+from sg3jax.nets import spec as spec_lib
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import sharding
 from sg3jax.types import AnyArray, Array, Variables
@@ -61,8 +62,7 @@ class Model:
     self._nimg = nimg
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
-    # Whatever the precision of training was: float32 unless asked otherwise, as
-    # the run's own images and metrics are.
+    # Float32 unless asked otherwise, as the run's own images and metrics are.
     self.generator = factory.make_generator(
       options['model'] | {'precision': precision}
     )
@@ -88,10 +88,7 @@ class Model:
     """Features of a label, 0 for an unconditional model."""
     return self.generator.label_dim
 
-  @property
-  def c_dim(self) -> int:
-    """The same as `label_dim`."""
-    return self.label_dim
+  c_dim = label_dim
 
   @property
   def class_names(self) -> tuple[str, ...] | None:
@@ -124,10 +121,7 @@ class Model:
     """Pixels a side."""
     return self.generator.spec.resolution
 
-  @property
-  def img_resolution(self) -> int:
-    """The same as `resolution`."""
-    return self.resolution
+  img_resolution = resolution
 
   @property
   def img_channels(self) -> int:
@@ -193,24 +187,16 @@ class Model:
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
-    if truncation_towards not in TRUNCATION_CENTERS:
-      raise ValueError(
-        'truncation_towards must be one of '
-        f'{", ".join(TRUNCATION_CENTERS)}, got {truncation_towards!r}'
-      )
-    if isinstance(truncation_psi, numbers.Real) and not (
-      abs(truncation_psi) <= MAX_PSI
-    ):
-      raise ValueError(
-        f'truncation_psi must be between -{MAX_PSI} and {MAX_PSI}, got '
-        f'{truncation_psi}'
-      )
+    spec_lib.check_choice(
+      'truncation_towards', truncation_towards, TRUNCATION_CENTERS
+    )
+    if isinstance(truncation_psi, numbers.Real):
+      _check_psi(float(truncation_psi))
     if truncation_cutoff is None:
       truncation_cutoff = self.num_ws
     if not 0 <= truncation_cutoff <= self.num_ws:
       raise ValueError(
-        f'truncation_cutoff must be between 0 and {self.num_ws}, the styles of '
-        f'an image, got {truncation_cutoff}'
+        f'truncation_cutoff must be 0..{self.num_ws}, got {truncation_cutoff}'
       )
     center = None
     if truncation_towards == 'class':
@@ -372,6 +358,11 @@ class Model:
     return jax.jit(self.discriminator.apply)
 
 
+def _check_psi(psi: float) -> None:
+  if not abs(psi) <= MAX_PSI:
+    raise ValueError(f'truncation_psi must be within +-{MAX_PSI}, got {psi}')
+
+
 def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   """Opens the networks of a run folder, of a checkpoint or of an import.
 
@@ -393,6 +384,7 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
       or JAX finds no device of the platform that it was told to use.
     OSError: If the files cannot be read now.
   """
+  path = _located(path)
   options, networks, step = read_networks(path)
   # Not steps times the batch, which may have changed on the way.
   nimg = checkpoint_lib.load_nimg(path) if step else 0
@@ -412,8 +404,7 @@ def read_networks(
     `discriminator`, as far as they are there; and the step, 0 of an import.
   """
   path = _located(path)
-  # Else a missing device would look like a damaged file.
-  sharding.find_devices()
+  sharding.find_devices()  # A missing one would look like a damaged file.
   if model_files.is_model_folder(path):
     return *model_files.load(path, schema.NETWORKS), 0
   return checkpoint_lib.load_networks(path)
