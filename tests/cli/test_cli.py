@@ -388,7 +388,7 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstart', '--config.train.batch=0'),
-      'config.train.batch must be at least 1, is 0',
+      '--config.train.batch must be at least 1, got 0',
     ),
     ((*_TRAIN, '--config=quickstart', '--wokers=2'), "flag 'wokers'"),
     (
