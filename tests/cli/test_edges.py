@@ -309,10 +309,13 @@ def test_fields_in_messages_are_written_as_flags():
 # Disks and folders.
 
 
-class _Model:
+class _Model(model_lib.Model):
   label_dim = 0
   class_names = None
   generator = None
+
+  def __init__(self):
+    """Makes a model without networks."""
 
   def generate(self, seeds, *_, **__):
     for seed in seeds:
