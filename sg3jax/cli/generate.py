@@ -10,6 +10,7 @@ Existing files are kept, unless `--overwrite` says otherwise.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -59,7 +60,7 @@ _NOISE_MODE = flags.DEFINE_enum(
 )
 flags.DEFINE_alias('noise-mode', 'noise_mode')
 _TRANSLATE = flags.DEFINE_list(
-  'translate', ['0', '0'], 'Shift x,y, in units of the width.'
+  'translate', ['0', '0'], 'Shift X,Y, in units of the width.'
 )
 _ROTATE = flags.DEFINE_float('rotate', 0.0, 'Turn, in degrees.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
@@ -76,39 +77,49 @@ def main(argv: list[str] | None = None) -> None:
 def _generate() -> None:
   network = common.require(common.NETWORK)
   seeds = common.parse_seeds(common.require(_SEEDS))
-  options = {
-    'truncation_psi': _TRUNC.value,
-    'truncation_cutoff': _CUTOFF.value,
-    'truncation_towards': _TOWARDS.value,
-    'noise_mode': _NOISE_MODE.value,
-    'transform': _parse_transform(_TRANSLATE.value, _ROTATE.value),
-  }
+  transform = _parse_transform(_TRANSLATE.value, _ROTATE.value)
   paths = _output_paths(seeds)
   model = model_lib.load_model(network, common.PRECISION.value)
-  label = common.make_label(
-    _CLASS.value, _LABEL.value, model.label_dim, model.class_names
-  )
-  if label is not None and model.class_names and _LABEL.value is None:
-    index = int(label.argmax())
-    common.say(
-      f'{"Class:":15} {index} {report.printable(model.class_names[index])}'
-    )
+  for seed, image in _images(model, seeds, transform):
+    with files.naming_errors(paths[seed]):
+      grids.save_image(image, paths[seed])
+    print(paths[seed], flush=True)
+
+
+def _images(model: model_lib.Model, seeds: list[int], transform: Any):
+  """Yields each seed and its image; says that the first one takes a while."""
   size = common.BATCH.value or batches.fitting_batch(
     model.generator,
     memory_estimate.device_memory(sharding.make_mesh(1)),
     default=_DEFAULT_BATCH,
   )
-  images = model.generate(seeds, label, batch_size=size, **options)
+  images = model.generate(
+    seeds,
+    _label(model),
+    batch_size=size,
+    truncation_psi=_TRUNC.value,
+    truncation_cutoff=_CUTOFF.value,
+    truncation_towards=_TOWARDS.value,
+    noise_mode=_NOISE_MODE.value,
+    transform=transform,
+  )
   advance = text.announce_first_call(
     images.__next__,
     common.say,
     f'the generator, for {min(size, len(seeds))} images at a time',
   )
   for _ in seeds:
-    seed, image = advance()
-    with files.naming_errors(paths[seed]):
-      grids.save_image(image, paths[seed])
-    print(paths[seed], flush=True)
+    yield advance()
+
+
+def _label(model: model_lib.Model) -> Any:
+  """Returns the label that is asked for, and says the name of its class."""
+  names = model.class_names
+  label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim, names)
+  if label is not None and names and _LABEL.value is None:
+    index = int(label.argmax())
+    common.say(f'{"Class:":15} {index} {report.printable(names[index])}')
+  return label
 
 
 def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
@@ -130,7 +141,7 @@ def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
   return paths
 
 
-def _parse_transform(translate: list[str], rotate: float):
+def _parse_transform(translate: list[str], rotate: float) -> Any:
   """Returns the transform that is asked for, or None.
 
   Raises:

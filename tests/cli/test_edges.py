@@ -193,9 +193,14 @@ def test_all_of_a_model_is_read_from_the_home_folder(home, monkeypatch):
     return {}, {}, 1
 
   monkeypatch.setattr(model_lib, 'read_networks', read)
-  monkeypatch.setattr(model_lib.checkpoint_lib, 'load_nimg', found.append)
-  monkeypatch.setattr(model_lib, 'Model', lambda *_: None)
-  sg3jax.load_model('~/x')
+
+  def count(path):
+    found.append(path)
+    raise StopIteration
+
+  monkeypatch.setattr(model_lib.checkpoint_lib, 'load_nimg', count)
+  with pytest.raises(StopIteration):
+    sg3jax.load_model('~/x')
   assert found == [home / 'x'] * 2
 
 
@@ -304,10 +309,13 @@ def test_fields_in_messages_are_written_as_flags():
 # Disks and folders.
 
 
-class _Model:
+class _Model(model_lib.Model):
   label_dim = 0
   class_names = None
   generator = None
+
+  def __init__(self):
+    """Makes a model without networks."""
 
   def generate(self, seeds, *_, **__):
     for seed in seeds:
