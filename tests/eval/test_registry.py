@@ -127,7 +127,7 @@ def test_a_name_is_taken_once(new):
 
 def test_needs_are_known_ones():
   with pytest.raises(
-    ValueError, match='among features, reals, transforms, got'
+    ValueError, match='among features, labels, reals, transforms, got'
   ):
     base.register('new', needs=['real'], **_ABOUT)
 
