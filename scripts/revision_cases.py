@@ -28,7 +28,8 @@ from sg3jax.nets import factory
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import conv, filtered_lrelu
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding
+from sg3jax.train import sharding
+from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Config
 
@@ -167,7 +168,7 @@ def generator(network: Network) -> Program:
 def train_step(make_config: Callable[[], Config]) -> Program:
   """Returns a training step, with its lazy phase as often as it comes."""
   config = make_config()
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   mesh = sharding.make_mesh(1)
   step = trainer_lib.jit_step(trainer, mesh)
   key = jax.random.key(0)

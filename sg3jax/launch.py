@@ -15,8 +15,9 @@ from sg3jax.data import sources
 from sg3jax.eval import evaluators, image_generator
 from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
-from sg3jax.train import loop, preemption
+from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
+from sg3jax.train.step.state import TrainState
 from sg3jax.types import Config, Snapshot
 
 
@@ -144,16 +145,47 @@ def evaluate(
 
 def train(
   config: Config,
-  source: sources.ImageSource,
   workdir: str | pathlib.Path,
   *,
-  mesh: Mesh,
-  stop: preemption.Stop,
+  source: sources.ImageSource | None = None,
+  mesh: Mesh | None = None,
+  stop: preemption.Stop | None = None,
   profile: range = range(0),
   allow_config_change: bool = False,
-) -> None:
-  """Trains, or goes on training; arguments and errors as in `loop.train`."""
-  loop.train(
+) -> TrainState:
+  """Trains, or continues training, what a configuration describes.
+
+  In a script or a notebook::
+
+      from sg3jax import launch
+      from sg3jax.train.config import files
+
+      config = files.load('stylegan3_t:256,batch=16')
+      config.data.source = 'images.zip'
+      state = launch.train(config, 'runs/t256')
+
+  The same call again continues a run that was interrupted. No signal is
+  caught: see `preemption.stop_on_signals` for `stop`.
+
+  Args:
+    config: A configuration; what it leaves open is settled in place.
+    workdir: The run folder.
+    source: The training images; by default those of `config.data`.
+    mesh: The devices; by default all that JAX sees.
+    stop: Tells after every step whether to end early; by default never.
+    profile: As in `loop.train`.
+    allow_config_change: As in `loop.train`.
+
+  Returns:
+    The last state.
+
+  Raises:
+    ValueError, OSError, FloatingPointError: As `open_source`, `make_evaluator`
+      and `loop.train` do.
+  """
+  source = open_source(config) if source is None else source
+  mesh = sharding.make_mesh() if mesh is None else mesh
+  return loop.train(
     config,
     source,
     workdir,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from sg3jax.interop import model_files, schema
 from sg3jax.nets import factory, layers
 from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import sharding
 from sg3jax.types import AnyArray, Array, Variables
 
 _EXACT = {'precision': 'fp32'}
@@ -46,9 +47,11 @@ class Model:
     networks: dict[str, Variables],
     step: int = 0,
     precision: str = 'fp32',
+    nimg: int = 0,
   ):
     self.options = options
     self.step = step
+    self._nimg = nimg
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
     # Whatever the precision of training was: float32 unless asked otherwise, as
@@ -66,9 +69,7 @@ class Model:
   @property
   def kimg(self) -> float:
     """Thousands of real images that training had shown, 0 if unknown."""
-    if not self.step:
-      return 0.0
-    return self.step * self.options['train']['batch'] / 1000
+    return self._nimg / 1000
 
   @property
   def z_dim(self) -> int:
@@ -84,6 +85,27 @@ class Model:
   def c_dim(self) -> int:
     """The same as `label_dim`."""
     return self.label_dim
+
+  @property
+  def class_names(self) -> tuple[str, ...] | None:
+    """Names of the classes, in the order of a label's features, if known.
+
+    Raises:
+      ValueError: If what the model's files hold is not a name for each class.
+    """
+    names = self.options.get('class_names')
+    if names is None:
+      return None
+    if (
+      not isinstance(names, list | tuple)
+      or not all(isinstance(name, str) for name in names)
+      or len(names) != self.label_dim
+    ):
+      raise ValueError(
+        f'class_names of the model must be a list of {self.label_dim} strings: '
+        'correct or remove it'
+      )
+    return tuple(names)
 
   @property
   def w_dim(self) -> int:
@@ -311,9 +333,15 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
     ValueError: If an imported model is damaged, or `path` is an official
-      checkpoint, which is to be imported first, or the precision is unknown.
+      checkpoint, which is to be imported first, or the precision is unknown,
+      or JAX finds no device of the platform that it was told to use.
+    OSError: If the files cannot be read now.
   """
-  return Model(*read_networks(path), precision=precision)
+  sharding.find_devices()
+  options, networks, step = read_networks(path)
+  # Not steps times the batch, which may have changed on the way.
+  nimg = checkpoint_lib.load_nimg(path) if step else 0
+  return Model(options, networks, step, precision, nimg)
 
 
 def read_networks(

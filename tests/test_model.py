@@ -10,7 +10,7 @@ from sg3jax.interop.official import convert
 from sg3jax.interop.torch_pickle import reader
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 
 
 def _make_model(label_dim, **options):
@@ -22,7 +22,7 @@ def _make_model(label_dim, **options):
   config.model.synthesis.channel_max = 4
   config.model.discriminator.channel_max = 4
   config_lib.resolve(config, img_channels=3, label_dim=label_dim)
-  state = jax.eval_shape(loop.make_trainer(config).init, jax.random.key(0))
+  state = jax.eval_shape(build.make_trainer(config).init, jax.random.key(0))
   rng = np.random.RandomState(0)
   # Layers of the mapping network hold a hundred times what they apply.
   networks = jax.tree.map(

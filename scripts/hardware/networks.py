@@ -16,7 +16,8 @@ from hardware import stages, timing
 from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding
+from sg3jax.train import sharding
+from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Array, Config, Variables
 
@@ -87,7 +88,7 @@ def _prepare_train(
   network: Network, overrides: Mapping[str, Any]
 ) -> stages.Measure:
   config = network.config(**overrides)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   mesh = sharding.make_mesh(1)
   start = time.perf_counter()
   with jax.set_mesh(mesh):

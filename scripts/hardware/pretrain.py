@@ -67,7 +67,8 @@ def _train(
   timer = threading.Timer(60 * minutes, end)
   timer.start()
   try:
-    launch.train(config, source, workdir, mesh=sharding.make_mesh(1), stop=stop)
+    mesh = sharding.make_mesh(1)
+    launch.train(config, workdir, source=source, mesh=mesh, stop=stop)
   finally:
     timer.cancel()
   size = sum(

@@ -26,7 +26,8 @@ from jax.sharding import Mesh
 from sg3jax import launch
 from sg3jax.cli import common, config_flag
 from sg3jax.data import sources
-from sg3jax.train import loop, memory_plan, preemption, profiling, sharding
+from sg3jax.train import memory_estimate, preemption, profiling, sharding
+from sg3jax.train.step import build
 from sg3jax.types import Config
 
 flags.declare_key_flag('config')
@@ -95,8 +96,8 @@ def _train() -> None:
   with preemption.stop_on_signals() as stop:
     launch.train(
       config,
-      source,
       workdir,
+      source=source,
       mesh=mesh,
       stop=stop,
       profile=profile,
@@ -108,17 +109,17 @@ def _train() -> None:
 
 def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
   """Prints what a step takes, and the micro-batches that fit."""
-  trainer, _ = loop.prepare(config, source, mesh)
+  trainer, _ = build.prepare(config, source, mesh)
   batch = config.train.batch
-  print(memory_plan.plan(trainer, mesh, batch).report(), flush=True)
-  memory = memory_plan.device_memory(mesh)
+  print(memory_estimate.estimate(trainer, mesh, batch).report(), flush=True)
+  memory = memory_estimate.device_memory(mesh)
   if _PLAN_MEMORY.value is not None:
     memory = int(_PLAN_MEMORY.value * 2**30)
   if memory is None:
     print('--plan_memory=GIB finds the largest micro-batch that fits')
     return
-  chosen, tried = memory_plan.fit(trainer, mesh, batch, memory)
-  print(memory_plan.table(tried))
+  chosen, tried = memory_estimate.fit(trainer, mesh, batch, memory)
+  print(memory_estimate.table(tried))
   print(
     f'{memory / 2**30:g} GiB hold {batch // chosen.micro_batches} images at a '
     f'time: --config.train.micro_batches={chosen.micro_batches}'

@@ -1,4 +1,4 @@
-"""Batches of images in an order that depends on (seed, step) alone."""
+"""Batches of images in an order that depends on the seed alone."""
 
 import threading
 import time
@@ -97,7 +97,7 @@ def make_loader(
   *,
   batch_size: int,
   seed: int,
-  start_step: int = 0,
+  start_image: int = 0,
   mirror: bool = False,
   process_index: int = 0,
   process_count: int = 1,
@@ -105,19 +105,21 @@ def make_loader(
   report: Callable[[str], None] | None = None,
   patience_sec: float | int = 60,
 ) -> Loader:
-  """Returns the batches of this process, from a step on.
+  """Returns the batches of this process, from an image on.
 
   Every epoch shows every image once, in an order of its own. Epochs follow
   each other without a gap: a batch may hold the end of one and the beginning
-  of the next, and no image is dropped. Batch k is a function of the seed and
-  k, however it is reached. The rows of all processes, one after another, are
-  the batch of a single process.
+  of the next, and no image is dropped. The image at a position is a function
+  of the seed and the position, however it is reached and whatever the batch
+  size. The rows of all processes, one after another, are the batch of a single
+  process.
 
   Args:
     source: The images.
     batch_size: Images of a batch, over all processes.
     seed: Of the order, from 0 to 2**32 - 1.
-    start_step: The first batch to return.
+    start_image: Position of the first image to return: how many were shown
+      before, over all processes.
     mirror: Whether to show every image also flipped left to right, as
       additional images of an epoch.
     process_index: Which rows of the batches to return.
@@ -142,9 +144,10 @@ def make_loader(
     )
   if not 0 <= seed < 2**32:
     raise ValueError(f'the seed {seed} is not from 0 to 2**32 - 1')
-  if start_step < 0 or num_threads < 0:
+  if start_image < 0 or num_threads < 0:
     raise ValueError(
-      f'start_step {start_step} and num_threads {num_threads} must be 0 or more'
+      f'start_image {start_image} and num_threads {num_threads} must be 0 or '
+      'more'
     )
   if not len(source):
     raise ValueError(f'{source.name} holds no images')
@@ -154,10 +157,10 @@ def make_loader(
     grain.MapDataset.source(_Mirrored(source) if mirror else source)
     .seed(seed)
     .shuffle()
-    .repeat(_EPOCHS)
+    .repeat(_EPOCHS)[start_image:]
     .batch(batch_size // process_count)
   )
-  batches = chunks[start_step * process_count + process_index :: process_count]
+  batches = chunks[process_index::process_count]
   # One batch is ready while each thread works on another.
   options = grain.ReadOptions(
     num_threads=num_threads,

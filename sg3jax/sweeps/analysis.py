@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from sg3jax.data import labels as labels_lib
 from sg3jax.eval import image_generator
 from sg3jax.eval.metrics import base
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding
+from sg3jax.train import sharding
+from sg3jax.train.step import build
 from sg3jax.types import AnyArray, Config, Images, Variables
 
 # Standard deviation of trained images, of the range [-1, 1], near enough.
@@ -140,7 +142,7 @@ def _make_trainer(config: Config) -> Any:
     img_channels=3 if model.img_channels is None else model.img_channels,
     label_dim=model.label_dim or 0,
   )
-  return loop.make_trainer(config)
+  return build.make_trainer(config)
 
 
 class _Contrasted(image_generator.ImageGenerator):
@@ -190,7 +192,8 @@ def _measure(
   z = z.astype(np.float32)
   labels = c = None
   if generator.label_dim:
-    labels = np.eye(generator.label_dim, dtype=np.float32)
+    classes = np.arange(generator.label_dim)
+    labels = labels_lib.Labels(classes, generator.label_dim)
     c = labels[np.arange(len(z)) % len(labels)]
   args = (z,) if c is None else (z, c)
   variables = jax.jit(generator.init)(

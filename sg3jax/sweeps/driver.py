@@ -172,8 +172,8 @@ class Driver:
       record['config'] | {'options': record['options']},
       point.config.to_dict() | {'options': self._options},
     )
-    younger = compare.younger_fields()
-    return [line for line in difference if line not in younger]
+    added = compare.added_fields()
+    return [line for line in difference if line not in added]
 
   def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
     # A run may go on in its folder with other fields that have no part in the

@@ -35,6 +35,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sg3jax.train.config import fields
 from sg3jax.train.config import files as config_files
 from sg3jax.types import Config
 
@@ -123,7 +124,7 @@ def _expand(
   if check is not None:
     check = _once_for_all_seeds(check)
   base = load(content['config'])
-  known = list(_leaves(base))
+  known = [name for name, _ in fields.leaves(base)]
   named = list(_combinations(content))
   varied = dict.fromkeys(field for _, values in named for field in values)
   short_names = {field: _short_name(field, known) for field in varied}
@@ -134,8 +135,8 @@ def _expand(
     try:
       if 'config' in values:
         config = load(values['config'])
-      fields = {k: v for k, v in values.items() if k != 'config'}
-      values = values | _assign(config, fields)
+      others = {k: v for k, v in values.items() if k != 'config'}
+      values = values | _assign(config, others)
       if check is not None:
         check(config)
     except Exception as problem:  # Whatever a design of a user's leads to.
@@ -263,14 +264,6 @@ def _flatten(table: Mapping[str, Any], prefix: str = '') -> Values:
   return flat
 
 
-def _leaves(config: Config, prefix: str = '') -> Iterator[str]:
-  for key in config:
-    if isinstance(config[key], type(config)):
-      yield from _leaves(config[key], f'{prefix}{key}.')
-    else:
-      yield prefix + key
-
-
 def get(config: Config, field: str, values: Mapping[str, Any]) -> Any:
   """Returns the value of a point in a field, whether it is its own or not.
 
@@ -278,14 +271,7 @@ def get(config: Config, field: str, values: Mapping[str, Any]) -> Any:
   """
   if field in values:
     return values[field]
-  return _get(config, field) if field in _leaves(config) else None
-
-
-def _get(config: Config, field: str) -> Any:
-  value: Any = config
-  for part in field.split('.'):
-    value = value[part]
-  return value
+  return fields.find(config, field)
 
 
 def _assign(config: Config, values: Values) -> Values:
@@ -294,17 +280,16 @@ def _assign(config: Config, values: Values) -> Values:
   Raises:
     ValueError: If a field is unknown or a value not of its type.
   """
-  known = list(_leaves(config))
+  known = [name for name, _ in fields.leaves(config)]
   converted = {}
   for field, value in values.items():
     if field not in known:
       close = difflib.get_close_matches(field, known, n=1)
       hint = f': did you mean {close[0]}?' if close else ''
       raise ValueError(f'there is no field {field} in the configuration{hint}')
-    section, _, key = field.rpartition('.')
-    target = _get(config, section) if section else config
-    converted[field] = _convert(field, target.get_type(key), value)
-    target[key] = converted[field]
+    kind = fields.get_type(config, field)
+    converted[field] = _convert(field, kind, value)
+    fields.assign(config, field, converted[field])
   return converted
 
 

@@ -47,10 +47,8 @@ def train(config: Config, workdir: str) -> analysis.Values | None:
     The values of the last snapshot, or None if the run was asked to stop
     before its end: the same call goes on from there.
   """
-  mesh = sharding.make_mesh()
-  source = launch.open_source(config)
   with preemption.stop_on_signals() as stop:
-    launch.train(config, source, workdir, mesh=mesh, stop=stop)
+    launch.train(config, workdir, stop=stop)
   return None if stop.obeyed else last_values(pathlib.Path(workdir))
 
 

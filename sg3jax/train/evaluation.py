@@ -3,15 +3,21 @@
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
+
 from sg3jax import text
+from sg3jax.train import processes
 from sg3jax.types import Snapshot
 
-# What looks at a snapshot, draws or measures, and returns figures to log.
+# Takes a snapshot, plots or measures, and returns metrics by name.
 Evaluator = Callable[[Snapshot], Mapping[str, float]]
 
 
 class Evaluators:
-  """Evaluators of one run; what they raise is logged.
+  """Evaluators of one run; an error in one is logged, and the run goes on.
+
+  On several hosts they compute together. An error that only some of them meet,
+  a full disk say, ends the run on all: the others would wait for ever.
 
   Args:
     evaluators: What to call.
@@ -35,21 +41,30 @@ class Evaluators:
     self._shown: set[str] = set()  # Failures whose traceback is in the log.
 
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
-    """Returns the figures of all evaluators by name, and logs them."""
-    figures: dict[str, float] = {}
+    """Returns the metrics of all evaluators by name, and logs them.
+
+    Raises:
+      RuntimeError: If an evaluator failed on other processes alone.
+    """
+    values: dict[str, float] = {}
     for evaluator in self._evaluators:
       if self._stop():
         self._log('Evaluation is skipped: the run has been asked to stop')
         break
       try:
-        found = evaluator(snapshot)
+        # Images go to the host and back: JAX_TRANSFER_GUARD is for the loop.
+        with jax.transfer_guard('allow'):
+          found = evaluator(snapshot)
       except Exception as error:
+        if len(processes.where(True)) < jax.process_count():
+          raise
         self._report(error, snapshot.kimg)
         continue
+      processes.check_together('evaluate', failed=False)
       for name, value in found.items():
         self._log(f'{name:<20s} {value:.4g} at {snapshot.kimg:g} kimg')
-      figures |= found
-    return figures
+      values |= found
+    return values
 
   def _report(self, error: Exception, kimg: float | int) -> None:
     line = f'{type(error).__name__}: {error}'.partition('\n')[0]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from sg3jax.train import statistics
+from sg3jax.train.step import ada
 
 
 def diverged(reason: str, last_good: str) -> FloatingPointError:
@@ -24,6 +25,9 @@ def diverged(reason: str, last_good: str) -> FloatingPointError:
 class LossWatch:
   """Follows the losses from tick to tick.
 
+  Attributes:
+    healthy: Whether the losses were finite when there last were any.
+
   Args:
     max_ticks: Ticks in a row with a loss that is not finite, at which the run
       is over.
@@ -31,6 +35,7 @@ class LossWatch:
   """
 
   def __init__(self, max_ticks: int, log: Callable[[str], None]):
+    self.healthy = True
     self._max_ticks = max_ticks
     self._log = log
     self._ticks = 0
@@ -39,7 +44,10 @@ class LossWatch:
   def update(
     self, stats: statistics.Stats, kimg: float | int, last_good: str
   ) -> bool:
-    """Takes the statistics of a tick; returns whether all losses are finite.
+    """Takes the statistics of a tick; returns whether the run is healthy.
+
+    Statistics without a single loss, as of a run that stops right after a
+    tick, say nothing: the run is as healthy as it was before.
 
     Args:
       stats: name -> {num, mean, std}; the losses are called `Loss/...`.
@@ -49,12 +57,20 @@ class LossWatch:
     Raises:
       FloatingPointError: If this is one such tick too many.
     """
-    sick = [
-      f'{name} = {value["mean"]}'
+    losses = {
+      name: value['mean']
       for name, value in stats.items()
-      if name.startswith('Loss/') and not math.isfinite(value['mean'])
+      if name.startswith('Loss/')
+    }
+    if not losses:
+      return self.healthy
+    sick = [
+      f'{name} = {value}'
+      for name, value in losses.items()
+      if not math.isfinite(value)
     ]
-    if not sick:
+    self.healthy = not sick
+    if self.healthy:
       self._ticks = 0
       return True
     self._ticks += 1
@@ -72,3 +88,39 @@ class LossWatch:
       f'this is number {self._ticks}'
     )
     return False
+
+
+def warn_nonfinite(stats: statistics.Stats, log: Callable[[str], None]) -> None:
+  """Logs how many values of gradients a tick has replaced, if any."""
+  for player in 'GD':
+    count = stats.get(f'Gradients/nonfinite/{player}')
+    if count and count['mean']:
+      total = count['mean'] * count['num']
+      log(
+        f'Warning: {total:.0f} non-finite gradient values of {player} were '
+        'replaced in this tick'
+      )
+
+
+class AugmentWatch:
+  """Warns once each time that p leaves the range that is healthy.
+
+  Args:
+    log: Takes a line of text.
+  """
+
+  def __init__(self, log: Callable[[str], None]):
+    self._log = log
+    self._last_p = 0.0
+
+  def update(self, p: float) -> None:
+    """Takes the probability of augmentations at the end of a tick."""
+    if self._last_p <= ada.HEALTHY_P < p:
+      self._log(
+        f'Warning: the augmentation probability is above {ada.HEALTHY_P:g}: '
+        'there may be too few images for this network, and '
+        'augmentations may leak into what it generates. Look for turned or '
+        'recoloured fakes; more images, data.mirror or a higher '
+        'train.r1_gamma can help'
+      )
+    self._last_p = p

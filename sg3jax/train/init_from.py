@@ -15,6 +15,7 @@ import numpy as np
 from sg3jax.nets import factory
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
+from sg3jax.train.config import fields
 from sg3jax.train.step.state import TrainState
 from sg3jax.train.step.trainer import Trainer
 from sg3jax.types import Config, Tree, Variables
@@ -231,7 +232,7 @@ def _design_differences(
     names.append('output_scale')
   yield from _differences(names, there, here)
   for name in ('conv_clamp', 'discriminator.conv_clamp'):
-    old, new = _field(there, name), _field(here, name)
+    old, new = fields.find(there, name), fields.find(here, name)
     # The usual one comes and goes with the precision, which may differ.
     if old != new and {old, new} - {None, factory.CONV_CLAMP}:
       yield f'model.{name} is {old!r} there, {new!r} here'
@@ -246,17 +247,9 @@ def _differences(
 ) -> Iterable[str]:
   """Yields the fields that differ, of those that the source has."""
   for name in names:
-    old, new = _field(there, name), _field(here, name)
+    old, new = fields.find(there, name), fields.find(here, name)
     if old is not None and old != new:
       yield f'model.{name} is {old!r} there, {new!r} here'
-
-
-def _field(model: Mapping[str, Any], dotted: str) -> Any:
-  """Returns the value of a field, None if there is none."""
-  *parts, name = dotted.split('.')
-  for part in parts:
-    model = model.get(part, {})
-  return model.get(name)
 
 
 def _describe(comparison: Comparison) -> list[str]:

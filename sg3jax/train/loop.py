@@ -1,37 +1,45 @@
 """A run from its configuration to its last checkpoint."""
 
+import collections
 import contextlib
-import math
 import pathlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from sg3jax import files, text
-from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
-from sg3jax.nets import factory
+from sg3jax.train import batches as batches_lib
 from sg3jax.train import checkpoint as checkpoint_lib
-from sg3jax.train import config as config_lib
 from sg3jax.train import (
   evaluation,
   health,
   init_from,
-  memory_plan,
+  jax_settings,
   preemption,
+  processes,
   profiling,
+  saving,
   sharding,
   statistics,
 )
+from sg3jax.train import schedule as schedule_lib
 from sg3jax.train.config import compare
-from sg3jax.train.run_folder import progress_bar, startup_summary, ticks
+from sg3jax.train.run_folder import dataset, startup_summary, ticks
 from sg3jax.train.run_folder import writer as writer_lib
-from sg3jax.train.step import ada, augment, freeze, phases
+from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.train.step.state import TrainState
 from sg3jax.types import Array, Config, Snapshot
+
+# Streams of random numbers of one seed.
+_INIT, _STEPS = 0, 1
+
+StepFn = Callable[
+  [TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]
+]
 
 
 def train(
@@ -47,7 +55,7 @@ def train(
   read_networks: init_from.Reader = checkpoint_lib.load_networks,
   best: checkpoint_lib.Best | None = None,
 ) -> TrainState:
-  """Trains, or goes on training, and returns the last state.
+  """Trains, or continues training, and returns the last state.
 
   If `workdir` holds a run of the same configuration, it continues from its
   newest checkpoint, with the numbers it would have had uninterrupted.
@@ -57,12 +65,12 @@ def train(
     source: The training images.
     workdir: The run folder.
     mesh: The devices, see `sharding.make_mesh`.
-    evaluators: Called before the first step and at every snapshot. What they
-      raise is logged, and the run goes on.
-    stop: Whether to end early, asked after every step; see `preemption`.
+    evaluators: Called before the first step and at every snapshot. An error
+      in one is logged, and the run goes on.
+    stop: Tells after every step whether to end early; see `preemption`.
     profile: Steps, counted from 1, to record in `profile/` of the run folder.
-    allow_config_change: Whether to go on with another configuration than the
-      run began with, as far as the arrays keep their shapes.
+    allow_config_change: Whether a run may go on with another configuration
+      than it began with, as far as the arrays keep their shapes.
     read_networks: Reads what `train.init_from` names.
     best: The metric by which the best checkpoint is kept beside the newest.
 
@@ -73,178 +81,90 @@ def train(
       start from; if no checkpoint can be read.
     OSError: If the run folder cannot be written, or its disk is full.
     FloatingPointError: If the losses are not finite for too long.
+    RuntimeError: If one of the others is raised on another process alone.
   """
   workdir = files.local_path(workdir)
-  trainer, reasons = prepare(config, source, mesh)
-  if not config.train.micro_batches:
-    reasons.append(_settle_micro_batches(config, trainer, mesh))
-    trainer = make_trainer(config)
-  start = init_from.prepare(config, trainer, workdir, read_networks)
   with contextlib.ExitStack() as stack:
-    writer = stack.enter_context(writer_lib.RunWriter(workdir))
+    stack.enter_context(jax_settings.standard_numerics())
     stack.enter_context(jax.set_mesh(mesh))
-    changes = _check_options(config, writer, allow_config_change)
-    if config.log.wandb_project:
-      writer.open_wandb(config.log.wandb_project, config)
+    trainer, reasons = build.prepare(config, source, mesh)
+    trainer, more = build.settle_micro_batches(config, trainer, mesh)
+    start = init_from.prepare(config, trainer, workdir, read_networks)
+
+    writer, changes = _open_folder(
+      stack, config, source, workdir, allow_config_change
+    )
     checkpoints = checkpoint_lib.Checkpoints(
       workdir, keep=config.log.keep_checkpoints, best=best
     )
     stack.callback(checkpoints.close)
+
     state = _restore_or_init(
-      config, trainer, checkpoints, mesh, start, writer.log
+      trainer, mesh, config.seed, checkpoints, start, writer.log
     )
-    if changes:  # Now that the checkpoint is known to fit.
-      writer.record_change(changes, config, int(state.step))
-    startup_summary.log_run(
-      writer, config, source, trainer, state, mesh, reasons
-    )
-    startup_summary.log_transfer(writer, config, trainer, start)
-    stop = stop or preemption.Stop()
-    profiler = profiling.Profiler(profile, writer.workdir, writer.log)
-    stack.callback(profiler.close)
-    run = _Run(
+    step, nimg = map(int, jax.device_get((state.step, state.nimg)))
+    with processes.fail_together('write the start of the log'):
+      if changes:  # Now that the checkpoint is known to fit.
+        writer.record_change(changes, config, step)
+      dataset.record(writer.workdir, source)
+      startup_summary.log_run(
+        writer, config, source, trainer, state, mesh, reasons + more
+      )
+      startup_summary.log_transfer(writer, config, trainer, start)
+
+    run = _make_run(
       config,
+      dataset.with_class_names(config.to_dict(), source),
       trainer,
       writer,
       checkpoints,
-      evaluation.Evaluators(evaluators, writer.log, lambda: bool(stop.signal)),
-      mesh,
+      best,
+      evaluators,
       stop,
-      profiler,
+      profile,
     )
-    batches = _batches(config, source, mesh, int(state.step), writer.log)
-    stack.callback(batches.close)
-    state = run.loop(state, batches)
-  return state
-
-
-def prepare(
-  config: Config, source: sources.ImageSource, mesh: Mesh
-) -> tuple[trainer_lib.Trainer, list[str]]:
-  """Settles in place what a configuration leaves to the data, and checks it.
-
-  Args:
-    config: A configuration with the fields of `config.default_config`.
-    source: The training images.
-    mesh: The devices.
-
-  Returns:
-    Networks and recipe, and a reason for each field that was settled.
-
-  Raises:
-    ValueError: If the configuration is impossible, or its batch cannot be
-      spread over the devices.
-  """
-  reasons = config_lib.resolve(
-    config, img_channels=source.channels, label_dim=source.label_dim
-  )
-  sharding.check_batch(
-    config.train.batch,
-    mesh,
-    micro_batches=config.train.micro_batches or 1,
-    pl_batch_shrink=config.train.pl_batch_shrink
-    if config.train.pl_weight
-    else 1,
-  )
-  return make_trainer(config), reasons
-
-
-def make_trainer(config: Config) -> trainer_lib.Trainer:
-  """Returns networks and recipe of a resolved configuration.
-
-  Raises:
-    ValueError: If the networks are impossible.
-  """
-  options = config.train
-  generator = factory.make_generator(config.model.to_dict())
-  discriminator = factory.make_discriminator(config.model.to_dict())
-  return trainer_lib.Trainer(
-    generator=generator,
-    discriminator=discriminator,
-    recipe=phases.Recipe(
-      r1_gamma=options.r1_gamma,
-      r1_interval=options.r1_interval,
-      ema_kimg=options.ema_kimg,
-      ema_rampup=options.ema_rampup,
-      blur_init_sigma=options.blur_init_sigma,
-      blur_fade_kimg=options.blur_fade_kimg or 0.0,
-      style_mixing_prob=options.style_mixing_prob,
-      pl_weight=options.pl_weight,
-      pl_interval=options.pl_interval,
-      pl_batch_shrink=options.pl_batch_shrink,
-      pl_decay=options.pl_decay,
-      augmentation=_make_augmentation(options.augment),
-      micro_batches=max(options.micro_batches, 1),
-    ),
-    g_lr=options.g_lr,
-    d_lr=options.d_lr,
-    frozen=freeze.make_frozen(
-      generator,
-      discriminator,
-      # On the command line, `mapping,synthesis` makes a tuple of one.
-      generator_parts=[
-        part for names in options.freeze_g for part in names.split(',')
-      ],
-      discriminator_layers=options.freeze_d,
-    ),
-  )
-
-
-def _make_augmentation(options: Config) -> ada.Augmentation | None:
-  if options.mode == 'none':
-    return None
-  return ada.Augmentation(
-    ops=augment.get_ops(options.pipeline),
-    fixed_p=options.p if options.mode == 'fixed' else None,
-    target=options.target,
-    speed_kimg=options.speed_kimg,
-    interval=options.interval,
-  )
-
-
-def _settle_micro_batches(
-  config: Config, trainer: trainer_lib.Trainer, mesh: Mesh
-) -> str:
-  """Chooses the largest micro-batches that fit; returns what and why."""
-  memory = memory_plan.device_memory(mesh)
-  if memory is None:
-    config.train.micro_batches = 1
-    return 'train.micro_batches = 1: this device does not tell its memory'
-  chosen, _ = memory_plan.fit(trainer, mesh, config.train.batch, memory)
-  config.train.micro_batches = chosen.micro_batches
-  return (
-    f'train.micro_batches = {chosen.micro_batches}: takes '
-    f'{chosen.peak / 2**30:.2f} of {memory / 2**30:.2f} GiB'
-  )
-
-
-def _check_options(
-  config: Config, writer: writer_lib.RunWriter, allow_change: bool
-) -> list[str]:
-  """Returns what differs from the run so far; raises if it may not."""
-  younger = compare.younger_fields()
-  difference = [d for d in writer.open_options(config) if d not in younger]
-  refused = [d for d in difference if not d.startswith(compare.MAY_CHANGE)]
-  if refused and not allow_change:
-    raise ValueError(
-      f'{writer.workdir} holds a run of another configuration: '
-      + '; '.join(refused)
-      + '. Use the same options to go on, or another --workdir; or pass '
-      '--allow_config_change if the run shall go on with these'
+    stack.callback(run.close)
+    batches = stack.enter_context(
+      batches_lib.open_batches(
+        config, source, mesh, step=step, nimg=nimg, log=writer.log
+      )
     )
-  return difference
+    step_fn = _make_step_fn(trainer, mesh, config.seed, writer.log)
+    return run.loop(state, step_fn, batches)
+
+
+def _open_folder(
+  stack: contextlib.ExitStack,
+  config: Config,
+  source: sources.ImageSource,
+  workdir: str | pathlib.Path,
+  allow_config_change: bool,
+) -> tuple[writer_lib.RunWriter, list[str]]:
+  """Opens the run folder; returns its writer and what changes in the run."""
+  with processes.fail_together('open the run folder'):
+    writer = stack.enter_context(writer_lib.RunWriter(workdir))
+    changes = compare.check_changes(
+      writer.open_options(config), writer.workdir, allow_all=allow_config_change
+    )
+    changes += dataset.check(
+      writer.workdir, source, allow_config_change=allow_config_change
+    )
+    if config.log.wandb_project:
+      writer.open_wandb(config.log.wandb_project, config)
+  return writer, changes
 
 
 def _restore_or_init(
-  config: Config,
   trainer: trainer_lib.Trainer,
-  checkpoints: checkpoint_lib.Checkpoints,
   mesh: Mesh,
+  seed: int,
+  checkpoints: checkpoint_lib.Checkpoints,
   start: init_from.Start | None,
   log: Callable[[str], None],
 ) -> TrainState:
+  """Returns the newest state of the run, or its first."""
   init = trainer_lib.jit_init(trainer, mesh)
-  key = jax.random.fold_in(jax.random.key(config.seed), 0)
+  key = trainer_lib.make_key(seed, _INIT)
   if checkpoints.latest() is None:
     init = text.announce_first_call(init, log, 'the networks as new')
     return init(key) if start is None else start.enter(init(key))
@@ -257,44 +177,51 @@ def _restore_or_init(
   return checkpoints.restore(like, log)
 
 
-def _batches(
+def _make_run(
   config: Config,
-  source: sources.ImageSource,
-  mesh: Mesh,
-  start_step: int,
-  report: Callable[[str], None],
-) -> Generator[dict[str, Array]]:
-  """Yields the global batches from a step on, a function of (seed, step)."""
-  batch = config.train.batch
-  local = slice(
-    jax.process_index() * batch // jax.process_count(),
-    (jax.process_index() + 1) * batch // jax.process_count(),
+  options: dict[str, Any],
+  trainer: trainer_lib.Trainer,
+  writer: writer_lib.RunWriter,
+  checkpoints: checkpoint_lib.Checkpoints,
+  best: checkpoint_lib.Best | None,
+  evaluators: Sequence[evaluation.Evaluator],
+  stop: preemption.Stop | None,
+  profile: range,
+) -> '_Run':
+  """Returns the loop of this session, with what it takes from the fields."""
+  max_nonfinite_ticks = config.log.max_nonfinite_ticks
+  return _Run(
+    trainer,
+    config.train.batch,
+    schedule_lib.make_schedule(config),
+    writer=writer,
+    checkpoints=checkpoints,
+    saver=saving.Saver(
+      checkpoints,
+      options=options,
+      best=best,
+      max_refused=max_nonfinite_ticks,
+      log=writer.log,
+    ),
+    losses=health.LossWatch(max_nonfinite_ticks, writer.log),
+    evaluators=evaluators,
+    stop=stop or preemption.Stop(),
+    profiler=profiling.Profiler(profile, writer.workdir, writer.log),
   )
-  labels = source.labels() if config.model.label_dim else None
-  with loader_lib.make_loader(
-    source,
-    batch_size=batch,
-    seed=config.seed,
-    start_step=start_step,
-    mirror=config.data.mirror,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    num_threads=config.data.workers,
-    report=report,
-  ) as loader:
-    total = _steps(config, config.train.total_kimg)
-    rows_of_steps = progress_bar.track(
-      loader, done=start_step, total=total, kimg_per_step=batch / 1000
-    )
-    for step, rows in enumerate(rows_of_steps, start_step):
-      if labels is None:
-        rows = {'image': rows['image']}
-      else:  # Generated images get labels as frequent as in the data.
-        rng = np.random.default_rng((config.seed, step))
-        for name in ('g_label', 'd_label'):
-          drawn = labels[rng.integers(len(labels), size=batch)]
-          rows = rows | {name: drawn[local]}
-      yield sharding.shard_batch(rows, mesh)
+
+
+def _make_step_fn(
+  trainer: trainer_lib.Trainer,
+  mesh: Mesh,
+  seed: int,
+  log: Callable[[str], None],
+) -> StepFn:
+  """Returns the jitted step of a state and a batch."""
+  step = text.announce_first_call(
+    trainer_lib.jit_step(trainer, mesh), log, 'a training step'
+  )
+  key = trainer_lib.make_key(seed, _STEPS)
+  return lambda state, batch: step(state, batch, key)
 
 
 class _Run:
@@ -302,166 +229,128 @@ class _Run:
 
   def __init__(
     self,
-    config: Config,
     trainer: trainer_lib.Trainer,
+    batch: int,
+    schedule: schedule_lib.Schedule,
+    *,
     writer: writer_lib.RunWriter,
     checkpoints: checkpoint_lib.Checkpoints,
-    evaluators: evaluation.Evaluators,
-    mesh: Mesh,
+    saver: saving.Saver,
+    losses: health.LossWatch,
+    evaluators: Sequence[evaluation.Evaluator],
     stop: preemption.Stop,
     profiler: profiling.Profiler,
   ):
-    self._config = config
+    self._schedule = schedule
     self._trainer = trainer
+    self._batch = batch
     self._writer = writer
     self._checkpoints = checkpoints
-    self._evaluators = evaluators
-    self._mesh = mesh
+    self._saver = saver
+    self._losses = losses
+    self._augment = health.AugmentWatch(writer.log)
+    self._evaluators = evaluation.Evaluators(
+      evaluators, writer.log, lambda: bool(stop.signal)
+    )
     self._stop = stop
     self._profiler = profiler
-    self._losses = health.LossWatch(config.log.max_nonfinite_ticks, writer.log)
-    self._healthy = True  # Whether the losses of the last tick were finite.
-    self._refused = 0  # States in a row that were not finite when saved.
-    self._last_p = 0.0  # Of augmentations, at the last tick of this session.
-    self._total_steps = _steps(config, config.train.total_kimg)
-    self._steps_per_tick = _steps(config, config.log.kimg_per_tick)
-    self._steps_per_snapshot = (
-      self._steps_per_tick * config.log.ticks_per_snapshot
-    )
 
   def loop(
-    self, state: TrainState, batches: Iterator[dict[str, Array]]
+    self, state: TrainState, step_fn: StepFn, batches: batches_lib.Batches
   ) -> TrainState:
     """Steps until the end, or until told to stop; returns the last state."""
-    step_fn = text.announce_first_call(
-      trainer_lib.jit_step(self._trainer, self._mesh),
-      self._writer.log,
-      'a training step',
-    )
-    key = jax.random.fold_in(jax.random.key(self._config.seed), 1)
-    done = int(state.step)
-    clock = self._start_clock(state)
-    if done == 0:
-      self._snapshot(state, save=False)
+    step, nimg = map(int, jax.device_get((state.step, state.nimg)))
+    clock = self._start_clock(nimg)
+    if step == 0:
+      self._snapshot(state, nimg, save=False)
     stats = statistics.Accumulator()
+    in_flight = collections.deque()
     clock.start_tick()
-    while done < self._total_steps:
-      self._profiler.before(done + 1, state)
-      state, moments = step_fn(state, next(batches), key)
+    while not self._schedule.is_over(nimg):
+      self._profiler.before(step + 1, state)
+      state, moments = step_fn(state, next(batches))
       stats.add(moments)
-      done += 1
-      self._profiler.after(done, state)
-      is_last = done == self._total_steps
-      if is_last or done % self._steps_per_tick == 0:
-        values = stats.result()
-        p = self._trainer.augment_probability(state)
-        tick = clock.end_tick(int(state.nimg), augment=p)
-        self._writer.write_tick(tick, values)
-        self._check_losses(values, tick.kimg)
-        self._checkpoints.check()
-        self._warn_nonfinite(values)
-        self._warn_augment(p)
-        if is_last or done % self._steps_per_snapshot == 0:
-          self._snapshot(state)
+      in_flight.append(moments)
+      if len(in_flight) > trainer_lib.STEPS_IN_FLIGHT:
+        # Batches and results of the steps that wait are in memory.
+        jax.block_until_ready(in_flight.popleft())
+      step, nimg = step + 1, nimg + self._batch
+      self._profiler.after(step, state)
+      if self._schedule.ends_tick(nimg, self._batch):
+        self._end_tick(state, nimg, clock, stats.result())
+        if self._schedule.ends_snapshot(nimg, self._batch):
+          self._snapshot(state, nimg)
         clock.start_tick()
-      if not is_last and self._stop.reached(done):
-        self._stop_early(state, stats.result())
+      if not self._schedule.is_over(nimg) and self._stop.reached(step):
+        self._stop_early(state, step, nimg, stats.result())
         return state
-    self._checkpoints.wait()  # Done only when it is known to be saved.
-    self._writer.log(f'Done: {int(state.nimg) / 1000:g} kimg')
+    self._saver.wait()  # Done only when it is known to be saved.
+    self._writer.log(f'Done: {nimg / 1000:g} kimg')
     return state
 
-  def _start_clock(self, state: TrainState) -> ticks.TickClock:
+  def close(self) -> None:
+    """Ends a profile that is being recorded."""
+    self._profiler.close()
+
+  def _start_clock(self, nimg: int) -> ticks.TickClock:
     """Starts the clock where the last session of the run stopped it."""
-    nimg = int(state.nimg)
-    last = self._writer.truncate_after(nimg / 1000 if nimg else -1)
+    with processes.fail_together('cut off the records of steps to come'):
+      last = self._writer.truncate_after(nimg / 1000 if nimg else -1)
 
     def value(name: str, default: float) -> float:
       return last.get(name, {}).get('mean', default)
 
     return ticks.TickClock(
       nimg=nimg,
-      total_nimg=self._total_steps * self._config.train.batch,
+      total_nimg=self._schedule.total,
       tick=int(value('Progress/tick', -1)) + 1,
       elapsed_sec=value('Timing/total_sec', 0.0),
     )
 
-  def _snapshot(self, state: TrainState, *, save: bool = True) -> None:
+  def _end_tick(
+    self,
+    state: TrainState,
+    nimg: int,
+    clock: ticks.TickClock,
+    stats: statistics.Stats,
+  ) -> None:
+    """Reports a tick, and checks that the run is healthy."""
+    p = self._trainer.augment_probability(state)
+    tick = clock.end_tick(nimg, augment=p)
+    with processes.fail_together('write the tick'):
+      self._writer.write_tick(tick, stats)
+      self._losses.update(stats, tick.kimg, self._checkpoints.describe_latest())
+      self._checkpoints.check()
+      health.warn_nonfinite(stats, self._writer.log)
+      self._augment.update(p)
+
+  def _snapshot(
+    self, state: TrainState, nimg: int, *, save: bool = True
+  ) -> None:
     snapshot = Snapshot(
       workdir=self._writer.workdir,
-      kimg=int(state.nimg) / 1000,
-      is_last=int(state.step) == self._total_steps,
+      kimg=nimg / 1000,
+      is_last=self._schedule.is_over(nimg),
       generator=self._trainer.generator,
       variables=state.generator_ema,
     )
-    figures = self._evaluators(snapshot)
-    self._writer.write_metrics(figures, snapshot.kimg)
-    if save:  # Last: a run killed above draws and measures this one again.
-      self._save(state, figures)
+    values = self._evaluators(snapshot)
+    with processes.fail_together('write the metrics'):
+      self._writer.write_metrics(values, snapshot.kimg)
+    if save:  # Last: a run that is killed before this measures it again.
+      self._saver.save(state, values, healthy=self._losses.healthy)
 
-  def _save(self, state: TrainState, figures: Mapping[str, float]) -> None:
-    """Saves the state, unless that would put a sick one over good ones."""
-    chosen = self._config.log.keep_best
-    if chosen and figures and not math.isfinite(figures.get(chosen, math.nan)):
-      self._writer.log(
-        f'Warning: config.log.keep_best is {chosen}, which is none of the '
-        f'figures, or no number: {", ".join(figures)}; see config.log.metrics'
-      )
-    if not self._healthy:
-      self._writer.log('Not saved:      the losses are not finite')
-      return
-    try:
-      self._checkpoints.save(state, self._config.to_dict(), figures)
-    except FloatingPointError as error:
-      self._refused += 1
-      self._writer.log(f'Not saved:      {error}')
-      if self._refused >= self._config.log.max_nonfinite_ticks:
-        last_good = self._checkpoints.describe_latest()
-        raise health.diverged(str(error), last_good) from error
-    else:
-      self._refused = 0
-
-  def _check_losses(self, stats: statistics.Stats, kimg: float | int) -> None:
-    self._healthy = self._losses.update(
-      stats, kimg, self._checkpoints.describe_latest()
-    )
-
-  def _stop_early(self, state: TrainState, stats: statistics.Stats) -> None:
+  def _stop_early(
+    self, state: TrainState, step: int, nimg: int, stats: statistics.Stats
+  ) -> None:
     """Saves and leaves, in the middle of a tick with these statistics."""
-    kimg = int(state.nimg) / 1000
-    self._check_losses(stats, kimg)
-    if self._checkpoints.latest() != int(state.step):
-      self._save(state, {})
-    self._checkpoints.wait()
+    kimg = nimg / 1000
+    self._losses.update(stats, kimg, self._checkpoints.describe_latest())
+    if self._checkpoints.latest() != step:
+      self._saver.save(state, {}, healthy=self._losses.healthy)
+    self._saver.wait()
     self._stop.obeyed = True
     self._writer.log(
-      f'Stopped:        by {self._stop.signal} at step {int(state.step)}, '
-      f'{kimg:g} kimg. Run the same command again to go on'
+      f'Stopped:        by {self._stop.signal} at step {step}, {kimg:g} kimg. '
+      'Run the same command again to go on'
     )
-
-  def _warn_nonfinite(self, stats: statistics.Stats) -> None:
-    for player in 'GD':
-      count = stats.get(f'Gradients/nonfinite/{player}')
-      if count and count['mean']:
-        total = count['mean'] * count['num']
-        self._writer.log(
-          f'Warning: {total:.0f} non-finite gradient values of {player} were '
-          'replaced in this tick'
-        )
-
-  def _warn_augment(self, p: float) -> None:
-    """Says, once each time, that p has left the range that is healthy."""
-    if self._last_p <= ada.HEALTHY_P < p:
-      self._writer.log(
-        f'Warning: the augmentation probability is above {ada.HEALTHY_P:g}: '
-        'there may be too few images for this network, and '
-        'augmentations may leak into what it generates. Look for turned or '
-        'recoloured fakes; more images, data.mirror or a higher '
-        'train.r1_gamma can help'
-      )
-    self._last_p = p
-
-
-def _steps(config: Config, kimg: float) -> int:
-  """Returns the steps that show at least so many images."""
-  return math.ceil(kimg * 1000 / config.train.batch)

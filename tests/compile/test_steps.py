@@ -14,7 +14,8 @@ from conftest import CONFIGS, run_file
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, memory_plan
+from sg3jax.train import memory_estimate
+from sg3jax.train.step import build
 
 pytestmark = pytest.mark.slow
 exhaustive = pytest.mark.exhaustive
@@ -50,7 +51,7 @@ def make_trainer(name, implementation=None):
   config.model.filtered_lrelu_implementation = implementation
   config.train.batch = BATCH
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  return loop.make_trainer(config)
+  return build.make_trainer(config)
 
 
 def lower(name, platform, implementation):
@@ -118,7 +119,9 @@ def test_steps_without_filters_lower_without_a_kernel(name, platform):
 )
 def test_memory_of_a_step_on_an_h100(name, implementation, most):
   trainer = make_trainer(name, implementation)
-  plan = memory_plan.plan(trainer, aot_gpu.h100_mesh(), BATCH, flops=0.0)
+  plan = memory_estimate.estimate(
+    trainer, aot_gpu.h100_mesh(), BATCH, flops=0.0
+  )
   assert plan.memory['temporary'] / 2**30 / BATCH <= most
 
 
@@ -128,5 +131,5 @@ def test_memory_of_a_step_on_an_h100(name, implementation, most):
 def test_memory_of_a_step_on_a_v5e(name, most):
   devices = np.array(aot_tpu.devices('v5e')[:1])
   mesh = Mesh(devices, ('data',), axis_types=(AxisType.Auto,))
-  plan = memory_plan.plan(make_trainer(name), mesh, BATCH, flops=0.0)
+  plan = memory_estimate.estimate(make_trainer(name), mesh, BATCH, flops=0.0)
   assert plan.memory['temporary'] / 2**30 / BATCH <= most

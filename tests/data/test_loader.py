@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sg3jax.data import files, loader, sources
+from sg3jax.data import files, labels, loader, sources
 
 
 class Numbers:
@@ -39,7 +39,7 @@ class Numbers:
 
   def labels(self):
     numbers = np.arange(self.count, dtype=np.float32)
-    return np.stack([numbers, -numbers], axis=1)
+    return labels.Labels(np.stack([numbers, -numbers], axis=1), 2)
 
 
 def take(count, source, **options):
@@ -157,14 +157,46 @@ def test_starting_at_a_step_is_getting_there(count, start, mirror, processes):
       **options,
     )
 
-  assert equal(run(start + 3)[start:], run(3, start_step=start))
+  assert equal(run(start + 3)[start:], run(3, start_image=6 * start))
 
 
 def test_a_far_step_is_reached_at_once():
   begin = time.monotonic()
-  batches = take(2, Numbers(3), batch_size=32, seed=0, start_step=10_000_000)
+  batches = take(2, Numbers(3), batch_size=32, seed=0, start_image=320_000_000)
   assert time.monotonic() - begin < 5
   assert batches[0]['image'].shape[0] == 32
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+  count=st.integers(1, 30),
+  sizes=st.lists(st.sampled_from([2, 4, 6, 10]), min_size=2, max_size=5),
+  mirror=st.booleans(),
+)
+def test_another_batch_size_skips_and_repeats_no_image(count, sizes, mirror):
+  """Whatever the size of each batch, the images are those of one size."""
+
+  def run(start, size, process_index=0, process_count=1):
+    (batch,) = take(
+      1,
+      Numbers(count),
+      batch_size=size,
+      seed=5,
+      start_image=start,
+      mirror=mirror,
+      process_index=process_index,
+      process_count=process_count,
+      num_threads=0,
+    )
+    return batch['image']
+
+  start, parts = 0, []
+  for size in sizes:
+    parts.append(run(start, size))
+    halves = [run(start, size, i, 2) for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), parts[-1])
+    start += size
+  np.testing.assert_array_equal(np.concatenate(parts), run(0, start))
 
 
 @settings(max_examples=12, deadline=None)
@@ -307,7 +339,7 @@ def test_the_process_ends(use):
     ({'process_index': -1}, 'process_index -1'),
     ({'seed': -1}, 'seed -1'),
     ({'seed': 2**32}, 'seed 4294967296'),
-    ({'start_step': -1}, 'start_step -1'),
+    ({'start_image': -1}, 'start_image -1'),
     ({'num_threads': -1}, 'num_threads -1'),
   ],
 )

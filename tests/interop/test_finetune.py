@@ -14,8 +14,9 @@ from sg3jax.interop import model_files
 from sg3jax.interop.official import convert
 from sg3jax.interop.torch_pickle import reader
 from sg3jax.train import config as config_lib
-from sg3jax.train import init_from, loop
+from sg3jax.train import init_from
 from sg3jax.train.config import files as config_files
+from sg3jax.train.step import build
 
 _GOLDENS = ('stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32')
 
@@ -59,7 +60,7 @@ def _prepare(config, model):
     config, img_channels=channels, label_dim=model['label_dim']
   )
   return init_from.prepare(
-    config, loop.make_trainer(config), 'new', read=model_lib.read_networks
+    config, build.make_trainer(config), 'new', read=model_lib.read_networks
   )
 
 

@@ -8,8 +8,8 @@ import tiny
 
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, statistics
-from sg3jax.train.step import ada
+from sg3jax.train import health, statistics
+from sg3jax.train.step import ada, build
 from sg3jax.train.step import augment as augment_lib
 from sg3jax.train.step.state import TrainState
 
@@ -140,7 +140,7 @@ def test_impossible_options_are_refused(field, value, message):
 def test_modes_make_recipes():
   def recipe(config):
     config_lib.resolve(config, img_channels=3, label_dim=0)
-    return loop.make_trainer(config).recipe
+    return build.make_trainer(config).recipe
 
   assert config_lib.default_config().train.augment.mode == 'ada'
   assert recipe(_config('none')).augmentation is None
@@ -153,7 +153,7 @@ def test_modes_make_recipes():
 def test_a_step_needs_a_key():
   config = _config()
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   state = jax.eval_shape(trainer.init, jax.random.key(0))
   images, z = np.zeros((8, 16, 16, 3), 'f'), np.zeros((2, 8, 8), 'f')
   with pytest.raises(ValueError, match='augments images at random: pass a key'):
@@ -181,18 +181,12 @@ def test_a_checkpoint_of_another_mode_is_one_clear_error(tmp_path, saved_with):
   checkpoints.close()
 
 
-def test_leaving_the_healthy_range_is_said_once(tmp_path):
-  class Writer:
-    lines: list[str] = []  # noqa: RUF012
-
-    def log(self, text):
-      self.lines.append(text)
-
-  run = object.__new__(loop._Run)
-  run._writer, run._last_p = Writer(), 0.0
+def test_leaving_the_healthy_range_is_said_once():
+  lines = []
+  watch = health.AugmentWatch(lines.append)
   for p in (0.5, 0.79, 0.81, 0.9, 1.0, 0.7):
-    run._warn_augment(p)
-  assert len(Writer.lines) == 1
-  assert 'is above 0.8: there may be too few images' in Writer.lines[0]
-  run._warn_augment(0.9)
-  assert len(Writer.lines) == 2
+    watch.update(p)
+  assert len(lines) == 1
+  assert 'is above 0.8: there may be too few images' in lines[0]
+  watch.update(0.9)
+  assert len(lines) == 2

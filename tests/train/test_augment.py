@@ -57,10 +57,10 @@ def test_equals_the_recordings(golden):
     group, percentile = case.split('/p')
     grey = group.endswith('_gray')
     group = group.removesuffix('_gray')
-    draws = _neutral(2)
+    samples = _neutral(2)
     for name in augment_lib.PIPELINES.get(group, [group]):
-      draws[name] = _recorded_values(name, float(percentile))
-    ours = _apply(images[..., :1] if grey else images, draws)
+      samples[name] = _recorded_values(name, float(percentile))
+    ours = _apply(images[..., :1] if grey else images, samples)
     # The images are float32 in [-1, 1], the recording's taps have six digits.
     np.testing.assert_allclose(
       ours, arrays[case].transpose(0, 2, 3, 1), atol=1e-4, err_msg=case
@@ -90,12 +90,12 @@ def test_p_of_zero_is_the_identity_bit_for_bit(channels):
   np.testing.assert_array_equal(pull(cotangent)[0], cotangent)
 
 
-def test_images_that_nothing_was_drawn_for_pass_bit_for_bit():
+def test_images_that_nothing_was_sampled_for_pass_bit_for_bit():
   images, ops = _images(64, 16), augment_lib.get_ops('bgc')
   key = jax.random.key(0)
-  draws = augment_lib.draw(key, 0.1, images.shape, ops)
+  samples = augment_lib.sample(key, 0.1, images.shape, ops)
   alone = np.ones(64, bool)
-  for name, values in draws.items():
+  for name, values in samples.items():
     # A shift that rounds to none is also none.
     size = 16 if name == 'xint' else 1
     scaled = np.asarray(values) * size
@@ -110,17 +110,17 @@ def test_images_that_nothing_was_drawn_for_pass_bit_for_bit():
 
 
 @functools.cache
-def _strong_draws():
-  draws = augment_lib.draw(
+def _strong_samples():
+  samples = augment_lib.sample(
     jax.random.key(2), 1.0, (2, 32, 32, 3), tuple(augment_lib.OPS)
   )
-  return {name: v for name, v in draws.items() if name != 'noise'}
+  return {name: v for name, v in samples.items() if name != 'noise'}
 
 
 def test_grey_is_rgb_of_equal_channels():
   grey = _images(channels=1)
-  rgb = _apply(np.repeat(grey, 3, axis=3), _strong_draws())
-  ours = _apply(grey, _strong_draws())
+  rgb = _apply(np.repeat(grey, 3, axis=3), _strong_samples())
+  ours = _apply(grey, _strong_samples())
   # A turn of the hue rounds to 1e-7; contrast and saturation amplify it.
   np.testing.assert_allclose(np.broadcast_to(ours, rgb.shape), rgb, atol=1e-5)
 
@@ -129,7 +129,7 @@ def test_opacity_is_moved_but_not_coloured():
   rgba = _images(channels=4)
 
   def only(names):
-    strong = _strong_draws()
+    strong = _strong_samples()
     return _neutral(2) | {name: strong[name] for name in names}
 
   ours = _apply(rgba, only(colour.NAMES))
@@ -163,10 +163,10 @@ def test_keeps_the_type():
 
 
 def _move(images, **values):
-  draws = _neutral(len(images))
+  samples = _neutral(len(images))
   for name, value in values.items():
-    draws[name] = np.broadcast_to(np.asarray(value, 'f'), draws[name].shape)
-  return np.asarray(_apply(images, draws))
+    samples[name] = np.broadcast_to(np.asarray(value, 'f'), samples[name].shape)
+  return np.asarray(_apply(images, samples))
 
 
 def _ripple(images, axis):
@@ -231,7 +231,7 @@ def test_the_mirrored_image_goes_on_without_end():
   np.testing.assert_allclose(ours, images, atol=_ROUNDING)
 
 
-def test_any_draw_gives_finite_images():
+def test_any_sample_gives_finite_images():
   images = _images(4, 16)
   ours = _move(
     images,
@@ -331,13 +331,13 @@ def test_differentiable_twice():
   """
   shape = (6, 6, 3)
   count = np.prod(shape)
-  draws = augment_lib.draw(
+  samples = augment_lib.sample(
     jax.random.key(5), 1.0, (1, *shape), augment_lib.get_ops('bgcf')
   )
   lit = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype('f')
   responses = _apply(
     lit.reshape(-1, *shape),
-    {name: np.repeat(values, len(lit), 0) for name, values in draws.items()},
+    {name: np.repeat(values, len(lit), 0) for name, values in samples.items()},
   ).reshape(len(lit), count)
   offset, matrix = responses[0], responses[1:] - responses[0]
   rng = np.random.RandomState(0)
@@ -350,7 +350,9 @@ def test_differentiable_twice():
     return jnp.sum(jnp.square(jax.grad(logits)(images)))
 
   def by_gathers(images):
-    return augment_lib.apply(images.reshape(1, *shape), draws).reshape(1, count)
+    return augment_lib.apply(images.reshape(1, *shape), samples).reshape(
+      1, count
+    )
 
   def by_matrix(images):
     return jnp.matmul(images, matrix, precision='highest') + offset

@@ -14,11 +14,11 @@ _COUNT = 10_000
 
 
 @functools.cache
-def _draw(p):
-  """Draws 10,000 times everything but the noise's pixels."""
+def _sample(p):
+  """Samples 10,000 times everything but the noise's pixels."""
   ops = tuple(name for name in augment.OPS if name != 'noise')
-  draws = augment.draw(jax.random.key(3), p, (_COUNT, 4, 4, 3), ops)
-  return {name: np.asarray(values) for name, values in draws.items()}
+  samples = augment.sample(jax.random.key(3), p, (_COUNT, 4, 4, 3), ops)
+  return {name: np.asarray(values) for name, values in samples.items()}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def _draw(p):
 )
 def test_operators_are_chosen_with_their_probability(name):
   op, p = augment.OPS[name], 0.3
-  chosen = _draw(p)[name] != op.neutral
+  chosen = _sample(p)[name] != op.neutral
   assert chosen.shape == (_COUNT, op.features)
   if op.gates == 1:  # One decision for all of an image's values.
     assert np.all(chosen == chosen[:, :1])
@@ -64,7 +64,7 @@ _DISTRIBUTIONS = {
 
 @pytest.mark.parametrize('name', _DISTRIBUTIONS)
 def test_values_have_their_distribution(name):
-  for column in _draw(1.0)[name].T:
+  for column in _sample(1.0)[name].T:
     # Of 16 right columns one in 600 would fail by chance; the seed is fixed.
     assert scipy.stats.kstest(column, _DISTRIBUTIONS[name].cdf).pvalue > 1e-4
 
@@ -73,7 +73,7 @@ def test_values_have_their_distribution(name):
   ('name', 'count'), [('xflip', 2), ('rotate90', 4), ('lumaflip', 2)]
 )
 def test_whole_numbers_are_equally_likely(name, count):
-  values, counts = np.unique(_draw(1.0)[name], return_counts=True)
+  values, counts = np.unique(_sample(1.0)[name], return_counts=True)
   assert list(values) == list(range(count))
   tolerance = 4 * np.sqrt((count - 1) / count**2 / _COUNT)
   np.testing.assert_allclose(counts / _COUNT, 1 / count, atol=tolerance)
@@ -86,7 +86,7 @@ def test_noise_has_its_distribution():
   cdf = scipy.stats.halfnorm(scale=0.1).cdf
   assert scipy.stats.kstest(sigma, cdf).statistic < 2 / _COUNT
   p = 0.3
-  noise = augment.draw(jax.random.key(0), p, (_COUNT, 4, 4, 1), ('noise',))[
+  noise = augment.sample(jax.random.key(0), p, (_COUNT, 4, 4, 1), ('noise',))[
     'noise'
   ]
   noise = np.asarray(noise).reshape(_COUNT, 16)
@@ -97,18 +97,18 @@ def test_noise_has_its_distribution():
   assert abs(power.mean() - p * 0.01) < 5 * power.std() / np.sqrt(_COUNT)
 
 
-def test_draws_are_independent():
-  columns = np.concatenate(list(_draw(1.0).values()), axis=1)
+def test_samples_are_independent():
+  columns = np.concatenate(list(_sample(1.0).values()), axis=1)
   correlations = np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])
   # Five standard deviations, 1 / sqrt(count), over 200 pairs.
   assert np.max(np.abs(correlations)) < 5 / np.sqrt(_COUNT)
 
 
-def test_a_draw_does_not_depend_on_the_other_operators():
+def test_a_sample_does_not_depend_on_the_other_operators():
   key, shape = jax.random.key(1), (6, 4, 4, 3)
-  alone = augment.draw(key, 0.5, shape, ('hue', 'noise'))
+  alone = augment.sample(key, 0.5, shape, ('hue', 'noise'))
   assert list(alone) == ['hue', 'noise']
-  among = augment.draw(key, 0.5, shape, augment.PIPELINES['bgcfnc'])
+  among = augment.sample(key, 0.5, shape, augment.PIPELINES['bgcfnc'])
   for name, values in alone.items():
     np.testing.assert_array_equal(values, among[name], name)
 

@@ -10,7 +10,7 @@ from sg3jax.nets import factory, stylegan2
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 
 
 def _get_config(name: str, *arg: str):
@@ -158,7 +158,7 @@ def test_a_misspelt_field_is_an_error_that_suggests_the_right_one():
 def test_configs_describe_the_published_designs(name, arg, spec):
   config = _get_config(name, *arg)
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   assert trainer.generator.spec == spec
   state = jax.eval_shape(trainer.init, jax.random.key(0))
   # The same arrays as the design has with all else at its default.
@@ -188,14 +188,14 @@ def test_every_config_is_covered():
 def test_few_images_are_two_hundred_that_adapt_soon():
   config = _get_config('few_images')
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  recipe = loop.make_trainer(config).recipe
+  recipe = build.make_trainer(config).recipe
   assert (config.data.max_images, recipe.augmentation.speed_kimg) == (200, 30)
 
 
 def test_stylegan2_has_its_own_regularisation():
   config = _get_config('stylegan2', '256,batch=16')
   reasons = config_lib.resolve(config, img_channels=3, label_dim=0)
-  recipe = loop.make_trainer(config).recipe
+  recipe = build.make_trainer(config).recipe
   assert (recipe.style_mixing_prob, recipe.pl_weight) == (0.9, 2.0)
   assert (recipe.pl_interval, recipe.pl_batch_shrink) == (4, 2)
   assert recipe.pl_decay == 0.01
@@ -216,7 +216,7 @@ def test_an_unknown_generator_is_refused():
   config.model.generator = 'stylegan'
   config_lib.resolve(config, img_channels=3, label_dim=0)
   with pytest.raises(ValueError, match="stylegan3, stylegan2, is 'stylegan'"):
-    loop.make_trainer(config)
+    build.make_trainer(config)
 
 
 def test_r_blurs_and_t_does_not():
@@ -230,7 +230,7 @@ def test_precisions(precision):
   config = tiny.tiny_config()
   config.model.precision = precision
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   expected = factory.PRECISIONS[precision]
   assert trainer.generator.low_precision_dtype == expected
   assert trainer.discriminator.low_precision_dtype == expected
@@ -241,4 +241,4 @@ def test_an_unknown_precision_is_refused():
   config.model.precision = 'tf32'
   config_lib.resolve(config, img_channels=3, label_dim=0)
   with pytest.raises(ValueError, match=r"fp32, bf16, fp16, is 'tf32'"):
-    loop.make_trainer(config)
+    build.make_trainer(config)

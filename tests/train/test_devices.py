@@ -6,14 +6,15 @@ import pytest
 import tiny
 
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding
+from sg3jax.train import sharding
+from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
 
 
 def _run(config, num_devices, num_steps=3):
   """Returns the state and the last step's moments."""
   mesh = sharding.make_mesh(num_devices)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   rng = np.random.RandomState(0)
   with jax.set_mesh(mesh):
     state = trainer_lib.jit_init(trainer, mesh)(jax.random.key(0))

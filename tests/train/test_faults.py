@@ -3,7 +3,6 @@
 import functools
 import json
 import shutil
-import types
 
 import fake_state
 import jax
@@ -13,8 +12,10 @@ import pytest
 import run_tiny
 import tiny
 
+from sg3jax import model as model_lib
+from sg3jax.data import loader as loader_lib
 from sg3jax.train import checkpoint as checkpoint_lib
-from sg3jax.train import loop, preemption, sharding
+from sg3jax.train import loop, preemption, saving, sharding
 from sg3jax.train.step import trainer
 
 pytestmark = pytest.mark.slow
@@ -89,7 +90,7 @@ def test_a_change_of_options_is_made_when_told(run, tmp_path):
   config = _config(keep_best='swd')
   config.train.total_kimg = 0.064
   config.train.augment.p = 0.5  # Not used: the program stays the same.
-  with pytest.raises(ValueError, match='pass --allow_config_change if'):
+  with pytest.raises(ValueError, match='change with allow_config_change'):
     _train(config, workdir)
   state = _train(config, workdir, allow_config_change=True, best=_SWD)
   assert int(state.step) == 8
@@ -99,6 +100,67 @@ def test_a_change_of_options_is_made_when_told(run, tmp_path):
   assert 'train.augment.p: 0.2 -> 0.5' in (workdir / 'log.txt').read_text()
   options = json.loads((workdir / 'training_options.json').read_text())
   assert options['train']['augment']['p'] == 0.5
+
+
+@pytest.mark.parametrize('batch', [4, 16])
+def test_another_batch_counts_images(run, tmp_path, batch):
+  """A run of 48 images goes on to 80, and shows each image in its turn."""
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  config = _config(keep_best='swd')
+  config.train.batch, config.train.total_kimg = batch, 0.08
+  shown = []
+  source = run_tiny.make_source()
+
+  class Recorded(type(source)):
+    def __getitem__(self, index):
+      shown.append(index)
+      return super().__getitem__(index)
+
+  source.__class__ = Recorded
+  config.data.workers = 0  # Nothing is read ahead.
+  mesh = sharding.make_mesh(1)
+  state = loop.train(
+    config, source, workdir, mesh=mesh, allow_config_change=True, best=_SWD
+  )
+  assert (int(state.step), int(state.nimg)) == (6 + 32 // batch, 80)
+  # 40 images an epoch: the end of the second one.
+  assert len(shown) == len(set(shown)) == 32
+  lines = (workdir / 'stats.jsonl').read_text().splitlines()
+  kimgs = [json.loads(line)['Progress/kimg']['mean'] for line in lines]
+  np.testing.assert_allclose(kimgs, [0.016, 0.032, 0.048, 0.064, 0.08])
+  assert model_lib.load_model(workdir).kimg == 0.08
+  # As many images as one batch size would have shown.
+  with loader_lib.make_loader(
+    run_tiny.make_source(), batch_size=32, seed=0, start_image=48
+  ) as loader:
+    expected = next(loader)['image']
+  ours = [run_tiny.make_source()[i]['image'] for i in shown]
+  np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_stop_right_after_a_sick_tick_saves_nothing(tmp_path, monkeypatch):
+  """Though the statistics since the tick are empty."""
+
+  class AfterTwo(preemption.Stop):
+    def reached(self, step):
+      self.signal = 'SIGTERM'
+      return step == 2
+
+  accumulator = loop.statistics.Accumulator
+  result = accumulator.result
+
+  def sick_result(self):  # The state is finite, so only the losses show it.
+    stats = result(self)
+    for name in stats:
+      stats[name]['mean'] = np.nan
+    return stats
+
+  monkeypatch.setattr(accumulator, 'result', sick_result)
+  stop = AfterTwo()
+  _train(_config(ticks_per_snapshot=2), tmp_path, stop=stop)
+  assert stop.obeyed
+  assert _names(tmp_path) == []
+  assert 'Not saved:      the losses' in (tmp_path / 'log.txt').read_text()
 
 
 def test_a_change_of_shapes_is_never_made(run, tmp_path):
@@ -147,8 +209,11 @@ def _sicken(monkeypatch):
 def test_a_state_that_cannot_be_saved_ends_the_run():
   """Though its losses are finite: or it would end with nothing saved."""
 
-  class Checkpoints:
+  class Checkpoints(checkpoint_lib.Checkpoints):
     sick = True
+
+    def __init__(self):
+      pass
 
     def save(self, *_):
       if self.sick:
@@ -157,17 +222,16 @@ def test_a_state_that_cannot_be_saved_ends_the_run():
     def describe_latest(self):
       return 'runs/a/checkpoints/7'
 
-  run = object.__new__(loop._Run)
-  run._config, run._healthy, run._refused = _config(), True, 0
-  run._config.log.max_nonfinite_ticks = 2
-  run._writer = types.SimpleNamespace(log=lambda _: None)
-  run._checkpoints = Checkpoints()
+  checkpoints = Checkpoints()
+  saver = saving.Saver(
+    checkpoints, options={}, best=None, max_refused=2, log=lambda _: None
+  )
   state = fake_state.make_state(0, width=2)
   for sick in (True, False, True):
-    run._checkpoints.sick = sick
-    run._save(state, {})
+    checkpoints.sick = sick
+    saver.save(state, {}, healthy=True)
   with pytest.raises(FloatingPointError, match=r'pl_mean .*points/7\. Try'):
-    run._save(state, {})
+    saver.save(state, {}, healthy=True)
 
 
 def test_a_run_that_diverges_stops_and_says_why(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from sg3jax.train.step import generation
 
 
 @pytest.fixture(scope='module')
-def drawn():
-  """A generator, variables, latents, and a jitted `draw_styles`."""
+def networks():
+  """A generator, variables, latents, and a jitted `generate_styles`."""
   spec = stylegan2.StyleGAN2Spec(resolution=8, channel_base=32, channel_max=4)
   generator = generator_lib.Generator(spec, z_dim=8, w_dim=8)
   shapes = jax.eval_shape(generator.init, jax.random.key(0), np.zeros((1, 8)))
@@ -24,21 +24,23 @@ def drawn():
   z = rng.randn(3, 8).astype(np.float32)
 
   @functools.partial(jax.jit, static_argnames=('prob', 'update'))
-  def draw(seed, prob, update=False):
-    drawer = generation.Fakes(generator, prob)
-    draws = drawer.draws(variables, len(z), jax.random.key(seed))
-    return drawer.draw_styles(variables, z, None, draws, update_averages=update)
+  def generate(seed, prob, update=False):
+    fakes = generation.FakeGenerator(generator, prob)
+    samples = fakes.sample(variables, len(z), jax.random.key(seed))
+    return fakes.generate_styles(
+      variables, z, None, samples, update_averages=update
+    )
 
-  return generator, variables, z, draw
+  return generator, variables, z, generate
 
 
-def test_whole_batches_change_their_styles_at_one_layer(drawn):
-  *_, draw = drawn
-  own, _ = draw(0, 0.0)
+def test_whole_batches_change_their_styles_at_one_layer(networks):
+  *_, generate = networks
+  own, _ = generate(0, 0.0)
   assert np.ptp(own, axis=1).max() == 0
   cutoffs = []
   for seed in range(40):
-    ws, _ = draw(seed, 1.0)
+    ws, _ = generate(seed, 1.0)
     is_own = np.all(np.isclose(ws, own, rtol=1e-5, atol=1e-6), axis=2)
     # All images alike: their own styles first, then one other style each.
     assert np.all(is_own == is_own[0])
@@ -47,25 +49,25 @@ def test_whole_batches_change_their_styles_at_one_layer(drawn):
     assert np.ptp(ws[:, cutoff:], axis=1).max() == 0
     assert np.ptp(ws[:, -1], axis=0).max() > 1e-5
     cutoffs.append(cutoff)
-  # Each of three has a chance of 1e-7 to be missed in 40 draws.
+  # Each of three has a chance of 1e-7 to be missed in 40 samples.
   assert set(cutoffs) == {1, 2, 3}
 
 
-def test_mixing_has_the_probability_given(drawn):
-  *_, draw = drawn
-  own, _ = draw(0, 0.0)
-  mixed = [np.any(draw(seed, 0.5)[0] != own) for seed in range(200)]
+def test_mixing_has_the_probability_given(networks):
+  *_, generate = networks
+  own, _ = generate(0, 0.0)
+  mixed = [np.any(generate(seed, 0.5)[0] != own) for seed in range(200)]
   # Four standard deviations of 0.035.
   assert abs(np.mean(mixed) - 0.5) < 0.15
 
 
-def test_the_mean_style_is_that_of_unmixed_ones(drawn):
-  _, variables, _, draw = drawn
-  own, averages = draw(0, 0.0)
+def test_the_mean_style_is_that_of_unmixed_ones(networks):
+  _, variables, _, generate = networks
+  own, averages = generate(0, 0.0)
   before = variables['moving_averages']['w_avg']
   np.testing.assert_array_equal(averages['moving_averages']['w_avg'], before)
   for prob in (0.0, 1.0):
-    _, averages = draw(0, prob, update=True)
+    _, averages = generate(0, prob, update=True)
     np.testing.assert_allclose(
       averages['moving_averages']['w_avg'],
       0.998 * before + 0.002 * own[:, 0].mean(0),
@@ -74,18 +76,18 @@ def test_the_mean_style_is_that_of_unmixed_ones(drawn):
     )
 
 
-def test_noise_is_new_with_every_key_and_constant_without(drawn):
-  generator, variables, z, _ = drawn
-  drawer = generation.Fakes(generator)
+def test_noise_is_new_with_every_key_and_constant_without(networks):
+  generator, variables, z, _ = networks
+  fakes = generation.FakeGenerator(generator)
 
   @jax.jit
-  def draw(key):
-    draws = drawer.draws(variables, len(z), key)
-    return drawer.draw(variables, z, None, draws)[0]
+  def generate(key):
+    samples = fakes.sample(variables, len(z), key)
+    return fakes.generate(variables, z, None, samples)[0]
 
-  first, second = draw(jax.random.key(0)), draw(jax.random.key(1))
+  first, second = generate(jax.random.key(0)), generate(jax.random.key(1))
   assert np.abs(first - second).max() > 0.1
-  np.testing.assert_array_equal(first, draw(jax.random.key(0)))
+  np.testing.assert_array_equal(first, generate(jax.random.key(0)))
   np.testing.assert_allclose(
-    draw(None), generator.apply(variables, z), rtol=1e-4, atol=1e-4
+    generate(None), generator.apply(variables, z), rtol=1e-4, atol=1e-4
   )

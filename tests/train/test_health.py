@@ -33,6 +33,18 @@ def test_losses_that_stay_not_finite_end_the_run():
     assert remedy in str(error.value)
 
 
+@pytest.mark.parametrize('empty', [{}, statistics.summarize({'Timing/x': 1})])
+def test_statistics_without_losses_change_nothing(empty):
+  watch = health.LossWatch(2, print)
+  assert watch.update(empty, 0, 'a/7')
+  assert not watch.update(_SICK, 1, 'a/7')
+  assert not watch.update(empty, 1, 'a/7')
+  assert not watch.healthy
+  # They interrupt no row of sick ticks either.
+  with pytest.raises(FloatingPointError, match='since 1 kimg, for 2 tick'):
+    watch.update(_SICK, 2, 'a/7')
+
+
 def _snapshot(kimg):
   return Snapshot(pathlib.Path(), kimg, False, None, {})
 

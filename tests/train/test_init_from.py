@@ -13,7 +13,7 @@ from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
 from sg3jax.train import init_from as init_from_lib
 from sg3jax.train import loop, sharding
-from sg3jax.train.step import freeze
+from sg3jax.train.step import build, freeze
 from sg3jax.types import Snapshot
 
 
@@ -46,7 +46,7 @@ def _random_state(config, seed=1):
       values = values / 100
     return 1 + abs(values) if 'moving_averages' in name else values
 
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   shapes = jax.eval_shape(trainer.init, jax.random.key(0))
   state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
   networks = jax.tree.map_with_path(
@@ -68,7 +68,7 @@ def source(tmp_path_factory):
 
 
 def _prepare(config, workdir='new'):
-  return init_from_lib.prepare(config, loop.make_trainer(config), workdir)
+  return init_from_lib.prepare(config, build.make_trainer(config), workdir)
 
 
 def test_a_source_that_fits_is_taken_whole(source):
@@ -197,7 +197,7 @@ def test_networks_of_any_origin_do(source):
   """Those without G start it from G_ema; without D, they are a part."""
   whole = checkpoint_lib.load_networks(source[0])[1]
   config = _config('anywhere')
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
 
   def prepare(*names):
     networks = {name: whole[name] for name in names}
@@ -218,7 +218,7 @@ def test_nothing_at_all_is_no_start():
   with pytest.raises(ValueError, match=r'^nothing of --init_from=empty fits'):
     init_from_lib.prepare(
       config,
-      loop.make_trainer(config),
+      build.make_trainer(config),
       'new',
       lambda path: ({}, {'generator_ema': {}}, 0),
     )
@@ -255,14 +255,14 @@ def test_transfer_settles_what_only_new_networks_need():
 
 def test_a_part_of_nothing_is_refused():
   config = tiny.tiny_config(init_partial=True)
-  with pytest.raises(ValueError, match='pass --init_from'):
+  with pytest.raises(ValueError, match=r'set train\.init_from'):
     config_lib.resolve(config, img_channels=3, label_dim=0)
 
 
 def _frozen(label_dim=0, resolution=1024, **options):
   config = _config(label_dim=label_dim)
   config.model.resolution = resolution
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   return freeze.make_frozen(trainer.generator, trainer.discriminator, **options)
 
 
@@ -372,7 +372,7 @@ def test_the_first_pictures_are_those_of_the_source(source, run, tmp_path):
       workdir=tmp_path,
       kimg=0.0,
       is_last=False,
-      generator=loop.make_trainer(_config()).generator,
+      generator=build.make_trainer(_config()).generator,
       variables=source[1].generator_ema,
     )
   )

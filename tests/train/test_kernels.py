@@ -10,7 +10,7 @@ import tiny
 from sg3jax.ops.filtered_lrelu import interpreted
 from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 
 BATCH = 2
 
@@ -22,7 +22,7 @@ def _step(design, implementation, precision='fp32'):
   config.model.precision = precision
   config.model.filtered_lrelu_implementation = implementation
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   rng = np.random.RandomState(0)
   images = rng.randint(0, 256, (BATCH, 16, 16, 3)).astype(np.uint8)
   z = rng.randn(2, BATCH, 8).astype(np.float32)

@@ -11,7 +11,7 @@ from PIL import Image
 from sg3jax import launch
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
-from sg3jax.train import preemption, sharding
+from sg3jax.train import sharding
 from sg3jax.train.step import trainer
 
 ladder = run_file(CONFIGS / 'ladder.py')
@@ -64,7 +64,7 @@ def test_trains_goes_on_draws_and_is_measured(name, tmp_path):
   source, mesh = noise.Noise(), sharding.make_mesh(1)
 
   def train():
-    launch.train(config, source, tmp_path, mesh=mesh, stop=preemption.Stop())
+    launch.train(config, tmp_path, source=source, mesh=mesh)
     lines = (tmp_path / 'stats.jsonl').read_text().splitlines()
     return [json.loads(line)['Progress/kimg']['mean'] for line in lines]
 

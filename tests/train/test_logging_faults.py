@@ -98,8 +98,10 @@ def test_changed_options_are_recorded(tmp_path, capsys):
 _TRACK = """
   import time
   from sg3jax.train.run_folder import progress_bar
-  batches = iter(range(3))
-  for i in progress_bar.track(batches, done=1, total=4, kimg_per_step=0.5):
+  steps = progress_bar.track(
+    iter(range(3)), done_kimg=0.5, total_kimg=2, kimg_per_step=0.5
+  )
+  for i in steps:
     print('line', i, flush=True)
     time.sleep(0.2)
 """

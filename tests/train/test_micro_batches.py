@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 from sg3jax.train.step import micro_batches as micro_batches_lib
 
 BATCH = 8
@@ -25,7 +25,7 @@ def _step(
   config.train.augment.update(mode='fixed', p=0.5, pipeline='blit')
   config.model.discriminator.mbstd_group = mbstd_group
   config_lib.resolve(config, img_channels=3, label_dim=3 if labels else 0)
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   rng = np.random.RandomState(0)
   shape = (BATCH, *trainer.generator.spec.image_shape)
   batch = {'image': rng.randint(0, 256, shape).astype(np.uint8)}

@@ -12,8 +12,8 @@ import tiny
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import stylegan2
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, sharding
-from sg3jax.train.step import losses
+from sg3jax.train import sharding
+from sg3jax.train.step import build, losses
 from sg3jax.train.step import state as state_lib
 
 
@@ -120,7 +120,7 @@ def _trainer(design='2', resolution=8, label_dim=0):
   config = tiny.tiny_config(design)
   config.model.resolution = resolution  # Half as many layers to compile.
   config_lib.resolve(config, img_channels=3, label_dim=label_dim)
-  return loop.make_trainer(config)
+  return build.make_trainer(config)
 
 
 def _shapes(resolution):

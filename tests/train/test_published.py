@@ -4,7 +4,7 @@ import pytest
 from conftest import CONFIGS, run_file
 
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop
+from sg3jax.train.step import build
 
 _MODELS = ('stylegan2', 't', 'r')
 
@@ -72,7 +72,7 @@ def test_runs_are_those_of_the_paper(data, model):
   assert train.style_mixing_prob == (0.9 if is_stylegan2 else 0)
   assert train.pl_weight == (2 if is_stylegan2 else 0)
 
-  trainer = loop.make_trainer(config)
+  trainer = build.make_trainer(config)
   generator, discriminator = trainer.generator, trainer.discriminator
   spec = generator.spec
   assert (spec.resolution, discriminator.resolution) == (resolution,) * 2

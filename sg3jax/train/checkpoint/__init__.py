@@ -10,4 +10,5 @@ from sg3jax.train.checkpoint.reader import FOLDER as FOLDER
 from sg3jax.train.checkpoint.reader import has_checkpoint as has_checkpoint
 from sg3jax.train.checkpoint.reader import load_arrays as load_arrays
 from sg3jax.train.checkpoint.reader import load_networks as load_networks
+from sg3jax.train.checkpoint.reader import load_nimg as load_nimg
 from sg3jax.train.checkpoint.reader import load_options as load_options

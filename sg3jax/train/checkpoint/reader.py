@@ -64,6 +64,19 @@ def load_networks(
   return restored['options'], restored[NETWORKS], int(folder.name)
 
 
+def load_nimg(path: str | pathlib.Path) -> int:
+  """Reads how many real images were shown up to a checkpoint.
+
+  Args:
+    path: As in `load_networks`.
+
+  Raises:
+    FileNotFoundError, ValueError, OSError: As in `load_networks`.
+  """
+  folder = _locate(files.local_path(path).absolute())
+  return int(_read(folder, (PROGRESS,), only={'nimg': 0})[PROGRESS]['nimg'])
+
+
 def load_options(path: str | pathlib.Path) -> dict[str, Any]:
   """Reads the options of a run or of one checkpoint, and no arrays.
 
@@ -141,11 +154,19 @@ def _open() -> ocp.Checkpointer:
   )
 
 
-def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
-  """Reads parts of one checkpoint, and checks that they are what was saved."""
+def _read(
+  folder: pathlib.Path, names: tuple[str, ...], only: Tree = None
+) -> dict[str, Any]:
+  """Reads parts of one checkpoint, and checks that they are what was saved.
+
+  Args:
+    folder: The checkpoint.
+    names: The parts.
+    only: Tree of the arrays to read of each part; by default all.
+  """
   has_sums = (folder / CHECKSUMS).exists()
   try:
-    restored = _read_unchecked(folder, (*names, *[CHECKSUMS] * has_sums))
+    restored = _read_unchecked(folder, (*names, *[CHECKSUMS] * has_sums), only)
     if has_sums:
       arrays = restored.get(NETWORKS, {}) | restored.get(PROGRESS, {})
       verify(arrays, restored.pop(CHECKSUMS))
@@ -158,15 +179,18 @@ def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _read_unchecked(
-  folder: pathlib.Path, names: tuple[str, ...]
+  folder: pathlib.Path, names: tuple[str, ...], only: Tree
 ) -> dict[str, Any]:
   trees = _trees(folder)
   args = {
     name: ocp.args.PyTreeRestore(
+      item=only,
       # As NumPy arrays: the devices that saved them may not be here.
       restore_args=jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), trees[name]
-      )
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        trees[name] if only is None else only,
+      ),
+      partial_restore=only is not None,
     )
     if name in trees
     else ocp.args.JsonRestore()

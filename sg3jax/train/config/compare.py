@@ -1,22 +1,28 @@
 """What differs between two configurations, and which differences matter."""
 
 import json
-from collections.abc import Iterator, Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from sg3jax.data import sources
+from sg3jax.train.config import fields
 from sg3jax.train.config.defaults import default_config
 
 Config = Mapping[str, Any] | ml_collections.ConfigDict
 
-# What a resumed run may change: it has no part in the numbers of a step.
+# Fields that a resumed run may change: none affects the numbers of a step.
 MAY_CHANGE = (
   'train.total_kimg:',
   'train.micro_batches:',
   'log.',
   'data.workers:',
 )
+
+# Fields that name data or files: compared by what they name.
+_NAMES = ('data.source', 'train.init_from')
 
 _ABSENT = '(absent)'
 
@@ -35,26 +41,36 @@ def config_difference(old: Config, new: Config) -> list[str]:
     differs, `(absent)` standing for no value; empty where both are the same.
 
   Raises:
-    TypeError: a value that JSON cannot hold; the error names its key.
+    TypeError: If JSON cannot hold a value; the error names its key.
   """
-  before, after = dict(_leaves(plain(old))), dict(_leaves(plain(new)))
+  before, after = (
+    dict(fields.leaves(plain(old))),
+    dict(fields.leaves(plain(new))),
+  )
   lines = []
   for key in dict.fromkeys((*before, *after)):
     a, b = (
       json.dumps(leaves[key]) if key in leaves else _ABSENT
       for leaves in (before, after)
     )
+    if key in _NAMES and _name_the_same(before.get(key), after.get(key)):
+      continue
     # The text tells NaN from NaN no difference; the value, 1 from 1.0 none.
     if a != b and before.get(key, _ABSENT) != after.get(key, _ABSENT):
       lines.append(f'{key}: {a} -> {b}')
   return lines
 
 
+def _name_the_same(old: Any, new: Any) -> bool:
+  both = isinstance(old, str) and isinstance(new, str)
+  return both and sources.is_same(old, new)
+
+
 def plain(config: Config) -> dict[str, Any]:
   """Returns the configuration as it comes back from a JSON file."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
-  for key, value in _leaves(config):
+  for key, value in fields.leaves(config):
     try:
       json.dumps(value)
     except TypeError as error:
@@ -65,19 +81,38 @@ def plain(config: Config) -> dict[str, Any]:
   return json.loads(json.dumps(config))
 
 
-def _leaves(
-  config: Mapping[str, Any], prefix: str = ''
-) -> Iterator[tuple[str, Any]]:
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      yield from _leaves(value, f'{prefix}{key}.')
-    else:
-      yield f'{prefix}{key}', value
+def added_fields() -> list[str]:
+  """Returns the differences to ignore for runs older than a field.
 
-
-def younger_fields() -> list[str]:
-  """Returns what to take for no difference to a run older than a field.
-
-  It had what is the field's default now.
+  A run from before a field was added had what is the field's default now.
   """
   return config_difference({}, default_config())
+
+
+def check_changes(
+  difference: Sequence[str], workdir: pathlib.Path, *, allow_all: bool
+) -> list[str]:
+  """Returns what a resumed run changes, if it may.
+
+  Args:
+    difference: Lines of `config_difference` from the run so far.
+    workdir: The run folder, for the message.
+    allow_all: Whether any field may change, not only those of `MAY_CHANGE`.
+
+  Returns:
+    The lines without those of fields that were added since the run began.
+
+  Raises:
+    ValueError: If a field differs that may not change.
+  """
+  added = added_fields()
+  changes = [line for line in difference if line not in added]
+  refused = [line for line in changes if not line.startswith(MAY_CHANGE)]
+  if refused and not allow_all:
+    raise ValueError(
+      f'{workdir} holds a run of another configuration: '
+      + '; '.join(refused)
+      + '. Use the same options to go on, or another workdir; or allow the '
+      'change with allow_config_change'
+    )
+  return changes

@@ -1,8 +1,9 @@
 """Settles what a configuration leaves to the data, and checks its values."""
 
 import math
-from typing import Any
 
+from sg3jax.data import sources
+from sg3jax.train.config import fields
 from sg3jax.train.step import augment as augment_lib
 from sg3jax.types import Config
 
@@ -28,34 +29,39 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
     ValueError: If a value is out of range; the message names the field.
   """
   _check(config)
+  if config.data.source:
+    # A resumed run may have another current folder.
+    config.data.source = sources.absolute(config.data.source)
   reasons = []
 
   def settle(section: str, field: str, value, reason: str) -> None:
-    fields = _get(config, section)
-    if fields[field] is None:
-      fields[field] = value
-      reasons.append(f'{section}.{field} = {value:g}: {reason}')
+    path = f'{section}.{field}'
+    if fields.get(config, path) is None:
+      fields.assign(config, path, value)
+      reasons.append(f'{path} = {value:g}: {reason}')
 
-  batch = _get(config, 'train.batch')
+  batch = config.train.batch
   settle('model', 'img_channels', img_channels, 'the channels of the data')
   settle('model', 'label_dim', label_dim, 'the labels of the data')
   gamma, reason = published_gamma(
-    _get(config, 'model.resolution'), batch, _get(config, 'model.generator')
+    config.model.resolution,
+    batch,
+    config.model.generator,
   )
   settle('train', 'r1_gamma', gamma, reason)
   settle('train', 'ema_kimg', batch * 10 / 32, 'batch * 10/32')
-  if _get(config, 'train.init_from'):
+  if config.train.init_from:
     fade, rampup, speed = 0.0, 0.0, 100.0
     reason = fade_reason = 'published for transfer'
   else:
     fade, rampup, speed = batch * 200 / 32, 0.05, 500.0
     reason, fade_reason = 'published for new networks', 'batch * 200/32'
-  if _get(config, 'train.blur_init_sigma'):
+  if config.train.blur_init_sigma:
     settle('train', 'blur_fade_kimg', fade, fade_reason)
   settle('train', 'ema_rampup', rampup, reason)
   settle('train.augment', 'speed_kimg', speed, reason)
   for field, data in (('img_channels', img_channels), ('label_dim', label_dim)):
-    value = _get(config, f'model.{field}')
+    value = fields.get(config, f'model.{field}')
     if value != data:
       raise ValueError(
         f'config.model.{field} is {value}, but that of the data is {data}: '
@@ -123,23 +129,23 @@ def _check(config: Config) -> None:
     *((name, 0, False) for name in not_negative),
   ]
   for name, bound, strict in ranges:
-    value = _get(config, name)
+    value = fields.get(config, name)
     if value is None:
       continue
     if not math.isfinite(value) or value < bound or (strict and value == bound):
       relation = 'above' if strict else 'at least'
       raise ValueError(f'config.{name} must be {relation} {bound}, is {value}')
   for name in ('train.style_mixing_prob', 'train.pl_decay'):
-    if _get(config, name) > 1:
+    if fields.get(config, name) > 1:
       raise ValueError(
-        f'config.{name} must be at most 1, is {_get(config, name)}'
+        f'config.{name} must be at most 1, is {fields.get(config, name)}'
       )
-  if _get(config, 'train.init_partial') and not _get(config, 'train.init_from'):
+  if config.train.init_partial and not config.train.init_from:
     raise ValueError(
       'config.train.init_partial is set, but there is nothing to start from: '
-      'pass --init_from'
+      'set train.init_from'
     )
-  _check_augment(_get(config, 'train.augment'))
+  _check_augment(config.train.augment)
 
 
 def _check_augment(options: Config) -> None:
@@ -155,10 +161,3 @@ def _check_augment(options: Config) -> None:
         f'config.train.augment.{name} must be between {low} and 1, is '
         f'{options[name]}'
       )
-
-
-def _get(config: Config, dotted: str) -> Any:
-  value: Any = config
-  for part in dotted.split('.'):
-    value = value[part]
-  return value

@@ -1,4 +1,4 @@
-"""A bar between the lines of the ticks, for people who watch a terminal."""
+"""A progress bar below the lines of the ticks, on a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -10,17 +10,21 @@ _T = TypeVar('_T')
 
 
 def track(
-  batches: Iterator[_T], *, done: int, total: int, kimg_per_step: float | int
+  batches: Iterator[_T],
+  *,
+  done_kimg: float,
+  total_kimg: float,
+  kimg_per_step: float,
 ) -> Iterator[_T]:
-  """Yields the batches of the steps and draws how far they are.
+  """Yields batches, and shows a progress bar that moves on with each.
 
-  Lines that are printed meanwhile stand above the bar. Where the output is
-  redirected nothing is drawn: logs hold plain lines.
+  Lines that are printed meanwhile stand above the bar. There is none where the
+  output is redirected, so that logs hold plain lines.
 
   Args:
-    batches: One for each step, from `done` on.
-    done: Steps that the run has done before.
-    total: Steps of the run.
+    batches: One batch for each step.
+    done_kimg: Thousands of images shown before.
+    total_kimg: Thousands of images at which the run ends.
     kimg_per_step: Thousands of images of a step.
   """
   if jax.process_index() > 0 or not sys.stdout.isatty():
@@ -29,14 +33,16 @@ def track(
   # Here and not above: the import takes a while, and few need it.
   from rich import progress
 
+  digits = 1 if total_kimg >= 1 else 3  # Small runs move too.
+  count = f'{{task.completed:.{digits}f}} / {{task.total:g}} kimg'
   columns = (
     progress.BarColumn(),
-    progress.TextColumn('{task.completed:.1f} / {task.total:g} kimg'),
+    progress.TextColumn(count),
     progress.TimeRemainingColumn(),
   )
   with progress.Progress(*columns, transient=True) as bar:
-    task = bar.add_task('', total=total * kimg_per_step)
-    bar.advance(task, done * kimg_per_step)
+    task = bar.add_task('', total=total_kimg)
+    bar.advance(task, done_kimg)
     for batch in batches:
       yield batch
       bar.advance(task, kimg_per_step)

@@ -1,4 +1,4 @@
-"""Generated images as training draws them: mixed styles, fresh noise."""
+"""Generates the images of a training step: mixed styles, fresh noise."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ _AVERAGES = 'moving_averages'
 Averages = dict[str, Tree]
 
 
-class Draws(NamedTuple):
-  """What is random in a batch of fakes, beside their latents: a row an image.
+class Samples(NamedTuple):
+  """The random numbers of a batch of fakes beside its latents, a row an image.
 
   Attributes:
     others: Latents [n, z] of the styles to mix with; None without mixing.
@@ -39,12 +39,12 @@ def split_key(key: jax.Array | None, count: int = 2) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fakes:
-  """Draws with a generator; every number comes from arguments.
+class FakeGenerator:
+  """Generates fakes; every random number comes from the arguments.
 
-  The methods' common arguments: `variables` of G; latents `z` and labels `c`,
-  None for an unconditional generator; `draws`, None for neither mixing nor new
-  noise; and `update_averages`, whether G's moving averages learn.
+  The methods share these arguments: `variables` of G; latents `z`; labels `c`,
+  None for an unconditional generator; `samples`, None for neither mixing nor
+  new noise; and `update_averages`, whether G's moving averages learn.
 
   Attributes:
     generator: G.
@@ -54,10 +54,10 @@ class Fakes:
   generator: generator_lib.Generator
   mixing_prob: float = 0.0
 
-  def draws(
+  def sample(
     self, variables: Tree, n: int, key: jax.Array | None
-  ) -> Draws | None:
-    """Draws what is random in a batch of n; None without a key.
+  ) -> Samples | None:
+    """Samples the random numbers of a batch of n; returns None without a key.
 
     Style mixing (math.md 2.3): the whole batch takes its styles from one layer
     on from other latents, so that no layer comes to rely on the style of the
@@ -80,42 +80,42 @@ class Fakes:
       jax.random.normal(jax.random.fold_in(noise_key, i), (n, *x.shape))
       for i, x in enumerate(stored)
     ]
-    draws = Draws(others, first_other, jax.tree.unflatten(structure, noise))
-    return sharding.constrain_batch(draws)
+    noise = jax.tree.unflatten(structure, noise)
+    return sharding.constrain_batch(Samples(others, first_other, noise))
 
-  def draw(
+  def generate(
     self,
     variables: Tree,
     z: Float[AnyArray, 'n z'],
     c: Float[AnyArray, 'n classes'] | None,
-    draws: Draws | None,
+    samples: Samples | None,
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
-    """Returns images and averages."""
+    """Returns the images of latents, and the averages."""
     options = {'update_averages': update_averages}
-    ws, averages = self.draw_styles(variables, z, c, draws, **options)
-    return self.synthesize(variables | averages, ws, draws, **options)
+    ws, averages = self.generate_styles(variables, z, c, samples, **options)
+    return self.synthesize(variables | averages, ws, samples, **options)
 
-  def draw_styles(
+  def generate_styles(
     self,
     variables: Tree,
     z: Float[AnyArray, 'n z'],
     c: Float[AnyArray, 'n classes'] | None,
-    draws: Draws | None,
+    samples: Samples | None,
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n l d'], Averages]:
-    """Returns styles, mixed with those of other latents, and averages.
+    """Returns styles, mixed with those of other latents, and the averages.
 
     `w_avg` learns from the styles of `z` alone.
     """
     ws, averages = self._apply(
       variables, z, c, update_averages=update_averages, method='mapping'
     )
-    if draws is not None and draws.first_other is not None:
-      others, _ = self._apply(variables, draws.others, c, method='mapping')
-      is_other = jnp.arange(ws.shape[1]) >= draws.first_other[:, None]
+    if samples is not None and samples.first_other is not None:
+      others, _ = self._apply(variables, samples.others, c, method='mapping')
+      is_other = jnp.arange(ws.shape[1]) >= samples.first_other[:, None]
       ws = jnp.where(is_other[:, :, None], others, ws)
     return ws, averages
 
@@ -123,13 +123,13 @@ class Fakes:
     self,
     variables: Tree,
     ws: Float[AnyArray, 'n l d'],
-    draws: Draws | None,
+    samples: Samples | None,
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
-    """Returns images of styles and averages."""
-    if draws is not None and draws.noise:
-      variables = variables | {'noise': draws.noise}
+    """Returns the images of styles, and the averages."""
+    if samples is not None and samples.noise:
+      variables = variables | {'noise': samples.noise}
     return self._apply(
       variables,
       ws,

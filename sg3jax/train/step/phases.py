@@ -87,17 +87,17 @@ class Phases:
     """Returns the gradients of G's loss."""
     fakes_key, augment_key = generation.split_key(key)
     rows = (
-      (z, c, self._fakes.draws(state.generator, len(z), fakes_key)),
-      self._draws(state, augment_key, len(z)),
+      (z, c, self._fakes.sample(state.generator, len(z), fakes_key)),
+      self._sample_augmentation(state, augment_key, len(z)),
     )
 
     def loss_fn(params, rows):
-      (z, c, fake_draws), draws = rows
-      images, _ = self._fakes.draw(
-        state.generator | {'params': params}, z, c, fake_draws
+      (z, c, fake_samples), samples = rows
+      images, _ = self._fakes.generate(
+        state.generator | {'params': params}, z, c, fake_samples
       )
       params = state.discriminator['params']
-      logits = self._discriminate(state, params, images, c, draws)
+      logits = self._discriminate(state, params, images, c, samples)
       loss = losses.generator_loss(logits)
       return jnp.mean(loss), {
         'Loss/G/loss': statistics.moments(loss),
@@ -114,19 +114,19 @@ class Phases:
     They are `pl_interval` times as strong. The mean is the moving average.
     """
     recipe = self.recipe
-    draw_key, direction_key = jax.random.split(key)
+    sample_key, direction_key = jax.random.split(key)
     directions = losses.path_directions(
       direction_key, (len(z), *self.generator.spec.image_shape)
     )
-    draws = self._fakes.draws(state.generator, len(z), draw_key)
-    rows = (z, c, draws, sharding.constrain_batch(directions))
+    samples = self._fakes.sample(state.generator, len(z), sample_key)
+    rows = (z, c, samples, sharding.constrain_batch(directions))
 
     def measure(params, rows):
-      z, c, draws, directions = rows
+      z, c, samples, directions = rows
       variables = state.generator | {'params': params}
-      ws, _ = self._fakes.draw_styles(variables, z, c, draws)
+      ws, _ = self._fakes.generate_styles(variables, z, c, samples)
       return losses.path_lengths(
-        lambda ws: self._fakes.synthesize(variables, ws, draws)[0],
+        lambda ws: self._fakes.synthesize(variables, ws, samples)[0],
         ws,
         directions,
       )
@@ -172,18 +172,18 @@ class Phases:
   ) -> tuple[Tree, Moments, dict[str, Tree]]:
     """Returns the gradients of D's loss, and G's new moving averages.
 
-    G draws the fakes here, and this is the only place where its moving averages
-    learn. It draws the whole batch at once, as the averages are those of the
-    whole batch; without a gradient a few feature maps are all that this takes.
+    G generates the fakes here, the only place where its moving averages learn.
+    It generates the whole batch at once, because the averages are those of the
+    whole batch; without a gradient this takes only a few feature maps.
     """
     fakes_key, fake_key, real_key = generation.split_key(key, 3)
-    fake_draws = self._fakes.draws(state.generator, len(z), fakes_key)
-    fakes, averages = self._fakes.draw(
-      state.generator, z, c, fake_draws, update_averages=True
+    fake_samples = self._fakes.sample(state.generator, len(z), fakes_key)
+    fakes, averages = self._fakes.generate(
+      state.generator, z, c, fake_samples, update_averages=True
     )
     rows = (
-      (fakes, c, self._draws(state, fake_key, len(z))),
-      (images, labels, self._draws(state, real_key, len(images))),
+      (fakes, c, self._sample_augmentation(state, fake_key, len(z))),
+      (images, labels, self._sample_augmentation(state, real_key, len(images))),
     )
 
     def loss_fn(params, rows):
@@ -211,7 +211,7 @@ class Phases:
   ) -> tuple[Tree, Moments]:
     """Returns the gradients of the R1 term, `r1_interval` times as strong."""
     recipe = self.recipe
-    rows = (images, labels, self._draws(state, key, len(images)))
+    rows = (images, labels, self._sample_augmentation(state, key, len(images)))
 
     def loss_fn(params, rows):
       images, *rest = rows
@@ -227,8 +227,10 @@ class Phases:
     return self._gradients(loss_fn, state.discriminator['params'], rows)
 
   @property
-  def _fakes(self) -> generation.Fakes:
-    return generation.Fakes(self.generator, self.recipe.style_mixing_prob)
+  def _fakes(self) -> generation.FakeGenerator:
+    return generation.FakeGenerator(
+      self.generator, self.recipe.style_mixing_prob
+    )
 
   def _gradients(
     self,
@@ -249,16 +251,16 @@ class Phases:
     )
     return grads, _sum(moments)
 
-  def _draws(
+  def _sample_augmentation(
     self, state: TrainState, key: jax.Array | None, n: int
-  ) -> augment.Draws | None:
-    """Returns what augments a batch; None if nothing does."""
+  ) -> augment.Samples | None:
+    """Samples the augmentation of a batch; returns None if there is none."""
     augmentation = self.recipe.augmentation
     if augmentation is None:
       return None
     if key is None:
       raise ValueError('this recipe augments images at random: pass a key')
-    return augment.draw(
+    return augment.sample(
       key,
       augmentation.probability(state.augment),
       (n, *self.generator.spec.image_shape),
@@ -271,7 +273,7 @@ class Phases:
     params: Tree,
     images: Array,
     labels: AnyArray | None,
-    draws: augment.Draws | None,
+    samples: augment.Samples | None,
   ) -> Any:
     """Returns logits of images, blurred first, as in R, and then augmented."""
     recipe = self.recipe
@@ -279,8 +281,8 @@ class Phases:
       faded = state.nimg / (recipe.blur_fade_kimg * 1000)
       sigma = recipe.blur_init_sigma * jnp.maximum(1 - faded, 0)
       images = losses.blur(images, sigma, max_sigma=recipe.blur_init_sigma)
-    if draws is not None:
-      images = augment.apply(images, draws)
+    if samples is not None:
+      images = augment.apply(images, samples)
     return self.discriminator.apply({'params': params}, images, labels)
 
 

@@ -20,6 +20,10 @@ from sg3jax.types import AnyArray, Array, Tree
 
 Batch = Mapping[str, AnyArray]
 
+# Steps that may wait for the devices at a time: one that runs, and one that
+# follows it without a gap.
+STEPS_IN_FLIGHT = 2
+
 # In the place of a step's number, which is less: random numbers beside latents.
 _NO_STEP = 2**32 - 1
 
@@ -77,7 +81,9 @@ class Trainer:
   def augment_probability(self, state: TrainState) -> float:
     """Returns the probability of augmentations, 0 without any."""
     augmentation = self.recipe.augmentation
-    return float(augmentation.probability(state.augment)) if augmentation else 0
+    if augmentation is None:
+      return 0.0
+    return float(jax.device_get(augmentation.probability(state.augment)))
 
   def update(
     self,
@@ -156,7 +162,7 @@ class Trainer:
   def step(
     self, state: TrainState, batch: Batch, key: jax.Array
   ) -> tuple[TrainState, Moments]:
-    """Does one step with latents and all else drawn from (key, step)."""
+    """Does one step; all random numbers are sampled from (key, step)."""
     shape = (2, len(batch['image']), self.generator.z_dim)
     latents = jax.random.normal(jax.random.fold_in(key, state.step), shape)
     latents = jnp.stack([sharding.constrain_batch(z) for z in latents])
@@ -245,7 +251,7 @@ class Trainer:
   def _adapted(
     self, state: TrainState, moments: Moments, batch: int
   ) -> ada.AdaState | None:
-    """Returns the adaptation's state after the step that these are of."""
+    """Returns the adaptation's state after the step with these moments."""
     augmentation = self.recipe.augmentation
     if augmentation is None:
       return None
@@ -266,6 +272,12 @@ class Trainer:
       state.generator_ema['params'],
     )
     return state.generator | {'params': params}
+
+
+def make_key(seed: int, stream: int) -> jax.Array:
+  """Returns the random key of one of the streams of a seed."""
+  # Jitted, because JAX_TRANSFER_GUARD may forbid what moves the numbers else.
+  return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stream))()
 
 
 def jit_step(trainer: Trainer, mesh: Mesh) -> jax.stages.Wrapped:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.train.step.augment.samples import Draws
+from sg3jax.train.step.augment.samples import Samples
 from sg3jax.types import Array, Images
 
 NAMES = frozenset(['brightness', 'contrast', 'lumaflip', 'hue', 'saturation'])
@@ -15,14 +15,14 @@ _PROJECTION = np.outer(_LUMA, _LUMA)
 _CROSS = np.cross(np.eye(3), _LUMA)
 
 
-def transform(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
+def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
   """Returns the images recoloured; those that no operator chose, untouched.
 
   Args:
     images: Grey, RGB, or RGBA, whose opacity stays as it is. A grey image is
       treated as an RGB image of three equal channels: hue and saturation do
       nothing to it, a luma flip changes the sign.
-    draws: As `draws.draw` returns them.
+    samples: As `samples.sample` returns them.
 
   Raises:
     ValueError: If the images have another number of channels.
@@ -33,7 +33,7 @@ def transform(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
       f'colours cannot be augmented in images of {channels} channels, only in '
       'grey, RGB and RGBA ones: use another augmentation pipeline, such as bg'
     )
-  matrix = colour_matrix(draws, n)
+  matrix = colour_matrix(samples, n)
   if channels == 1:
     linear = jnp.sum(matrix[:, :1, :3], axis=2, keepdims=True)
   else:
@@ -48,41 +48,41 @@ def transform(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
   return jnp.where(same[:, None, None, None], images, coloured)
 
 
-def colour_matrix(draws: Draws, n: int) -> Float[Array, 'n 4 4']:
+def colour_matrix(samples: Samples, n: int) -> Float[Array, 'n 4 4']:
   """Returns the maps of (r, g, b, 1); of neutral values exactly the identity.
 
   Args:
-    draws: Values of the operators of `NAMES`; a missing one is neutral.
+    samples: Values of the operators of `NAMES`; a missing one is neutral.
     n: Images.
   """
   linear = jnp.broadcast_to(jnp.eye(3), (n, 3, 3))
   offset = jnp.zeros((n, 3, 1))
   # Each changes what those before it did.
-  if 'brightness' in draws:
-    offset = offset + draws['brightness'][:, :, None]
-  if 'contrast' in draws:
-    contrast = draws['contrast'][:, :, None]
+  if 'brightness' in samples:
+    offset = offset + samples['brightness'][:, :, None]
+  if 'contrast' in samples:
+    contrast = samples['contrast'][:, :, None]
     linear, offset = contrast * linear, contrast * offset
-  for change in _linear_changes(draws):
+  for change in _linear_changes(samples):
     linear, offset = _product(change, linear), _product(change, offset)
   last = jnp.broadcast_to(jnp.eye(4)[3:], (n, 1, 4))
   upper = jnp.concatenate([linear, offset], axis=2)
   return jnp.concatenate([upper, last], axis=1)
 
 
-def _linear_changes(draws: Draws) -> list[Float[Array, 'n 3 3']]:
+def _linear_changes(samples: Samples) -> list[Float[Array, 'n 3 3']]:
   """Returns I plus what vanishes where nothing is to change."""
   identity, colour = np.eye(3), np.eye(3) - _PROJECTION
   changes = []
-  if 'lumaflip' in draws:
-    changes.append(identity - 2 * draws['lumaflip'][:, :, None] * _PROJECTION)
-  if 'hue' in draws:  # Rodrigues' formula for a turn about the grey axis.
-    angle = draws['hue'][:, :, None]
+  if 'lumaflip' in samples:
+    changes.append(identity - 2 * samples['lumaflip'][:, :, None] * _PROJECTION)
+  if 'hue' in samples:  # Rodrigues' formula for a turn about the grey axis.
+    angle = samples['hue'][:, :, None]
     changes.append(
       identity + (jnp.cos(angle) - 1) * colour + jnp.sin(angle) * _CROSS
     )
-  if 'saturation' in draws:
-    changes.append(identity + (draws['saturation'][:, :, None] - 1) * colour)
+  if 'saturation' in samples:
+    changes.append(identity + (samples['saturation'][:, :, None] - 1) * colour)
   return changes
 
 

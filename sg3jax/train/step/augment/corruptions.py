@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.train.step.augment.samples import Draws
+from sg3jax.train.step.augment.samples import Samples
 from sg3jax.types import Array, Images
 
 NAMES = frozenset(['imgfilter', 'noise', 'cutout'])
@@ -23,20 +23,20 @@ _BAND_POWER = np.array([10, 1, 1, 1]) / 13
 _CUTOUT_SIZE = 0.5  # Of the image's height and width.
 
 
-def transform(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
+def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
   """Returns the images corrupted; those that no operator chose, untouched.
 
   Args:
     images: Images of any number of channels.
-    draws: As `draws.draw` returns them.
+    samples: As `samples.sample` returns them.
   """
   x = jnp.asarray(images)
-  if 'imgfilter' in draws:
-    x = _filter_bands(x, draws['imgfilter'])
-  if 'noise' in draws:
-    x = x + draws['noise']
-  if 'cutout' in draws:
-    x = _cut_out(x, draws['cutout'])
+  if 'imgfilter' in samples:
+    x = _filter_bands(x, samples['imgfilter'])
+  if 'noise' in samples:
+    x = x + samples['noise']
+  if 'cutout' in samples:
+    x = _cut_out(x, samples['cutout'])
   return x
 
 

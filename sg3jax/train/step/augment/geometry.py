@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.train.step.augment.samples import OPS, Draws
+from sg3jax.train.step.augment.samples import OPS, Samples
 from sg3jax.types import Array, Images
 
 NAMES = frozenset(
@@ -34,25 +34,25 @@ _LOWPASS = SYM6 / np.sqrt(2)
 _TAPS = len(SYM6)
 
 
-def transform(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
+def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
   """Returns the images moved; those that no operator chose, untouched.
 
   Linear in the images. Beyond their edges they go on mirrored, without end, so
-  no shape depends on how far a draw looks.
+  no shape depends on how far a sampled shift reaches.
 
   Args:
     images: Images of at least 2 pixels a side.
-    draws: As `draws.draw` returns them.
+    samples: As `samples.sample` returns them.
   """
   n, height, width, _ = images.shape
-  matrix = inverse_matrix(draws, n, (height, width))
+  matrix = inverse_matrix(samples, n, (height, width))
   moved = _resample(jnp.asarray(images), matrix)
   same = jnp.all(matrix == jnp.eye(3), axis=(1, 2))
   return jnp.where(same[:, None, None, None], images, moved)
 
 
 def inverse_matrix(
-  draws: Draws, n: int, size: tuple[int, int]
+  samples: Samples, n: int, size: tuple[int, int]
 ) -> Float[Array, 'n 3 3']:
   """Returns the maps from positions in the result to positions in the image.
 
@@ -61,7 +61,7 @@ def inverse_matrix(
   values are neutral.
 
   Args:
-    draws: Values of the operators of `NAMES`; a missing one is neutral.
+    samples: Values of the operators of `NAMES`; a missing one is neutral.
     n: Images.
     size: Their height and width.
   """
@@ -69,7 +69,7 @@ def inverse_matrix(
   def values(name: str) -> list[Array]:
     op = OPS[name]
     neutral = jnp.full((n, op.features), op.neutral)
-    return list(jnp.moveaxis(draws.get(name, neutral), 1, 0))
+    return list(jnp.moveaxis(samples.get(name, neutral), 1, 0))
 
   height, width = size
   (flip,), (quarters,) = values('xflip'), values('rotate90')

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from sg3jax.train.step.augment import colour, corruptions, geometry, samples
-from sg3jax.train.step.augment.samples import Draws
+from sg3jax.train.step.augment import colour, corruptions, geometry
+from sg3jax.train.step.augment.samples import Samples, sample
 from sg3jax.types import AnyArray, Array, Images
 
 
@@ -24,25 +24,24 @@ def augment(
     key: A random key, of this batch alone.
     p: Probability of each operator, in [0, 1], may be traced. With 0 the images
       come out bit for bit.
-    ops: Names of operators, see `draws.get_ops`.
+    ops: Names of operators, see `samples.get_ops`.
   """
-  draws = samples.draw(key, p, images.shape, ops)
-  return apply(images, draws)
+  return apply(images, sample(key, p, images.shape, ops))
 
 
-def apply(images: Images, draws: Draws) -> Float[Array, 'n h w c']:
-  """Does to the images what was drawn, in the dtype of the images.
+def apply(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
+  """Applies sampled values to the images, in the dtype of the images.
 
   Geometry, colour, band filter, noise, cutout. An image for which all values of
   a stage are neutral passes through it bit for bit.
 
   Args:
     images: Images of 1, 3 or 4 channels.
-    draws: Values by operator, as `draws.draw` returns them; those that are
+    samples: Values by operator, as `sample` returns them; those that are
       missing do nothing.
   """
-  x, draws = jax.tree.map(jnp.asarray, (images, draws))
+  x, samples = jax.tree.map(jnp.asarray, (images, samples))
   for stage in (geometry, colour, corruptions):
-    if stage.NAMES & draws.keys():
-      x = stage.transform(x, draws)
+    if stage.NAMES & samples.keys():
+      x = stage.transform(x, samples)
   return x.astype(images.dtype)

@@ -1,7 +1,7 @@
-"""What happens to which image: the random part of the augmentation.
+"""Samples what happens to each image: the random part of the augmentation.
 
-Every operator draws an image's values from a distribution of its own, and with
-the probability p takes them; else it takes the value that changes nothing.
+Every operator samples an image's values from a distribution of its own. It
+takes them with the probability p, and otherwise the value that changes nothing.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from sg3jax.types import AnyArray, Array
 
 # What `apply` needs, by operator: values [n, features], or, of `noise`, the
 # noise itself [n, h, w, c]. An operator that is missing is not compiled.
-Draws = dict[str, Any]
+Samples = dict[str, Any]
 
 
 class Op(NamedTuple):
@@ -116,15 +116,15 @@ def get_ops(pipeline: str) -> tuple[str, ...]:
   return tuple(dict.fromkeys(op for group in groups for op in PIPELINES[group]))
 
 
-def draw(
+def sample(
   key: jax.Array,
   p: Float[AnyArray, ''] | float,
   shape: tuple[int, ...],
   ops: tuple[str, ...],
-) -> Draws:
-  """Draws the values of a batch.
+) -> Samples:
+  """Samples the values of a batch.
 
-  What an operator draws does not depend on which others there are, nor on the
+  What an operator samples does not depend on which others there are, nor on the
   number of devices.
 
   Args:
@@ -143,7 +143,7 @@ def draw(
   uniforms = jax.random.uniform(uniform_key, (shape[0], columns))
   uniforms = sharding.constrain_batch(uniforms)
   p = jnp.asarray(p, jnp.float32)
-  draws = {}
+  samples = {}
   start = 0
   for name, op in OPS.items():
     stop = start + op.features
@@ -151,8 +151,8 @@ def draw(
     values = op.value(uniforms[:, start:stop] + 2.0**-24)
     start = stop + op.gates
     chosen = uniforms[:, stop:start] < op.probability(p)
-    draws[name] = jnp.where(chosen, values, op.neutral)
+    samples[name] = jnp.where(chosen, values, op.neutral)
   if 'noise' in ops:
     noise = sharding.constrain_batch(jax.random.normal(noise_key, shape))
-    draws['noise'] = draws['noise'][:, :, None, None] * noise
-  return {name: draws[name] for name in OPS if name in ops}
+    samples['noise'] = samples['noise'][:, :, None, None] * noise
+  return {name: samples[name] for name in OPS if name in ops}

@@ -1,4 +1,4 @@
-"""What a step takes, known before it runs: the compiler's account of it."""
+"""Estimates what a step takes before it runs, as the compiler counts it."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,16 @@ from sg3jax.nets import layer_tables
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Tree
 
-# Of a device's memory: the rest is the runtime's and what fragments.
+# Part of a device's memory that arrays and programs may take; the rest is left
+# to the runtime and to fragmentation.
 _USABLE = 0.92
 
-# Between the micro-batches that are tried.
+# Ratio of one count of micro-batches that is tried to the one before.
 _FACTOR = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepCost:
   """The cost of a step of one trainer on one mesh.
 
   Attributes:
@@ -49,7 +50,7 @@ class Plan:
     return sum(self.memory.values())
 
   def report(self) -> str:
-    """Returns the plan as lines of text."""
+    """Returns the cost as lines of text."""
     micro = self.batch // self.micro_batches
     lines = [
       f'Parameters:     G {self.generator_parameters:,}, '
@@ -63,12 +64,12 @@ class Plan:
     return '\n'.join(lines)
 
 
-def plan(
+def estimate(
   trainer: trainer_lib.Trainer,
   mesh: Mesh,
   batch: int,
   flops: float | None = None,
-) -> Plan:
+) -> StepCost:
   """Compiles a step, without running it or making a state.
 
   Args:
@@ -86,7 +87,7 @@ def plan(
   elif flops is None:
     flops = count_flops(trainer, mesh, batch)
   bytes_of_state = _bytes(state)
-  return Plan(
+  return StepCost(
     batch=batch,
     micro_batches=trainer.recipe.micro_batches,
     generator_parameters=layer_tables.count(state.generator['params']),
@@ -94,7 +95,8 @@ def plan(
     flops=flops,
     memory={
       'state': bytes_of_state,
-      'batch': _bytes(images) // mesh.size,
+      # Those of the steps in flight, and the one that is handed over next.
+      'batch': (trainer_lib.STEPS_IN_FLIGHT + 1) * _bytes(images) // mesh.size,
       # The new state takes the place of the old one.
       'results': analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
       'temporary': analysis.temp_size_in_bytes,
@@ -135,8 +137,8 @@ def _lower(
 
 def fit(
   trainer: trainer_lib.Trainer, mesh: Mesh, batch: int, memory: int
-) -> tuple[Plan, list[Plan]]:
-  """Returns the plan with the largest micro-batches that fit the memory.
+) -> tuple[StepCost, list[StepCost]]:
+  """Returns the cost with the largest micro-batches that fit the memory.
 
   Args:
     trainer: Networks and recipe, whose own micro-batches are ignored.
@@ -145,25 +147,25 @@ def fit(
     memory: Bytes that a device has.
 
   Returns:
-    The plan that fits; and all that were tried, the largest first.
+    The cost that fits, and all that were tried, the largest first.
 
   Raises:
-    ValueError: None fits; the message says what the smallest takes.
+    ValueError: If none fits; the message says what the smallest takes.
   """
-  tried: list[Plan] = []
+  tried: list[StepCost] = []
   for count in micro_batch_counts(trainer, mesh, batch):
     recipe = dataclasses.replace(trainer.recipe, micro_batches=count)
     parted = dataclasses.replace(trainer, recipe=recipe)
     flops = tried[0].flops if tried else None
-    candidate = plan(parted, mesh, batch, flops)
+    candidate = estimate(parted, mesh, batch, flops)
     tried.append(candidate)
     if candidate.peak <= _USABLE * memory:
       return candidate, tried
   raise ValueError(
     f'no micro-batch fits {_gib(memory)}: {batch // tried[-1].micro_batches} '
     f'images at a time take {_gib(tried[-1].peak)} on each device. Use '
-    '--config.model.remat=1, a smaller mbstd_group, more devices, 16-bit '
-    '--config.model.precision or a smaller model'
+    'model.remat=True, a smaller mbstd_group, more devices, 16-bit '
+    'model.precision or a smaller model'
   )
 
 
@@ -187,11 +189,11 @@ def device_memory(mesh: Mesh) -> int | None:
   return stats.get('bytes_limit') if stats else None
 
 
-def table(plans: Sequence[Plan]) -> str:
-  """Returns what each of several plans takes, a line each."""
+def table(costs: Sequence[StepCost]) -> str:
+  """Returns the memory of each of several costs, a line each."""
   return '\n'.join(
-    f'{p.batch // p.micro_batches:6} images at a time: {_gib(p.peak)}'
-    for p in plans
+    f'{c.batch // c.micro_batches:6} images at a time: {_gib(c.peak)}'
+    for c in costs
   )
 
 

@@ -5,13 +5,14 @@ import pytest
 import tiny
 
 from sg3jax.train import config as config_lib
-from sg3jax.train import loop, memory_plan, sharding
+from sg3jax.train import memory_estimate, sharding
+from sg3jax.train.step import build
 
 
 def _trainer(**train):
   config = tiny.tiny_config(**train)
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  return loop.make_trainer(config)
+  return build.make_trainer(config)
 
 
 @pytest.fixture(scope='module')
@@ -21,29 +22,30 @@ def mesh():
 
 @pytest.fixture(scope='module')
 def tried(mesh):
-  """Plans of a trainer with whole batches and with halves."""
+  """Costs of a trainer with whole batches and with halves."""
   trainer = _trainer()
-  whole = memory_plan.plan(trainer, mesh, 8)
+  whole = memory_estimate.estimate(trainer, mesh, 8)
   # Less than the whole batch takes, once the margin is off.
-  chosen, plans = memory_plan.fit(trainer, mesh, 8, int(whole.peak * 1.05))
-  assert plans[0] == whole
-  assert plans[-1] == chosen
-  return plans
+  chosen, costs = memory_estimate.fit(trainer, mesh, 8, int(whole.peak * 1.05))
+  assert costs[0] == whole
+  assert costs[-1] == chosen
+  return costs
 
 
-def test_a_plan_accounts_for_everything(tried, mesh):
-  plan = tried[0]
+def test_a_cost_accounts_for_everything(tried, mesh):
+  cost = tried[0]
   trainer = _trainer()
   state = jax.eval_shape(trainer.init, jax.random.key(0))
   sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
-  assert plan.checkpoint == plan.memory['state'] == sum(sizes)
+  assert cost.checkpoint == cost.memory['state'] == sum(sizes)
   params = jax.tree.leaves(state.discriminator['params'])
-  assert plan.discriminator_parameters == sum(x.size for x in params)
-  assert plan.memory['batch'] == 8 * 16 * 16 * 3
-  assert plan.memory['temporary'] > 0
-  assert plan.flops > 1e6
-  assert plan.peak == sum(plan.memory.values())
-  report = plan.report()
+  assert cost.discriminator_parameters == sum(x.size for x in params)
+  # Two steps are in flight, and a third batch is on its way.
+  assert cost.memory['batch'] == 3 * 8 * 16 * 16 * 3
+  assert cost.memory['temporary'] > 0
+  assert cost.flops > 1e6
+  assert cost.peak == sum(cost.memory.values())
+  report = cost.report()
   for name in ('Parameters', 'TFLOP', 'temporary', 'Checkpoint'):
     assert name in report
 
@@ -53,14 +55,14 @@ def test_the_largest_micro_batch_that_fits_is_found(tried):
   assert (whole.micro_batches, half.micro_batches) == (1, 2)
   assert half.peak < whole.peak
   assert half.flops == whole.flops
-  text = memory_plan.table(tried)
+  text = memory_estimate.table(tried)
   assert '8 images at a time' in text
   assert '4 images at a time' in text
 
 
 def test_operations_are_those_of_all_micro_batches(tried):
   """XLA counts one turn of a loop, and as much for two devices as for one."""
-  count = memory_plan.count_flops
+  count = memory_estimate.count_flops
   whole = tried[0].flops
   assert count(_trainer(micro_batches=4), sharding.make_mesh(1), 8) == whole
   assert count(_trainer(), sharding.make_mesh(2), 8) == whole / 2
@@ -68,16 +70,18 @@ def test_operations_are_those_of_all_micro_batches(tried):
 
 def test_groups_and_devices_stay_whole():
   trainer = _trainer(batch=64)  # Groups of 4.
-  counts = memory_plan.micro_batch_counts
+  counts = memory_estimate.micro_batch_counts
   assert list(counts(trainer, sharding.make_mesh(1), 64)) == [1, 2, 4, 8, 16]
   assert list(counts(trainer, sharding.make_mesh(4), 64)) == [1, 2, 4, 8, 16]
   assert list(counts(trainer, sharding.make_mesh(4), 24)) == [1, 2]
 
 
 def test_what_fits_nowhere_is_said(monkeypatch, tried, mesh):
-  plans = {plan.micro_batches: plan for plan in tried}
+  costs = {cost.micro_batches: cost for cost in tried}
   monkeypatch.setattr(
-    memory_plan, 'plan', lambda trainer, *_: plans[trainer.recipe.micro_batches]
+    memory_estimate,
+    'estimate',
+    lambda trainer, *_: costs[trainer.recipe.micro_batches],
   )
   with pytest.raises(ValueError, match='4 images at a time take'):
-    memory_plan.fit(_trainer(), mesh, 8, 1000)
+    memory_estimate.fit(_trainer(), mesh, 8, 1000)

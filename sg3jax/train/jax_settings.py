@@ -1,0 +1,22 @@
+"""JAX's global settings that must not change what a run computes."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+
+@contextlib.contextmanager
+def standard_numerics() -> Iterator[None]:
+  """Computes in this context as JAX does by default, in this thread.
+
+  A run takes float32 states, and Optax mixes types: JAX_ENABLE_X64,
+  JAX_NUMPY_DTYPE_PROMOTION=strict and JAX_NUMPY_RANK_PROMOTION=raise would
+  change or forbid that. Other settings stay as the user chose them.
+  """
+  with (
+    jax.enable_x64(False),
+    jax.numpy_dtype_promotion('standard'),
+    jax.numpy_rank_promotion('allow'),
+  ):
+    yield

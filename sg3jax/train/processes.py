@@ -1,0 +1,53 @@
+"""Agreement between the processes of a run on several hosts.
+
+Most computations of a run are collective: a process that leaves them, because
+its disk is full say, would let the others wait for ever.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def where(condition: bool) -> list[int]:
+  """Returns the processes on which a condition holds; call it on all."""
+  if jax.process_count() == 1:
+    return [0] if condition else []
+  flags = multihost_utils.process_allgather(np.array(condition))
+  return [int(i) for i in np.flatnonzero(flags)]
+
+
+@contextlib.contextmanager
+def fail_together(task: str) -> Iterator[None]:
+  """Lets a block that raises on one process raise on all.
+
+  All processes enter the block, and it computes nothing collectively: compute
+  first, then write in such a block.
+
+  Args:
+    task: What the block does, for the message: `write the tick`, say.
+
+  Raises:
+    Exception: What the block raised on this process.
+    RuntimeError: If it raised on others alone.
+  """
+  try:
+    yield
+  except Exception:
+    where(True)
+    raise
+  check_together(task, failed=False)
+
+
+def check_together(task: str, *, failed: bool) -> None:
+  """Raises a RuntimeError if a task failed on another process than this."""
+  others = where(failed)
+  if others and not failed:
+    raise RuntimeError(
+      f'process {others[0]} of {jax.process_count()} could not {task}: see '
+      'what it printed. The run ends on all; mend the cause and run the same '
+      'command again'
+    )

@@ -1,0 +1,81 @@
+"""Saving the states of a run, but no sick one over good ones."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import health, processes
+from sg3jax.train.step.state import TrainState
+
+
+class Saver:
+  """Saves states with the run's configuration beside them.
+
+  Args:
+    checkpoints: Where to.
+    options: The configuration as plain values.
+    best: The metric that the best checkpoint is chosen by, or None.
+    max_refused: States in a row that are not finite, at which the run is over.
+    log: Takes a line of text.
+  """
+
+  def __init__(
+    self,
+    checkpoints: checkpoint_lib.Checkpoints,
+    *,
+    options: dict[str, Any],
+    best: checkpoint_lib.Best | None,
+    max_refused: int,
+    log: Callable[[str], None],
+  ):
+    self._checkpoints = checkpoints
+    self._options = options
+    self._best = best
+    self._max_refused = max_refused
+    self._log = log
+    self._refused = 0
+
+  def save(
+    self, state: TrainState, values: Mapping[str, float], *, healthy: bool
+  ) -> None:
+    """Starts saving a state that is finite; writing goes on meanwhile.
+
+    Args:
+      state: The state.
+      values: Metrics measured of it, by name.
+      healthy: Whether the losses were finite; nothing is saved otherwise.
+
+    Raises:
+      FloatingPointError: If this is one state too many that is not finite.
+      OSError: If it cannot be written.
+    """
+    name = self._best.name if self._best else None
+    if name and values and not math.isfinite(values.get(name, math.nan)):
+      self._log(
+        f'Warning: log.keep_best is {name}, but no finite value has this name: '
+        f'{", ".join(values)}; see log.metrics'
+      )
+    if not healthy:
+      self._log('Not saved:      the losses are not finite')
+      return
+    try:
+      with processes.fail_together('save a checkpoint'):
+        self._checkpoints.save(state, self._options, values)
+    except FloatingPointError as error:
+      self._refused += 1
+      self._log(f'Not saved:      {error}')
+      if self._refused >= self._max_refused:
+        last_good = self._checkpoints.describe_latest()
+        raise health.diverged(str(error), last_good) from error
+    else:
+      self._refused = 0
+
+  def wait(self) -> None:
+    """Waits until the newest checkpoint is written, and known to be whole.
+
+    Raises:
+      OSError: If it could not be written, or is not complete.
+    """
+    with processes.fail_together('write a checkpoint'):
+      self._checkpoints.wait()
