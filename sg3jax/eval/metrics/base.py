@@ -221,22 +221,23 @@ def find_value(value: str) -> Metric | None:
 
 
 def value_of(name: str) -> Metric:
-  """Returns the metric of a value by which checkpoints are to be ranked.
+  """Returns the metric whose main value is to rank checkpoints.
 
   Raises:
-    ValueError: If no metric yields it. The message calls it `log.keep_best`.
+    ValueError: If no metric has a main value of this name. The message calls
+      it `log.keep_best`.
   """
-  metric = find_value(name)
-  if metric is None:
-    results = [metric.result for metric in registry().values()]
-    hint = _suggestion(name, results)
-    if name in registry():
-      hint = f': did you mean {registry()[name].result}?'
-    raise ValueError(
-      'log.keep_best must be the name of a value that a metric yields, as in '
-      f'metric-NAME.jsonl ({", ".join(results)}), got {name!r}{hint}'
-    )
-  return metric
+  metrics = {metric.result: metric for metric in registry().values()}
+  if name in metrics:
+    return metrics[name]
+  near = registry().get(name) or find_value(name)
+  hint = (
+    f': did you mean {near.result}?' if near else _suggestion(name, metrics)
+  )
+  raise ValueError(
+    'log.keep_best must be the name of a value that a metric yields, as in '
+    f'metric-NAME.jsonl ({", ".join(metrics)}), got {name!r}{hint}'
+  )
 
 
 class Context:
