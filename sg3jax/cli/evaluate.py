@@ -49,12 +49,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def _evaluate() -> None:
   network = common.require(common.NETWORK)
-  outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
-  mesh = sharding.make_mesh(common.DEVICES.value)
-  model = model_lib.load_model(network, common.PRECISION.value)
   names = base.parse_names(_METRICS.value)
   if not names:
     raise ValueError('--metrics names no metric: there is nothing to measure')
+  outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
+  mesh = sharding.make_mesh(common.DEVICES.value)
+  model = model_lib.load_model(network, common.PRECISION.value)
   values = launch.evaluate(
     model,
     names,

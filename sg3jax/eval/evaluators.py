@@ -251,8 +251,8 @@ class Measurements:
       takes_transforms: Whether the generators to be measured do.
 
     Raises:
-      ValueError: If a metric is unknown, or needs real images and there are
-        none, or transforms of a generator that takes none.
+      ValueError: If a metric is unknown, or needs real images or labels and
+        there are none, or transforms of a generator that takes none.
     """
     names = base.parse_names(metrics)
     known = base.registry()
@@ -261,6 +261,11 @@ class Measurements:
       if base.REALS in metric.needs and source is None:
         raise ValueError(
           f'the metric {metric.name} compares with real images, but there are '
+          'none'
+        )
+      if base.LABELS in metric.needs and not (source and source.label_dim):
+        raise ValueError(
+          f'the metric {metric.name} compares labelled images, but there are '
           'none'
         )
       if base.TRANSFORMS in metric.needs and not takes_transforms:

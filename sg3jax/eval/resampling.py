@@ -248,7 +248,7 @@ def _lanczos_shift(
 
 
 def _reads_inside(position: Array, size: int) -> Array:
-  """Says which reads take a sample at least _REACH pixels inside the frame.
+  """Returns which reads take a sample at least _REACH pixels inside the frame.
 
   Pixels are `_UPSAMPLING` samples wide and pixel j covers samples up * j to
   up * j + up - 1, its own position being the third of four.

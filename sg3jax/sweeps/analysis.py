@@ -22,9 +22,9 @@ _CONTRAST = 0.5
 _BATCH = 4  # Images at a time, whose memory is reported.
 _CONTRAST_BATCHES = 16  # By which the contrast of a new generator is measured.
 
-# With a transform of its own for each image. The 95 % interval of EQ-R, whose
-# errors vary the most, is then at most 1 dB on either side for the designs of
-# the ladder (docs/ladder.md).
+# Each image has a transform of its own. The 95 % intervals of EQ-T and EQ-R
+# then reach at most 1.5 dB to either side for the designs of the small ladder
+# (docs/ladder.md), and at most 1 dB for most of them.
 SAMPLES = 256
 
 Values = dict[str, float | int | None]

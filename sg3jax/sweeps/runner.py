@@ -125,26 +125,7 @@ def run(
   ray = import_ray()
   with _connected(ray, resources):
     _check_resources(ray, resources)
-    # A process for each training: it leaves no memory taken, on no device.
-    # Short jobs share what they have compiled, but not for ever.
-    alone = patient or not resources.on_cpu
-    remote = ray.remote(max_calls=1 if alone else _CALLS)(_call)
-    cache = _CONFIG.jax_compilation_cache_dir
-    options = {
-      'num_cpus': resources.cpus,
-      'num_gpus': resources.gpus,
-      'resources': dict(resources.custom),
-      'max_retries': resources.max_retries,
-    }
-    pending = {
-      remote.options(name=job.name, **options).remote(
-        job.function,
-        dict(job.arguments),
-        on_cpu=resources.on_cpu,
-        cache=cache,
-      ): job
-      for job in jobs
-    }
+    pending = _start(ray, jobs, resources, patient)
     while pending:
       ready, _ = ray.wait(list(pending), timeout=_POLL)
       for reference in ready:
@@ -161,6 +142,32 @@ def run(
           return
         for reference in pending:
           ray.cancel(reference)
+
+
+def _start(
+  ray: Any, jobs: Sequence[Job], resources: Resources, patient: bool
+) -> dict[Any, Job]:
+  """Hands jobs to Ray; returns them by the references of their outcomes."""
+  # A process for each training: it leaves no memory taken, on no device.
+  # Short jobs share what they have compiled, but not for ever.
+  alone = patient or not resources.on_cpu
+  remote = ray.remote(max_calls=1 if alone else _CALLS)(_call)
+  cache = _CONFIG.jax_compilation_cache_dir
+  options = {
+    'num_cpus': resources.cpus,
+    'num_gpus': resources.gpus,
+    'resources': dict(resources.custom),
+    'max_retries': resources.max_retries,
+  }
+  return {
+    remote.options(name=job.name, **options).remote(
+      job.function,
+      dict(job.arguments),
+      on_cpu=resources.on_cpu,
+      cache=cache,
+    ): job
+    for job in jobs
+  }
 
 
 def import_ray() -> Any:

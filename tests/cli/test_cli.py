@@ -415,6 +415,8 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ((*_GENERATE, '0-3'), "'0-3': write options as --name=value"),
     (('evaluate', '--metrics=eqt'), '--network is required'),
     (('evaluate', '--network=nowhere'), 'no run or checkpoint folder'),
+    (('evaluate', '--network=nowhere', '--metrics=none'), 'nothing to measure'),
+    (('evaluate', '--network=x', '--metrics=swt'), 'did you mean swd?'),
   ],
   ids=lambda value: ' '.join(value[1:]) if isinstance(value, tuple) else None,
 )

@@ -122,3 +122,11 @@ def test_metrics_that_do_not_fit_are_refused_at_once(source):
     _evaluator(source, ['swt'])
   with pytest.raises(ValueError, match='swd compares with real images, but'):
     evaluators.Measurements(None, metrics='swd', num_samples=4, seed=0)
+  base.register(
+    'by_class', title='', unit='', higher_is_better=True, needs=[base.LABELS]
+  )(lambda context: base.Measurement({'by_class': 1.0}, 4))
+  with pytest.raises(
+    ValueError, match='by_class compares labelled images, but'
+  ):
+    _evaluator(source, ['by_class'])
+  base.unregister('by_class')

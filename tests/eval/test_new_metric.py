@@ -21,9 +21,10 @@ from sg3jax.eval.plots import curves
 from sg3jax.sweeps import analysis, report, store, training
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import evaluation, loop, sharding
+from sg3jax.train import evaluation, sharding
 from sg3jax.train.config import files as config_files
 from sg3jax.train.run_folder import writer as writer_lib
+from sg3jax.train.step import build
 from sg3jax.train.step.state import TrainState
 from sg3jax.types import Snapshot
 
@@ -91,7 +92,7 @@ def model(config):
   """A model of random weights."""
   config = config.copy_and_resolve_references()
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  state = jax.eval_shape(loop.make_trainer(config).init, jax.random.key(0))
+  state = jax.eval_shape(build.make_trainer(config).init, jax.random.key(0))
   rng = np.random.RandomState(0)
   networks = jax.tree.map(
     lambda x: rng.standard_normal(x.shape).astype(x.dtype),

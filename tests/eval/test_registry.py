@@ -102,6 +102,9 @@ def test_values_are_found_by_their_names():
   ('name', 'message'),
   [
     ('eqt', r"got 'eqt': did you mean eqt50k_int\?"),
+    # Values of files that a run does not hand on.
+    ('eqr64', r"got 'eqr64': did you mean eqr50k\?"),
+    ('swd_16', r"got 'swd_16': did you mean swd\?"),
     ('eqt50k_in', r"got 'eqt50k_in': did you mean eqt50k_int\?"),
     ('loss', r"value that a metric yields.*\(eqt50k_int, .*got 'loss'$"),
   ],
@@ -128,7 +131,7 @@ def test_a_name_is_taken_once(new):
 
 def test_needs_are_known_ones():
   with pytest.raises(
-    ValueError, match='among features, reals, transforms, got'
+    ValueError, match='among features, labels, reals, transforms, got'
   ):
     base.register('new', needs=['real'], **_ABOUT)
 

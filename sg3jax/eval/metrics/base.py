@@ -42,9 +42,10 @@ _FOLDER = 'sg3jax.eval.metrics'  # Its modules register metrics.
 
 # A metric can need these beside a generator.
 REALS = 'reals'  # Real images to compare with.
+LABELS = 'labels'  # Real images with labels.
 TRANSFORMS = 'transforms'  # A generator whose input can be moved.
 FEATURES = 'features'  # A feature network, whose weights have to be there.
-_NEEDS = frozenset((REALS, TRANSFORMS, FEATURES))
+_NEEDS = frozenset((REALS, LABELS, TRANSFORMS, FEATURES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Metric:
     title: Its name in plots, 'EQ-T'.
     unit: Label of the axis of its values, 'dB'; may be empty.
     higher_is_better: Whether the highest value is the best one.
-    needs: Members of `REALS`, `TRANSFORMS` and `FEATURES`. What is missing is
-      found out before anything is computed.
+    needs: Members of `REALS`, `LABELS`, `TRANSFORMS` and `FEATURES`. Missing
+      images, labels and transforms are reported before anything is computed.
     result: Name of its main value, and of its file `metric-RESULT.jsonl`.
     panel: Title of its panel among a run's curves. Metrics of one panel share
       it.
@@ -101,6 +102,7 @@ class Metric:
     return self.title if value == self.result else None
 
 
+_Measure = Callable[['Context'], Measurement]
 _METRICS: dict[str, Metric] = {}
 
 
@@ -114,9 +116,7 @@ def register(
   result: str | None = None,
   panel: str | None = None,
   labels: Mapping[str, str] | None = None,
-) -> Callable[
-  [Callable[['Context'], Measurement]], Callable[['Context'], Measurement]
-]:
+) -> Callable[[_Measure], _Measure]:
   """Returns a decorator that makes a function a metric.
 
   Args:
@@ -140,9 +140,7 @@ def register(
       f'{_listed(unknown)}'
     )
 
-  def add(
-    measure: Callable[['Context'], Measurement],
-  ) -> Callable[['Context'], Measurement]:
+  def add(measure: _Measure) -> _Measure:
     metric = Metric(
       name=name,
       measure=measure,
@@ -223,22 +221,23 @@ def find_value(value: str) -> Metric | None:
 
 
 def value_of(name: str) -> Metric:
-  """Returns the metric of a value by which checkpoints are to be ranked.
+  """Returns the metric whose main value is to rank checkpoints.
 
   Raises:
-    ValueError: If no metric yields it. The message calls it `log.keep_best`.
+    ValueError: If no metric has a main value of this name. The message calls
+      it `log.keep_best`.
   """
-  metric = find_value(name)
-  if metric is None:
-    results = [metric.result for metric in registry().values()]
-    hint = _suggestion(name, results)
-    if name in registry():
-      hint = f': did you mean {registry()[name].result}?'
-    raise ValueError(
-      'log.keep_best must be the name of a value that a metric yields, as in '
-      f'metric-NAME.jsonl ({", ".join(results)}), got {name!r}{hint}'
-    )
-  return metric
+  metrics = {metric.result: metric for metric in registry().values()}
+  if name in metrics:
+    return metrics[name]
+  near = registry().get(name) or find_value(name)
+  hint = (
+    f': did you mean {near.result}?' if near else _suggestion(name, metrics)
+  )
+  raise ValueError(
+    'log.keep_best must be the name of a value that a metric yields, as in '
+    f'metric-NAME.jsonl ({", ".join(metrics)}), got {name!r}{hint}'
+  )
 
 
 class Context:

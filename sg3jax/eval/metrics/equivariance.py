@@ -79,23 +79,7 @@ class EquivarianceEvaluator:
     Raises:
       ValueError: If a metric is unknown, or a number does not fit.
     """
-    unknown = [name for name in metrics if name not in TRANSFORMS]
-    if unknown or not metrics:
-      raise ValueError(
-        f'equivariance metrics must be among {list(TRANSFORMS)}, got '
-        f'{list(metrics)}'
-      )
-    if num_samples < 1 or group_size < 1:
-      raise ValueError(
-        'num_samples and group_size must be positive, got '
-        f'{num_samples} and {group_size}'
-      )
-    unit = group_size * (mesh.size if mesh else 1)
-    if batch_size < 1 or batch_size % unit:
-      raise ValueError(
-        f'the batch of equivariance metrics must be a multiple of {unit}, got '
-        f'{batch_size}: {group_size} images share a transform, on each device'
-      )
+    _check(metrics, batch_size, num_samples, group_size, mesh)
     self.num_samples = num_samples
     self.seed = seed
     self.group_size = group_size
@@ -104,15 +88,14 @@ class EquivarianceEvaluator:
     self._sample_ws = sample_ws
     self._groups_per_batch = batch_size // group_size
     self._mesh = mesh
-    self._log = log
+    # Replicated, so that each host of several can read the sums.
+    whole = NamedSharding(mesh, PartitionSpec()) if mesh else None
     spread = NamedSharding(mesh, _batch_spec(mesh)) if mesh else None
     self._batch_sharding = spread
     self._styles = jax.jit(self._sample_styles, out_shardings=spread)
     self._moves = jax.jit(
       self._sample_moves, static_argnums=2, out_shardings=spread
     )
-    # Replicated, so that each host of several can read the sums.
-    whole = NamedSharding(mesh, PartitionSpec()) if mesh else None
     self._compare = {
       name: text.announce_first_call(
         jax.jit(
@@ -245,6 +228,32 @@ class EquivarianceEvaluator:
       x.reshape(-1, self.group_size, *x.shape[1:]) for x in (originals, images)
     )
     return compare(originals, images, parameters)
+
+
+def _check(
+  metrics: Sequence[str],
+  batch_size: int,
+  num_samples: int,
+  group_size: int,
+  mesh: Mesh | None,
+) -> None:
+  """Raises ValueError if a metric is unknown, or a number does not fit."""
+  if not metrics or not set(metrics) <= set(TRANSFORMS):
+    raise ValueError(
+      f'equivariance metrics must be among {list(TRANSFORMS)}, got '
+      f'{list(metrics)}'
+    )
+  if num_samples < 1 or group_size < 1:
+    raise ValueError(
+      'num_samples and group_size must be positive, got '
+      f'{num_samples} and {group_size}'
+    )
+  unit = group_size * (mesh.size if mesh else 1)
+  if batch_size < 1 or batch_size % unit:
+    raise ValueError(
+      f'the batch of equivariance metrics must be a multiple of {unit}, got '
+      f'{batch_size}: {group_size} images share a transform, on each device'
+    )
 
 
 def _split_keys(key: Array, groups: Int[Array, ' g']) -> Array:
