@@ -148,7 +148,7 @@ def test_the_log_tells_what_ran(run):
     'noise, 20 images of 16x16x3',
     'filtered_lrelu: ',
     'Augmentation:   bgc, p adapts to r_t = -0.9',
-    'tick 0     kimg 0.0 ',
+    'tick 0     kimg 0.016 ',
     'sec/kimg',
     'left ',
     'Settled:        train.ema_kimg = 2.5: batch * 10/32',
