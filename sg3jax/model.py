@@ -87,6 +87,27 @@ class Model:
     return self.label_dim
 
   @property
+  def class_names(self) -> tuple[str, ...] | None:
+    """Names of the classes, in the order of a label's features, if known.
+
+    Raises:
+      ValueError: If what the model's files hold is not a name for each class.
+    """
+    names = self.options.get('class_names')
+    if names is None:
+      return None
+    if (
+      not isinstance(names, list | tuple)
+      or not all(isinstance(name, str) for name in names)
+      or len(names) != self.label_dim
+    ):
+      raise ValueError(
+        f'class_names of the model must be a list of {self.label_dim} strings: '
+        'correct or remove it'
+      )
+    return tuple(names)
+
+  @property
   def w_dim(self) -> int:
     """Features of a style."""
     return self.generator.w_dim

@@ -10,6 +10,8 @@ from absl import app, flags, logging
 from jaxtyping import Float
 
 from sg3jax.cli import compilation_cache
+from sg3jax.data import labels as labels_lib
+from sg3jax.data import report
 from sg3jax.nets import factory
 
 DEVICES = flags.DEFINE_integer(
@@ -156,38 +158,62 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def make_label(
-  index: int | None, numbers: Sequence[str] | None, label_dim: int
+  chosen: str | None,
+  numbers: Sequence[str] | None,
+  label_dim: int,
+  class_names: Sequence[str] | None = None,
 ) -> Float[np.ndarray, ' classes'] | None:
   """Returns the label that is asked for; None for unconditional networks.
 
   Args:
-    index: A class, made one-hot.
+    chosen: A class, by its index or its name. A number is an index, even if it
+      is the name of another class.
     numbers: A label itself, instead.
     label_dim: Features of the network's labels.
+    class_names: Names of the classes, if they are known.
 
   Raises:
     ValueError: If a label is missing, or given without need, or out of range.
   """
   if not label_dim:
-    for flag, value in (('class', index), ('label', numbers)):
+    for flag, value in (('class', chosen), ('label', numbers)):
       if value is not None:
         raise ValueError(f'--{flag} was given, but the network takes no labels')
     return None
   if numbers is None:
-    if index is None or not 0 <= index < label_dim:
-      raise ValueError(
-        'the network is conditional: pass --class=0 to '
-        f'--class={label_dim - 1}, or --label with {label_dim} numbers'
-      )
-    return np.eye(label_dim, dtype=np.float32)[index]
+    index = _find_class(chosen, label_dim, class_names or ())
+    return labels_lib.one_hot(index, label_dim)
   try:
     label = np.array([float(x) for x in numbers], np.float32)
   except ValueError:
     label = np.zeros(0, np.float32)
   is_whole = label.shape == (label_dim,) and np.all(np.isfinite(label))
-  if index is not None or not is_whole:
+  if chosen is not None or not is_whole:
     raise ValueError(
       f'--label={",".join(numbers)} is not understood: pass {label_dim} '
       'numbers X,Y,... and no --class'
     )
   return label
+
+
+def _find_class(
+  chosen: str | None, label_dim: int, class_names: Sequence[str]
+) -> int:
+  """Returns the index of a class given by index or name.
+
+  Raises:
+    ValueError: If there is no such class; the message names those there are.
+  """
+  if chosen is not None:
+    is_index = chosen.isascii() and chosen.isdecimal()
+    if is_index and len(chosen) < 10 and int(chosen) < label_dim:
+      return int(chosen)
+    if not is_index and chosen in class_names:
+      return class_names.index(chosen)
+  given = '' if chosen is None else f', and has no class --class={chosen}'
+  named = f' (or its name: {report.examples(class_names)})'
+  raise ValueError(
+    f'the network is conditional{given}: pass --class=0 to '
+    f'--class={label_dim - 1}{named if class_names else ""}, or --label with '
+    f'{label_dim} numbers'
+  )

@@ -16,7 +16,7 @@ from absl import flags
 from sg3jax import launch
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.data import sources
+from sg3jax.data import report, sources
 from sg3jax.eval.metrics import base
 from sg3jax.train import memory_estimate, sharding
 
@@ -76,11 +76,15 @@ def _open_source(
 ) -> sources.ImageSource | None:
   """Returns the images that were named, which some metrics and models need."""
   if _DATA.value:
-    return sources.open_source(
+    source = sources.open_source(
       _DATA.value,
       resolution=model.resolution,
       use_labels=model.label_dim > 0,
     )
+    for note in sources.notes(source):
+      common.say(f'{"Data note:":15} {note}')
+    _check_classes(sources.class_names(source), model.class_names)
+    return source
   for name in names:
     if base.REALS in base.registry()[name].needs:
       raise ValueError(
@@ -89,6 +93,18 @@ def _open_source(
   if model.label_dim:
     raise ValueError('a conditional network needs labels: pass --data')
   return None
+
+
+def _check_classes(
+  data: tuple[str, ...] | None, model: tuple[str, ...] | None
+) -> None:
+  """Raises a ValueError if data and model number their classes differently."""
+  if data and model and data != model:
+    raise ValueError(
+      'the classes of --data must be those of the network, got '
+      f'{report.examples(data)} for {report.examples(model)}: name the folders '
+      'alike, or give class numbers in dataset.json'
+    )
 
 
 def _run_folder(network: str) -> pathlib.Path:

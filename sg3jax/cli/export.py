@@ -76,6 +76,8 @@ def _export_program(
   program, about = stablehlo.export_program(
     _OF.value, model.options['model'], model.variables
   )
+  if model.class_names:
+    about['class_names'] = list(model.class_names)
   source = {'step': model.step}
   if model_files.is_model_folder(network):
     source = model_files.read_config(network)['source']

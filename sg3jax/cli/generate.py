@@ -4,7 +4,7 @@ r"""Draws pictures with a trained model, one file a seed.
     sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
       --trunc=0.7 --translate=0.3,0 --rotate=15
     sg3jax generate --network=runs/animals --seeds=0-7 --outdir=cats \
-      --class=0 --trunc=0.7 --truncation_towards=class
+      --class=cat --trunc=0.7 --truncation_towards=class
 
 Existing files are kept, unless `--overwrite` says otherwise.
 """
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from sg3jax import model as model_lib
 from sg3jax import text
 from sg3jax.cli import common
+from sg3jax.data import report
 from sg3jax.eval import batches, resampling
 from sg3jax.eval.plots import grids
 from sg3jax.train import memory_estimate, sharding
@@ -42,7 +43,9 @@ _TOWARDS = flags.DEFINE_enum(
   model_lib.TRUNCATION_CENTERS,
   'The mean picture: that of all, or of the class that is drawn.',
 )
-_CLASS = flags.DEFINE_integer('class', None, 'Class of a conditional model.')
+_CLASS = flags.DEFINE_string(
+  'class', None, 'Class of a conditional model: its index or its name.'
+)
 _LABEL = flags.DEFINE_list(
   'label', None, 'Label of a model of vector labels: numbers X,Y,...'
 )
@@ -79,7 +82,14 @@ def _generate() -> None:
       f'{existing[0]} exists: pass --overwrite or another --outdir'
     )
   model = model_lib.load_model(network, common.PRECISION.value)
-  label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim)
+  label = common.make_label(
+    _CLASS.value, _LABEL.value, model.label_dim, model.class_names
+  )
+  if label is not None and model.class_names and _LABEL.value is None:
+    index = int(label.argmax())
+    common.say(
+      f'{"Class:":15} {index} {report.printable(model.class_names[index])}'
+    )
   size = common.BATCH.value or batches.fitting_batch(
     model.generator,
     memory_estimate.device_memory(sharding.make_mesh(1)),

@@ -8,13 +8,16 @@ texture, enough to try a training run end to end. Neither package is imported
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import math
 import pathlib
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
+
+from sg3jax.data import labels as labels_lib
 
 # Crops span 1 to 4 output pixels per pixel kept, as the scale of objects in
 # real datasets varies too.
@@ -30,10 +33,10 @@ class Photograph:
   Attributes:
     package: The package as imported, which is also the folder's name.
     file: Path below that folder.
-    title: What it shows.
-    author: Whom to credit.
+    title: Title or subject.
+    author: Author to credit.
     licence: Terms of use as the package states them.
-    url: Where the photograph came from.
+    url: Page from which the photograph came.
   """
 
   package: str
@@ -103,9 +106,9 @@ class EmbeddedPhotographs:
 
   Each crop's side is log-uniform between `resolution` and four times that (or
   the photograph's shorter side), its place is uniform, and a photograph is
-  drawn as often as its area; nearly flat crops are drawn again. The crops are
-  a function of `resolution` and `seed`, and those of a smaller `count` are the
-  first of a larger one.
+  chosen with a probability proportional to its area; nearly flat crops are
+  sampled again. The crops are a function of `resolution` and `seed`, and those
+  of a smaller `count` are the first of a larger one.
 
   Args:
     count: Number of crops.
@@ -114,8 +117,8 @@ class EmbeddedPhotographs:
     seed: Seed of the crops' boxes.
 
   Raises:
-    ImportError: A package or one of its photographs is not installed.
-    ValueError: `count` or `resolution` is out of range.
+    ImportError: If a package or one of its photographs is not installed.
+    ValueError: If `count` or `resolution` is out of range.
   """
 
   channels = 3
@@ -129,12 +132,12 @@ class EmbeddedPhotographs:
     limit = min(min(photograph.shape[:2]) for photograph in photographs)
     if not 1 <= resolution <= limit:
       raise ValueError(
-        f'the embedded photographs make images of 1 to {limit} pixels, '
-        f'got resolution {resolution}'
+        f'the resolution of embedded photographs must be 1 to {limit} pixels, '
+        f'got {resolution}'
       )
     self.name = f'embedded-{count}'
     self.resolution = resolution
-    self._boxes = _draw_boxes(photographs, count, resolution, seed)
+    self._boxes = _sample_boxes(photographs, count, resolution, seed)
 
   def __len__(self) -> int:
     return len(self._boxes)
@@ -149,16 +152,20 @@ class EmbeddedPhotographs:
     image = crop.resize(size, Image.Resampling.LANCZOS)
     return {'image': np.array(image), 'label': np.zeros([0], np.float32)}
 
-  def labels(self) -> Float[np.ndarray, 'n 0']:
+  def labels(self) -> labels_lib.Labels:
     """Returns the empty labels."""
-    return np.zeros([len(self), 0], np.float32)
+    return labels_lib.none(len(self))
+
+  def fingerprint(self) -> str:
+    """Returns a hash of the boxes, which tell all of the images."""
+    return hashlib.sha256(self._boxes.tobytes()).hexdigest()
 
 
 def locate(photograph: Photograph) -> pathlib.Path:
   """Returns the path of a photograph, without importing its package.
 
   Raises:
-    ImportError: The package or the file in it is missing.
+    ImportError: If the package or the file in it is missing.
   """
   spec = importlib.util.find_spec(photograph.package)
   for folder in (spec and spec.submodule_search_locations) or ():
@@ -181,16 +188,16 @@ def _decode(path: pathlib.Path) -> UInt8[np.ndarray, 'h w 3']:
   return pixels
 
 
-def _draw_boxes(
+def _sample_boxes(
   photographs: list[np.ndarray], count: int, resolution: int, seed: int
 ) -> Int[np.ndarray, 'count 4']:
-  """Draws (photograph, top, left, side) until `count` boxes are not flat."""
+  """Samples (photograph, top, left, side) until `count` are not flat."""
   sizes = np.array([photograph.shape[:2] for photograph in photographs])
   cumulative_area = np.cumsum(sizes.prod(axis=1))
   max_sides = np.minimum(sizes.min(axis=1), int(_MAX_ZOOM * resolution))
   moments = [_summed_moments(photograph) for photograph in photographs]
-  # RandomState's stream never changes between numpy versions, and four draws
-  # in a row make a box however many are drawn at a time.
+  # RandomState's stream never changes between numpy versions, and four numbers
+  # in a row make a box however many are sampled at a time.
   random = np.random.RandomState(seed)
   boxes = []
   while len(boxes) < count:
@@ -226,5 +233,5 @@ def _luma_stddev(
   total = moments[bottom, right] - moments[top, right]
   total += moments[top, left] - moments[bottom, left]
   luma, square = total.tolist()
-  # In integers, so that every machine draws the same boxes.
+  # In integers, so that every machine samples the same boxes.
   return math.sqrt(side**2 * square - luma**2) / side**2

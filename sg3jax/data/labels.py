@@ -1,91 +1,169 @@
-"""Labels of image files: dataset.json, or one class a subfolder.
+"""Labels: class indices or vectors, from dataset.json or from subfolders."""
 
-Class numbers stay numbers, int64 [n], until they are asked for: one-hot, they
-would fill the memory where there are many images and classes. Vectors are
-float32 [n, label_dim]; without labels, label_dim is 0.
-"""
-
+import collections
+import dataclasses
+import functools
 import itertools
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from absl import logging
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
+
+from sg3jax.data import archives, report
 
 FILE = 'dataset.json'
 
-# A larger class number is an identifier; one-hot, it would fill the memory.
+# A larger class number is an identifier, and no network has as many features.
 _MAX_CLASSES = 2**20
 # Folders into which tools spread large sets, in the order of the images.
 _SHARD = re.compile(r'\d{5}')
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 
-Stored: TypeAlias = Int64[np.ndarray, ' n'] | Float32[np.ndarray, 'n label_dim']
+_Entries: TypeAlias = dict[str, tuple[str, int | Sequence[float]]]
 
 
-def dim(stored: Stored) -> int:
-  """Returns the features of a label; of classes, the largest plus one."""
-  return int(stored.max()) + 1 if stored.ndim == 1 else stored.shape[1]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+  """The labels of a data set, which become vectors when they are asked for.
+
+  They read like a float32 array [n, dim]: `labels[rows]` returns the labels of
+  some images, class indices one-hot, and `np.asarray(labels)` those of all.
+  Class indices stay integers until then: one-hot, those of 100,000 images of
+  10,000 classes would take 3.7 GiB.
+
+  Attributes:
+    values: Class indices, int64 [n], or vectors, float32 [n, dim].
+    dim: Features of a label; 0 if there are none.
+    class_names: The name of each class, in the order of the indices; None if
+      classes have no names or labels are vectors.
+  """
+
+  values: Int64[np.ndarray, ' n'] | Float32[np.ndarray, 'n dim']
+  dim: int
+  class_names: tuple[str, ...] | None = None
+
+  def __len__(self) -> int:
+    return len(self.values)
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """The number of labels and of their features."""
+    return len(self.values), self.dim
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The type of the labels that are returned: float32."""
+    return np.dtype(np.float32)
+
+  @property
+  def has_classes(self) -> bool:
+    """True if the labels are class indices, False if they are vectors."""
+    return self.values.ndim == 1
+
+  def __getitem__(self, rows: Any) -> Float32[np.ndarray, '*rows dim']:
+    """Returns the labels of one image or of several, in new memory.
+
+    Args:
+      rows: An index, a slice or an array of indices.
+    """
+    if self.has_classes:
+      return one_hot(self.values[rows], self.dim)
+    return np.array(self.values[rows])
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    del copy  # There is no array to share.
+    return self[:].astype(dtype or np.float32)
+
+  def take(self, rows: Int64[np.ndarray, ' m']) -> 'Labels':
+    """Returns the labels of some images, of the same classes."""
+    return dataclasses.replace(self, values=self.values[rows])
+
+  def class_counts(self) -> Int64[np.ndarray, ' dim'] | None:
+    """Returns the number of images of each class; None for vectors."""
+    if not self.has_classes:
+      return None
+    return np.bincount(self.values, minlength=self.dim).astype(np.int64)
 
 
-def encode(
-  stored: np.ndarray | np.integer, label_dim: int
-) -> Float[np.ndarray, '*n label_dim']:
-  """Returns one or all stored labels as float32, classes one-hot."""
-  if np.issubdtype(stored.dtype, np.floating):
-    return np.array(stored)
-  classes = np.asarray(stored)[..., None] == np.arange(label_dim)
-  return classes.astype(np.float32)
+def one_hot(classes: Any, dim: int) -> Float32[np.ndarray, '*n dim']:
+  """Returns vectors that are 1 at a class's index and 0 elsewhere.
+
+  Args:
+    classes: Indices from 0 to `dim - 1`: an integer, or an array of any shape.
+    dim: The number of classes.
+  """
+  indices = np.asarray(classes)
+  vectors = np.zeros([*indices.shape, dim], np.float32)
+  np.put_along_axis(vectors, indices[..., None], 1, axis=-1)
+  return vectors
 
 
-def from_folders(
-  names: Sequence[str], where: str, *, use_labels: bool
-) -> Stored:
-  """Returns class numbers by subfolder.
+def none(n: int) -> Labels:
+  """Returns the labels of n images that have none."""
+  return Labels(np.zeros([n, 0], np.float32), 0)
 
-  Classes are the folders inside the deepest folder that holds all images, in
-  sorted order, so that `set.zip` may hold `set/cat/1.png`.
+
+def from_folders(names: Sequence[str], where: str) -> Labels:
+  """Returns one class for each subfolder.
+
+  Classes are the folders inside the deepest folder that holds all images, so
+  that `set.zip` may hold `set/cat/1.png`. They are sorted by name, or by value
+  if all names are numbers.
 
   Args:
     names: The names of the images.
     where: The folder or zip file, for messages.
-    use_labels: If not, there are no labels.
 
   Raises:
     ValueError: If an image is in no such folder.
   """
-  if not use_labels:
-    return _none(names)
-  folders = [pathlib.PurePosixPath(name).parts[:-1] for name in names]
-  levels = zip(*folders, strict=False)
-  depth = len(list(itertools.takewhile(lambda x: len(set(x)) == 1, levels)))
-  for name, folder in zip(names, folders, strict=True):
-    if len(folder) == depth:
-      raise ValueError(
-        f'{where} has no labels: there is no {FILE} in its root, and {name} is '
-        'in no subfolder that tells its class from others; add one of them, or '
-        'leave out --config.data.cond=1'
-      )
-  classes = sorted({folder[depth] for folder in folders})
+  folders = _class_folders(names)
+  if None in folders:
+    shown = report.printable(names[folders.index(None)])
+    raise ValueError(
+      f'{where} has no labels: there is no {FILE} in its root, and {shown} is '
+      'in no subfolder that tells its class from others; add one of them, or '
+      'set data.cond to False'
+    )
+  classes = class_order(filter(None, folders))
   if all(_SHARD.fullmatch(name) for name in classes):
     raise ValueError(
       f'{where} has no labels: there is no {FILE} in its root, and folders '
       f'named {classes[0]} only part a large set; add the file, rename the '
-      'folders if they are classes, or leave out --config.data.cond=1'
+      'folders if they are classes, or set data.cond to False'
     )
-  logging.info('Classes of %s, by subfolder: %s', where, ', '.join(classes))
-  number = {name: i for i, name in enumerate(classes)}
-  return np.array([number[folder[depth]] for folder in folders], np.int64)
+  index = {name: i for i, name in enumerate(classes)}
+  values = np.array([index[f] for f in folders if f is not None], np.int64)
+  return Labels(values, len(classes), classes)
+
+
+def _class_folders(names: Sequence[str]) -> list[str | None]:
+  """Returns the folder that is the class of each image, None without one."""
+  folders = [pathlib.PurePosixPath(name).parts[:-1] for name in names]
+  levels = zip(*folders, strict=False)
+  depth = len(list(itertools.takewhile(lambda x: len(set(x)) == 1, levels)))
+  return [f[depth] if len(f) > depth else None for f in folders]
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+  """Returns the different names in order: by value if all are numbers."""
+  different = set(names)
+  if all(name.isascii() and name.isdecimal() for name in different):
+    # Without int(), which refuses numbers of thousands of digits.
+    return tuple(
+      sorted(different, key=lambda n: (len(n.lstrip('0')), n.lstrip('0'), n))
+    )
+  return tuple(sorted(different))
 
 
 def describe_unused(
   text: bytes | None, where: str, names: Sequence[str]
 ) -> str:
-  """Returns what labels there are, if training does not ask for them.
+  """Returns which labels there are, if training does not ask for them.
 
   Args:
     text: The contents of dataset.json; None without such a file.
@@ -94,66 +172,85 @@ def describe_unused(
 
   Returns:
     A phrase, empty if there are none.
+
+  Raises:
+    ValueError: If dataset.json is not understood.
   """
   if text is not None:
     return f'{where} holds labels' if _parse(text, where) else ''
   try:
-    classes = dim(from_folders(names, where, use_labels=True))
+    classes = from_folders(names, where).dim
   except ValueError:
     return ''
   return f'{where} has {classes} subfolders, which may be classes'
 
 
-def read(
-  text: bytes, where: str, names: Sequence[str], *, use_labels: bool
-) -> Stored:
+def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
   """Returns the labels in dataset.json, in the order of the images.
 
   Args:
     text: The contents of the file.
     where: Its name, for messages.
     names: The names of the images.
-    use_labels: If not, there are no labels.
 
   Raises:
     ValueError: If the file does not give every image a label of one kind.
   """
   listed = _parse(text, where)
-  if not use_labels:
-    return _none(names)
   if listed is None:
     raise ValueError(
-      f'{where} says that there are no labels: add them, or leave out '
-      '--config.data.cond=1'
+      f'{where} says that there are no labels: add them, or set data.cond to '
+      'False'
     )
-  labels = {}
+  labels: _Entries = {}
   for entry in listed:
     name, label = _parse_entry(entry, where)
-    if name in labels:
-      raise ValueError(f'{where} lists {name} twice: remove one of the entries')
-    labels[name] = label
-  _check_names(labels, where, names)
-  sizes = {n: len(v) if isinstance(v, list) else 0 for n, v in labels.items()}
-  first = names[0]
-  for name in names:
-    if sizes[name] != sizes[first]:
+    key = _key(name)
+    if key in labels:
       raise ValueError(
-        f'{where} gives {name} {_describe(sizes[name])}, but {first} '
-        f'{_describe(sizes[first])}: use one kind of labels'
+        f'{where} lists {report.printable(name)} twice: remove one of the '
+        'entries'
       )
-  dtype = np.float32 if sizes[first] else np.int64
-  return np.array([labels[name] for name in names], dtype)
+    labels[key] = (name, label)
+  keys = [_key(name) for name in names]
+  _check_names(labels, where, names, keys)
+  values = [labels[key][1] for key in keys]
+  sizes = [len(v) if isinstance(v, list) else 0 for v in values]
+  for name, size in zip(names, sizes, strict=True):
+    if size != sizes[0]:
+      raise ValueError(
+        f'{where} gives {report.printable(name)} {_describe(size)}, but '
+        f'{report.printable(names[0])} {_describe(sizes[0])}: use one kind of '
+        'labels'
+      )
+  if sizes[0]:
+    return Labels(np.array(values, np.float32), sizes[0])
+  indices = np.array(values, np.int64)
+  return Labels(indices, int(indices.max()) + 1)
 
 
-def _none(names: Sequence[str]) -> Float32[np.ndarray, 'n 0']:
-  return np.zeros([len(names), 0], np.float32)
+def _key(name: str) -> str:
+  """Returns what two names are compared by: suffixes in one case."""
+  stem, dot, suffix = archives.normalize(name).rpartition('.')
+  return f'{stem}{dot}{suffix.lower()}'
 
 
 def _check_names(
-  labels: dict[str, Any], where: str, names: Sequence[str]
+  labels: _Entries, where: str, names: Sequence[str], keys: Sequence[str]
 ) -> None:
-  unlabelled = [name for name in names if name not in labels]
-  unknown = sorted(labels.keys() - set(names))
+  found: dict[str, str] = {}
+  for name, key in zip(names, keys, strict=True):
+    if key in found:
+      raise ValueError(
+        f'{report.printable(found[key])} and {report.printable(name)} differ '
+        f'in the case of their suffix alone, so that {where} cannot tell them '
+        'apart: rename one of them'
+      )
+    found[key] = name
+  unlabelled = [name for key, name in found.items() if key not in labels]
+  unknown = sorted(
+    name for key, (name, _) in labels.items() if key not in found
+  )
   for odd, problem in (
     (unlabelled, 'has no label for'),
     (unknown, 'has a label for an image that is not there,'),
@@ -161,45 +258,74 @@ def _check_names(
     if odd:
       more = f' (and {len(odd) - 1} more)' if odd[1:] else ''
       raise ValueError(
-        f'{where} {problem} {odd[0]}{more}: list every image once, with its '
-        'path from the root'
+        f'{where} {problem} {report.printable(odd[0])}{more}: list every image '
+        'once, with its path from the root'
       )
 
 
 def _parse(text: bytes, where: str) -> list[Any] | None:
   """Returns the `labels` of dataset.json, unchecked."""
   try:
-    contents = json.loads(text)
+    contents = json.loads(
+      text, object_pairs_hook=functools.partial(_object, where)
+    )
+  except RecursionError:
+    reason = 'it is nested too deeply'
+  except _RepeatedError:
+    raise
   except ValueError as error:
-    raise ValueError(
-      f'{where} is no valid JSON ({error}): write it again'
-    ) from error
-  listed = contents.get('labels', ()) if isinstance(contents, dict) else ()
-  if not isinstance(listed, list | None):
+    reason = str(error)
+  else:
+    listed = contents.get('labels', ()) if isinstance(contents, dict) else ()
+    if isinstance(listed, list | None):
+      return listed
     raise ValueError(
       f'{where} has the wrong structure: it must be '
       '{"labels": [[NAME, LABEL], ...]} or {"labels": null}'
     )
-  return listed
+  raise ValueError(f'{where} is no valid JSON ({reason}): write it again')
+
+
+class _RepeatedError(ValueError):
+  """A JSON object with a key twice."""
+
+
+def _object(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  counts = collections.Counter(key for key, _ in pairs)
+  for key, count in counts.items():
+    if count > 1:
+      raise _RepeatedError(
+        f'{where} has the key {report.printable(key[:80])!r} {count} times in '
+        'one object: remove all but one'
+      )
+  return dict(pairs)
 
 
 def _parse_entry(entry: Any, where: str) -> tuple[str, int | Sequence[float]]:
   """Returns the name and label of one entry in the list of labels."""
   match entry:
-    case [str(name), bool()]:
+    case [str(), bool()]:
       pass
     case [str(name), int(label)] if not 0 <= label < _MAX_CLASSES:
       raise ValueError(
-        f'{where} gives {name} the label {label}: count classes from 0'
+        f'{where} gives {report.printable(name)} the label {_shown(label)}: '
+        'count classes from 0'
       )
     case [str(name), int(label)]:
-      return name.replace('\\', '/'), label
+      return name, label
     case [str(name), [_, *_] as label] if all(map(_is_finite, label)):
-      return name.replace('\\', '/'), label
+      return name, label
   raise ValueError(
-    f'{where} has the entry {str(entry)[:80]}: it must be [NAME, LABEL] with a '
+    f'{where} has the entry {_shown(entry)}: it must be [NAME, LABEL] with a '
     'class number from 0 or a list of finite numbers'
   )
+
+
+def _shown(entry: Any) -> str:
+  try:
+    return report.printable(str(entry)[:80])
+  except (RecursionError, ValueError):  # Too deep, or too long a number.
+    return f'a {type(entry).__name__} that cannot be shown'
 
 
 def _is_finite(value: Any) -> bool:

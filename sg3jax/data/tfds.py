@@ -4,14 +4,17 @@ Datasets prepared in the ArrayRecord format have random access, and their
 examples parse without it: `tensorflow_datasets` alone is enough.
 """
 
+import hashlib
 import io
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
+
+from sg3jax.data import labels as labels_lib
 
 # Pillow's modes by number of channels.
 _MODES = {1: 'L', 3: 'RGB'}
@@ -22,7 +25,8 @@ class TfdsSource:
 
   Images are the feature `image`, else the only Image feature. Labels, where
   asked for, are the feature `label`, else the only ClassLabel feature: class
-  indices become one-hot vectors, vectors of floats stay as they are.
+  indices become one-hot vectors, vectors of floats stay as they are. Classes
+  have the names that the dataset gives them.
 
   Args:
     name: The dataset as `tfds.builder` takes it: `NAME[/CONFIG][:VERSION]`.
@@ -30,14 +34,14 @@ class TfdsSource:
     data_dir: The folder that holds `NAME/[CONFIG/]VERSION`; None for that of
       `tensorflow_datasets`, `~/tensorflow_datasets`.
     use_labels: Whether to read labels; `label_dim` is 0 without, and
-      `unused_labels` says what there is, empty for nothing.
+      `unused_labels` names those that are there, empty for none.
     resolution: The side in pixels that images must have; None for that of the
       first.
 
   Raises:
-    ImportError: `tensorflow_datasets` or `array_record` is not installed.
-    ValueError: The dataset is unknown, not prepared for random access or
-      empty; it has no such split, no unambiguous image or label feature, or
+    ImportError: If `tensorflow_datasets` or `array_record` is not installed.
+    ValueError: If the dataset is unknown, not prepared for random access or
+      empty; if it has no such split, no unambiguous image or label feature, or
       its first image is not a square of `resolution` with 1 or 3 channels.
   """
 
@@ -55,14 +59,17 @@ class TfdsSource:
     features = dict(builder.info.features)
     self.name = builder.name
     self.label_dim = 0
+    self.class_names: tuple[str, ...] | None = None
     self.unused_labels = ''
+    self._labels: labels_lib.Labels | None = None
     self._image_key = _image_key(tfds, name, features)
     if use_labels:
       self._label_key = _label_key(tfds, name, features)
-      self._is_class = isinstance(
-        features[self._label_key], tfds.features.ClassLabel
-      )
+      feature = features[self._label_key]
+      self._is_class = isinstance(feature, tfds.features.ClassLabel)
       self.label_dim = _label_dim(tfds, name, self._label_key, features)
+      if self._is_class:
+        self.class_names = _class_names(feature)
     elif 'label' in features:
       self.unused_labels = f'dataset {name} has the feature label'
     if not builder.info.splits[split].num_examples:
@@ -75,6 +82,7 @@ class TfdsSource:
       if isinstance(feature, tfds.features.Image)
     }
     self._examples = builder.as_data_source(split=split, decoders=encoded)
+    self._identity = f'{builder.info.full_name}:{split}:{len(self._examples)}'
     self.channels = features[self._image_key].shape[-1]
     if self.channels not in _MODES:
       raise ValueError(
@@ -92,22 +100,46 @@ class TfdsSource:
     """Returns `{'image': uint8 [h, w, c], 'label': float32 [label_dim]}`.
 
     Raises:
-      ValueError: The image is broken or differs in size from the others, or
-        it should have a label but has none.
+      ValueError: If the image is broken or differs in size from the others, or
+        should have a label but has none.
     """
     index = range(len(self))[index]
     example = self._examples[index]
     image = self._decode(index, example)
     self._check_size(index, image)
-    return {'image': image, 'label': self._label(index, example)}
-
-  def labels(self) -> Float[np.ndarray, 'n label_dim']:
-    """Returns all labels, reading but not decoding the images."""
-    labels = np.zeros([len(self), self.label_dim], np.float32)
+    label = np.zeros([0], np.float32)
     if self.label_dim:
-      for index in range(len(self)):
-        labels[index] = self._label(index, self._examples[index])
-    return labels
+      label = self._label(index, example)
+      if self._is_class:
+        label = labels_lib.one_hot(label, self.label_dim)
+    return {'image': image, 'label': np.asarray(label, np.float32)}
+
+  def labels(self) -> labels_lib.Labels:
+    """Returns all labels; the first call reads but does not decode the images.
+
+    Raises:
+      ValueError: If an image has no label.
+    """
+    if self._labels is None:
+      self._labels = self._read_labels()
+    return self._labels
+
+  def fingerprint(self) -> str:
+    """Returns a hash of the dataset's name and version, split and length."""
+    return hashlib.sha256(self._identity.encode()).hexdigest()
+
+  def _read_labels(self) -> labels_lib.Labels:
+    n = len(self)
+    if not self.label_dim:
+      return labels_lib.none(n)
+    values = (
+      np.zeros([n], np.int64)
+      if self._is_class
+      else np.zeros([n, self.label_dim], np.float32)
+    )
+    for index in range(n):
+      values[index] = self._label(index, self._examples[index])
+    return labels_lib.Labels(values, self.label_dim, self.class_names)
 
   def _decode(
     self, index: int, example: dict[str, Any]
@@ -130,22 +162,16 @@ class TfdsSource:
         'images to one square size'
       )
 
-  def _label(
-    self, index: int, example: dict[str, Any]
-  ) -> Float[np.ndarray, ' label_dim']:
-    if not self.label_dim:
-      return np.zeros([0], np.float32)
+  def _label(self, index: int, example: dict[str, Any]) -> Any:
+    """Returns the class index or the vector of an example."""
     label = example[self._label_key]
-    if not self._is_class:
-      return np.asarray(label, np.float32)
-    if not 0 <= label < self.label_dim:  # Test splits often hide theirs as -1.
+    # Test splits often hide theirs as -1.
+    if self._is_class and not 0 <= label < self.label_dim:
       raise ValueError(
         f'image {index} of dataset {self.name} has the label {label}, outside '
         f'0..{self.label_dim - 1}: choose a labelled split or drop the labels'
       )
-    one_hot = np.zeros([self.label_dim], np.float32)
-    one_hot[label] = 1
-    return one_hot
+    return label
 
 
 def _import_tfds() -> Any:
@@ -237,6 +263,12 @@ def _choose(
     f'dataset {name} has {len(candidates)} features that could be the '
     f'{preferred}, and none of them is called {preferred!r}; features: {found}'
   )
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+  """Returns the names of classes; None if they are numbered only."""
+  names = tuple(feature.names)
+  return None if names == tuple(map(str, range(len(names)))) else names
 
 
 def _label_dim(tfds: Any, name: str, key: str, features: dict[str, Any]) -> int:

@@ -151,8 +151,7 @@ class _Cells:
   @functools.cached_property
   def indices(self) -> np.ndarray:
     """Indices of the reals in the cells, one class a row."""
-    labels = self._source.labels()
-    values = getattr(labels, 'values', labels)  # Class indices, if it has them.
+    values = self._source.labels().values
     return grids.grid_indices(values, self.size, self._seed)
 
   def styles(
@@ -163,7 +162,7 @@ class _Cells:
     z = rng.randn(len(self.indices), snapshot.generator.z_dim)
     c = None
     if self._source.label_dim:
-      c = np.asarray(self._source.labels()[self.indices], np.float32)
+      c = self._source.labels()[self.indices]
     return images.styles(snapshot.variables, z.astype(np.float32), c)
 
 

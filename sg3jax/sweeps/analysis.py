@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sg3jax.data import labels as labels_lib
 from sg3jax.eval import image_generator
 from sg3jax.eval.metrics import base
 from sg3jax.nets import generator as generator_lib
@@ -191,7 +192,8 @@ def _measure(
   z = z.astype(np.float32)
   labels = c = None
   if generator.label_dim:
-    labels = np.eye(generator.label_dim, dtype=np.float32)
+    classes = np.arange(generator.label_dim)
+    labels = labels_lib.Labels(classes, generator.label_dim)
     c = labels[np.arange(len(z)) % len(labels)]
   args = (z,) if c is None else (z, c)
   variables = jax.jit(generator.init)(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sg3jax.data import labels as labels_lib
 from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
 from sg3jax.train import sharding
@@ -66,7 +67,7 @@ def open_batches(
 
 def _spread(
   loader: Iterator[dict[str, np.ndarray]],
-  labels: np.ndarray | None,
+  labels: labels_lib.Labels | None,
   size: int,
   seed: int,
   step: int,
@@ -83,6 +84,6 @@ def _spread(
     else:  # Generated images get labels as frequent as in the data.
       rng = np.random.default_rng((seed, number))
       for name in ('g_label', 'd_label'):
-        sampled = labels[rng.integers(len(labels), size=size)]
-        rows = rows | {name: sampled[local]}
+        sampled = rng.integers(len(labels), size=size)
+        rows = rows | {name: labels[sampled[local]]}
     yield sharding.shard_batch(rows, mesh)

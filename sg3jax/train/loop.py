@@ -4,6 +4,7 @@ import collections
 import contextlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -26,7 +27,7 @@ from sg3jax.train import (
 )
 from sg3jax.train import schedule as schedule_lib
 from sg3jax.train.config import compare
-from sg3jax.train.run_folder import startup_summary, ticks
+from sg3jax.train.run_folder import dataset, startup_summary, ticks
 from sg3jax.train.run_folder import writer as writer_lib
 from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
@@ -90,7 +91,9 @@ def train(
     trainer, more = build.settle_micro_batches(config, trainer, mesh)
     start = init_from.prepare(config, trainer, workdir, read_networks)
 
-    writer, changes = _open_folder(stack, config, workdir, allow_config_change)
+    writer, changes = _open_folder(
+      stack, config, source, workdir, allow_config_change
+    )
     checkpoints = checkpoint_lib.Checkpoints(
       workdir, keep=config.log.keep_checkpoints, best=best
     )
@@ -103,13 +106,22 @@ def train(
     with processes.fail_together('write the start of the log'):
       if changes:  # Now that the checkpoint is known to fit.
         writer.record_change(changes, config, step)
+      dataset.record(writer.workdir, source)
       startup_summary.log_run(
         writer, config, source, trainer, state, mesh, reasons + more
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
     run = _make_run(
-      config, trainer, writer, checkpoints, best, evaluators, stop, profile
+      config,
+      dataset.with_class_names(config.to_dict(), source),
+      trainer,
+      writer,
+      checkpoints,
+      best,
+      evaluators,
+      stop,
+      profile,
     )
     stack.callback(run.close)
     batches = stack.enter_context(
@@ -124,6 +136,7 @@ def train(
 def _open_folder(
   stack: contextlib.ExitStack,
   config: Config,
+  source: sources.ImageSource,
   workdir: str | pathlib.Path,
   allow_config_change: bool,
 ) -> tuple[writer_lib.RunWriter, list[str]]:
@@ -132,6 +145,9 @@ def _open_folder(
     writer = stack.enter_context(writer_lib.RunWriter(workdir))
     changes = compare.check_changes(
       writer.open_options(config), writer.workdir, allow_all=allow_config_change
+    )
+    changes += dataset.check(
+      writer.workdir, source, allow_config_change=allow_config_change
     )
     if config.log.wandb_project:
       writer.open_wandb(config.log.wandb_project, config)
@@ -163,6 +179,7 @@ def _restore_or_init(
 
 def _make_run(
   config: Config,
+  options: dict[str, Any],
   trainer: trainer_lib.Trainer,
   writer: writer_lib.RunWriter,
   checkpoints: checkpoint_lib.Checkpoints,
@@ -172,7 +189,7 @@ def _make_run(
   profile: range,
 ) -> '_Run':
   """Returns the loop of this session, with what it takes from the fields."""
-  options = config.log
+  max_nonfinite_ticks = config.log.max_nonfinite_ticks
   return _Run(
     trainer,
     config.train.batch,
@@ -181,12 +198,12 @@ def _make_run(
     checkpoints=checkpoints,
     saver=saving.Saver(
       checkpoints,
-      options=config.to_dict(),
+      options=options,
       best=best,
-      max_refused=options.max_nonfinite_ticks,
+      max_refused=max_nonfinite_ticks,
       log=writer.log,
     ),
-    losses=health.LossWatch(options.max_nonfinite_ticks, writer.log),
+    losses=health.LossWatch(max_nonfinite_ticks, writer.log),
     evaluators=evaluators,
     stop=stop or preemption.Stop(),
     profiler=profiling.Profiler(profile, writer.workdir, writer.log),

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -409,7 +410,6 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
       (*_GENERATE, '--seeds=0', '--translate=1,b'),
       '1,b is not understood: use',
     ),
-    ((*_GENERATE, '--seeds=0', '--class=cat'), '--class=cat'),
     ((*_GENERATE, '0-3'), "'0-3': write options as --name=value"),
     (('evaluate', '--metrics=eqt'), '--network is required'),
     (('evaluate', '--network=nowhere'), 'no run or checkpoint folder'),
@@ -523,7 +523,8 @@ def test_parse_seeds_names_what_it_does_not_understand(text):
   ('index', 'numbers', 'label_dim', 'label'),
   [
     (None, None, 0, None),
-    (1, None, 3, [0, 1, 0]),
+    ('1', None, 3, [0, 1, 0]),
+    ('02', None, 3, [0, 0, 1]),
     (None, ['0.5', '-2'], 2, [0.5, -2]),
   ],
 )
@@ -538,20 +539,58 @@ def test_make_label(index, numbers, label_dim, label):
 @pytest.mark.parametrize(
   ('index', 'numbers', 'label_dim', 'message'),
   [
-    (0, None, 0, '--class was given, but the network takes no labels'),
+    ('0', None, 0, '--class was given, but the network takes no labels'),
     (None, ['1'], 0, '--label was given, but the network takes no labels'),
     (None, None, 3, '--class=0 to --class=2, or --label with 3 numbers'),
-    (3, None, 3, '--class=0 to --class=2'),
-    (-1, None, 3, '--class=0 to --class=2'),
+    ('3', None, 3, 'no class --class=3: pass --class=0 to --class=2'),
+    ('-1', None, 3, '--class=0 to --class=2'),
+    ('cat', None, 3, 'no class --class=cat: pass --class=0'),
+    ('9' * 5000, None, 3, '--class=0 to --class=2'),
     (None, ['1', '2'], 3, '--label=1,2 is not understood: pass 3 numbers'),
     (None, ['a'], 1, '--label=a is not understood'),
     (None, ['nan'], 1, '--label=nan is not understood'),
-    (0, ['1'], 1, 'and no --class'),
+    ('0', ['1'], 1, 'and no --class'),
   ],
 )
 def test_make_label_names_what_is_wrong(index, numbers, label_dim, message):
   with pytest.raises(ValueError, match=message):
     common.make_label(index, numbers, label_dim)
+
+
+@pytest.mark.parametrize(
+  ('chosen', 'names', 'index'),
+  [
+    ('dog', ['cat', 'dog', '1'], 1),
+    # A number is an index, though another class is called so.
+    ('1', ['0', '2', '1'], 1),
+    ('2', ['1', '2', '10'], 2),
+    ('two words', ['cat', 'dog', 'two words'], 2),
+  ],
+)
+def test_a_class_has_an_index_and_a_name(chosen, names, index):
+  made = common.make_label(chosen, None, 3, names)
+  np.testing.assert_array_equal(made, np.eye(3)[index])
+
+
+def test_the_names_of_classes_are_listed_where_one_is_unknown():
+  with pytest.raises(ValueError, match=r'--class=bird: .*its name: cat, dog\)'):
+    common.make_label('bird', None, 2, ['cat', 'dog'])
+
+
+def test_a_label_of_many_classes_is_made_alone():
+  tracemalloc.start()
+  made = common.make_label('7', None, 20_000)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert (made.argmax(), made.sum()) == (7, 1)
+  assert peak < 2**20  # Not of all classes, which take 1.5 GiB.
+
+
+def test_data_that_number_their_classes_differently_are_refused():
+  evaluate._check_classes(('a', 'b'), ('a', 'b'))
+  evaluate._check_classes(None, ('a', 'b'))
+  with pytest.raises(ValueError, match='got 1, 10, 2 for 1, 2, 10: name'):
+    evaluate._check_classes(('1', '10', '2'), ('1', '2', '10'))
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_pickled_source_is_small_and_the_same(source):
 
 @pytest.mark.parametrize('resolution', [0, 301])
 def test_resolution_out_of_range(resolution):
-  with pytest.raises(ValueError, match=r'1 to 300 pixels.*' + str(resolution)):
+  with pytest.raises(ValueError, match=f'1 to 300 pixels, got {resolution}'):
     EmbeddedPhotographs(resolution=resolution)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sg3jax.data import files, sources
+from sg3jax.data import decoding, files, sources
 
 
 def picture(seed, shape=(8, 8, 3)):
@@ -134,7 +134,7 @@ def test_vector_labels_are_kept(store):
   expected = np.array([vectors[n] for n in sorted(vectors)], np.float32)
   np.testing.assert_array_equal(source.labels(), expected)
   np.testing.assert_array_equal(source[1]['label'], expected[1])
-  source.labels()[:] = 7  # A copy.
+  source.labels()[:][:] = 7  # A copy.
   np.testing.assert_array_equal(source.labels(), expected)
 
 
@@ -149,7 +149,7 @@ def test_subfolders_are_classes(store):
 @pytest.mark.parametrize('names', [['1.png', '2.png'], ['cat/1.png', '2.png']])
 def test_labels_wanted_but_absent(store, names):
   path = store({n: encode(picture(0)) for n in names})
-  with pytest.raises(ValueError, match=r'no labels.*config\.data\.cond'):
+  with pytest.raises(ValueError, match=r'no labels.*set data\.cond to False'):
     files.ImageFiles(path, use_labels=True)
 
 
@@ -243,7 +243,7 @@ def test_truncated_zip(tmp_path):
   ('names', 'found'),
   [
     ([], 'found no files'),
-    (['a.gif', 'b/c.GIF', 'x.txt', 'README'], '2 of .gif, 1 of '),
+    (['a.psd', 'b/c.PSD', 'x.txt', 'README'], '2 of .psd, 1 of '),
     (['.hidden/a.png', '__MACOSX/._a.png', '.a.png'], '3 of .png|2 of .png'),
   ],
 )
@@ -310,7 +310,8 @@ def test_odd_image(store, monkeypatch, shape, described, when):
   )
   problem = rf'b\.png in .* has {described}.*a\.png has 8x8.*3 .*convert or'
   if when == 'decoded':  # As if the sample of headers had not held it.
-    monkeypatch.setattr(files.ImageFiles, '_header', lambda *_: (8, 8, 3))
+    header = decoding.Header((8, 8, 3), 'RGB', ())
+    monkeypatch.setattr(files.ImageFiles, '_header', lambda *_: header)
     source = files.ImageFiles(path)
     with pytest.raises(ValueError, match=problem):
       source[1]
@@ -359,7 +360,7 @@ def test_resolution_must_match(store):
   path = store({'a.png': encode(picture(0))})
   assert files.ImageFiles(path, resolution=8).resolution == 8
   with pytest.raises(
-    ValueError, match=r'a\.png in .* 16 pixels: .*--config\.model\.resolution=8'
+    ValueError, match=r'a\.png in .* 16 pixels: .*set model\.resolution to 8'
   ):
     files.ImageFiles(path, resolution=16)
 
@@ -454,10 +455,22 @@ def test_open_source_finds_the_home_folder(store, monkeypatch):
   ('spec', 'options', 'error', 'problem'),
   [
     ('nowhere', {}, FileNotFoundError, r"'nowhere' do not exist: .*\.zip file"),
+    ('gs://a/b.zip', {}, ValueError, r"got the address 'gs://a/b\.zip': down"),
+    ('https://a.b/c', {}, ValueError, r'download the data first'),
     ('embedded:x', {}, ValueError, r'embedded:x .*such as embedded:4000'),
     ('embedded:0', {}, ValueError, r'embedded:0 .*such as embedded:4000'),
-    ('embedded', {'use_labels': True}, ValueError, r'no labels: leave out'),
-    ('embedded', {'max_images': 0}, ValueError, r'max_images is 0: use 1'),
+    (
+      'embedded',
+      {'use_labels': True},
+      ValueError,
+      r'have no labels: set',
+    ),
+    (
+      'embedded',
+      {'max_images': 0},
+      ValueError,
+      r'must be at least 1, got 0',
+    ),
     ('tfds:', {}, ValueError, r'names no set: write tfds:NAME'),
   ],
 )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sg3jax.data import files, loader, sources
+from sg3jax.data import files, labels, loader, sources
 
 
 class Numbers:
@@ -39,7 +39,7 @@ class Numbers:
 
   def labels(self):
     numbers = np.arange(self.count, dtype=np.float32)
-    return np.stack([numbers, -numbers], axis=1)
+    return labels.Labels(np.stack([numbers, -numbers], axis=1), 2)
 
 
 def take(count, source, **options):

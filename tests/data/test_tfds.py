@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sg3jax.data import sources
 from sg3jax.data.tfds import TfdsSource
 
 tfds = pytest.importorskip('tensorflow_datasets')
@@ -89,6 +90,8 @@ def test_classes_become_one_hot(squares):
   labels = source.labels()
   assert labels.dtype == np.float32
   assert labels.shape == (12, 3)
+  assert labels.values.shape == (12,)
+  assert source.class_names is None  # They are numbers only.
   for index, item in enumerate(source):
     expected = np.eye(3)[int(item['image'].max()) // 10 % 3]
     np.testing.assert_array_equal(item['label'], expected)
@@ -105,7 +108,7 @@ def test_labels_are_read_without_decoding_images(squares, monkeypatch):
   monkeypatch.setattr(tfds.features.Image, 'decode_example_np', fail)
   with pytest.raises(AssertionError, match='an image was decoded'):
     source[0]
-  assert source.labels().sum() == 12
+  assert source.labels()[:].sum() == 12
 
 
 def test_grey_files_of_a_colour_dataset_become_rgb(tmp_path):
@@ -157,7 +160,7 @@ def test_grey_images_under_another_key_and_vector_labels(tmp_path):
   for item in source:
     assert item['image'].shape == (8, 8, 1)
     np.testing.assert_array_equal(item['label'], [item['image'].max(), 0.5])
-  assert sorted(source.labels()[:, 0]) == [0, 1, 2, 3]
+  assert sorted(source.labels()[:][:, 0]) == [0, 1, 2, 3]
 
 
 def test_the_only_class_label_is_the_label(tmp_path):
@@ -168,6 +171,29 @@ def test_the_only_class_label_is_the_label(tmp_path):
   )
   source = TfdsSource('made', data_dir=tmp_path, use_labels=True)
   np.testing.assert_array_equal(source[0]['label'], [0, 1])
+
+
+def test_classes_have_the_names_of_the_dataset(tmp_path):
+  names = ['cat', 'dog', 'emu']
+  prepare(
+    tmp_path,
+    {'image': colour(), 'label': tfds.features.ClassLabel(names=names)},
+    [{'image': picture(i), 'label': i % 2} for i in range(4)],
+  )
+  source = TfdsSource('made', data_dir=tmp_path, use_labels=True)
+  assert source.class_names == tuple(names)
+  lines = sources.describe(source)
+  assert lines[0] == 'Classes:        0 cat (2), 1 dog (2), 2 emu (0)'
+  assert 'no images of 1 class of 3: 2 emu' in lines[1]
+
+
+def test_fingerprints_tell_splits_apart(squares):
+  def fingerprint(split):
+    source = TfdsSource('made', data_dir=squares, split=split)
+    return sources.fingerprint(source)
+
+  assert fingerprint('train') == fingerprint('train')
+  assert fingerprint('train') != fingerprint('train[:50%]')
 
 
 def test_missing_package_says_how_to_install_it(squares, monkeypatch):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sg3jax.data import labels as labels_lib
 from sg3jax.eval import evaluators
 from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
@@ -31,7 +32,7 @@ class _Source:
     return {'image': image, 'label': np.zeros(0, np.float32)}
 
   def labels(self):
-    return np.zeros((8, 0), np.float32)
+    return labels_lib.none(8)
 
 
 @pytest.fixture(scope='module')

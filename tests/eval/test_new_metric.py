@@ -15,6 +15,7 @@ import pytest
 
 from sg3jax import launch
 from sg3jax import model as model_lib
+from sg3jax.data import labels as labels_lib
 from sg3jax.eval.metrics import base
 from sg3jax.eval.plots import curves
 from sg3jax.sweeps import analysis, report, store, training
@@ -73,7 +74,7 @@ class _Images:
     return {'image': image, 'label': np.zeros(0, np.float32)}
 
   def labels(self):
-    return np.zeros((8, 0), np.float32)
+    return labels_lib.none(8)
 
 
 @pytest.fixture(scope='module')

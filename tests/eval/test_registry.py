@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sg3jax import launch
+from sg3jax.data import labels as labels_lib
 from sg3jax.eval import image_generator
 from sg3jax.eval.metrics import base
 from sg3jax.train import config as config_lib
@@ -167,7 +168,7 @@ class TestContext:
 
   def test_labels_are_sampled_from_those_of_the_reals(self):
     images = _Images(label_dim=3)
-    labels = np.eye(3, dtype=np.float32)[[0, 2]]
+    labels = labels_lib.Labels(np.array([0, 2]), 3)
     context = _context(images, labels=labels)
     first = _context(images, labels=labels)
     context.fakes(8)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sg3jax.data import labels as labels_lib
+
 
 class Noise:
   """Random images in memory, with one-hot or other labels if asked for."""
@@ -16,10 +18,10 @@ class Noise:
     self.label_dim = label_dim
     shape = (count, resolution, resolution, channels)
     self._images = rng.randint(0, 256, shape).astype(np.uint8)
-    self._labels = rng.randn(count, label_dim).astype(np.float32)
+    labels = rng.randn(count, label_dim).astype(np.float32)
     if label_dim and one_hot:
-      classes = rng.randint(label_dim, size=count)
-      self._labels = np.eye(label_dim, dtype=np.float32)[classes]
+      labels = rng.randint(label_dim, size=count)
+    self._labels = labels_lib.Labels(labels, label_dim)
 
   def __len__(self):
     return len(self._images)

@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
 
+from sg3jax.data import labels as labels_lib
 from sg3jax.data import sources
 from sg3jax.eval import image_generator as image_generator_lib
 from sg3jax.types import ImagesU8, Variables
@@ -266,7 +266,7 @@ class Context:
     num_samples: int,
     seed: int,
     source: sources.ImageSource | None = None,
-    labels: Float[np.ndarray, 'n classes'] | None = None,
+    labels: labels_lib.Labels | None = None,
     group_size: int = 4,
     kept: dict[Hashable, Any] | None = None,
   ):
@@ -332,11 +332,8 @@ class Context:
     return self._source
 
   @functools.cached_property
-  def labels(self) -> Any:
+  def labels(self) -> labels_lib.Labels | None:
     """Labels to sample from; None for a generator without labels.
-
-    `labels[rows]` are float32 vectors [n, classes], and `len(labels)` is the
-    number of labels.
 
     Raises:
       ValueError: If the generator takes labels and there are no real images.
@@ -359,7 +356,7 @@ class Context:
     Class indices [m] where the source has classes, which one-hot would take
     much memory, or vectors [m, classes]; None for a generator without labels.
     """
-    return getattr(self.labels, 'values', self.labels)
+    return None if self.labels is None else self.labels.values
 
   def reals(self, count: int) -> ImagesU8:
     """Returns a random choice of real images, uint8 [count, h, w, c].
@@ -405,7 +402,7 @@ class Context:
     if self.labels is not None:
       rng = np.random.RandomState((self.seed, 1))
       rows = rng.randint(len(self.labels), size=stop)[start:]
-      c = np.asarray(self.labels[rows], np.float32)
+      c = self.labels[rows]
     ws = self.images.styles(self.variables, z.astype(np.float32), c)
     return self.images.synthesize(self.variables, ws)
 

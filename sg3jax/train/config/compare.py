@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from sg3jax.data import sources
 from sg3jax.train.config import fields
 from sg3jax.train.config.defaults import default_config
 
@@ -19,6 +20,9 @@ MAY_CHANGE = (
   'log.',
   'data.workers:',
 )
+
+# Fields that name data or files: compared by what they name.
+_NAMES = ('data.source', 'train.init_from')
 
 _ABSENT = '(absent)'
 
@@ -49,10 +53,17 @@ def config_difference(old: Config, new: Config) -> list[str]:
       json.dumps(leaves[key]) if key in leaves else _ABSENT
       for leaves in (before, after)
     )
+    if key in _NAMES and _name_the_same(before.get(key), after.get(key)):
+      continue
     # The text tells NaN from NaN no difference; the value, 1 from 1.0 none.
     if a != b and before.get(key, _ABSENT) != after.get(key, _ABSENT):
       lines.append(f'{key}: {a} -> {b}')
   return lines
+
+
+def _name_the_same(old: Any, new: Any) -> bool:
+  both = isinstance(old, str) and isinstance(new, str)
+  return both and sources.is_same(old, new)
 
 
 def plain(config: Config) -> dict[str, Any]:

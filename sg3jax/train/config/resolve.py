@@ -2,6 +2,7 @@
 
 import math
 
+from sg3jax.data import sources
 from sg3jax.train.config import fields
 from sg3jax.train.step import augment as augment_lib
 from sg3jax.types import Config
@@ -28,6 +29,9 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
     ValueError: If a value is out of range; the message names the field.
   """
   _check(config)
+  if config.data.source:
+    # A resumed run may have another current folder.
+    config.data.source = sources.absolute(config.data.source)
   reasons = []
 
   def settle(section: str, field: str, value, reason: str) -> None:

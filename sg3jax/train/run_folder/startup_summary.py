@@ -45,11 +45,8 @@ def log_run(
     f'{config.train.total_kimg:g} kimg',
     f'Augmentation:   {_augmentation(config)}',
     *(f'Settled:        {reason}' for reason in reasons),
+    *sources.describe(source),
   ]
-  if unused := sources.unused_labels(source):
-    lines.append(
-      f'Warning: {unused}, unused: pass --config.data.cond=1 to train on them'
-    )
   if int(state.step):
     lines.append(
       f'Resuming:       from step {int(state.step)}, '

@@ -1,0 +1,208 @@
+r"""The files of a folder or of a zip file, under uniform names.
+
+Tools and systems spell the same name differently: `c\a.png` or `c/a.png`, é as
+one character or as two, with or without `./` in front. Names are made uniform
+here, once, and `normalize` does the same to the names that a list of labels
+has.
+"""
+
+import collections
+import os
+import pathlib
+import struct
+import threading
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sg3jax.data import report
+
+_UTF8_FLAG = 0x800  # In a zip file: the name is UTF-8, as opposed to cp437.
+
+
+def normalize(name: str) -> str:
+  """Returns the uniform spelling of a file's name.
+
+  It has `/` between folders, composed characters (NFC), and no empty and no
+  `.` parts.
+  """
+  name = unicodedata.normalize('NFC', name.replace('\\', '/'))
+  return '/'.join(part for part in name.split('/') if part not in ('', '.'))
+
+
+def open_archive(path: pathlib.Path) -> 'Folder | Zip':
+  """Opens a folder or a zip file.
+
+  Raises:
+    FileNotFoundError: If `path` does not exist.
+    OSError: If a folder cannot be listed, or a file cannot be read.
+    ValueError: If a file is no zip file, or two names in it are the same.
+  """
+  if path.is_dir():
+    return Folder(path)
+  if not path.exists():
+    raise FileNotFoundError(f'{path} does not exist: check the path')
+  try:
+    return Zip(path)
+  except (zipfile.BadZipFile, EOFError, struct.error) as error:
+    with path.open('rb') as file:
+      truncated = file.read(2) == b'PK'
+    raise ValueError(
+      f'{path} is a truncated or damaged zip file ({error}): copy or download '
+      'it again'
+      if truncated
+      else f'{path} is no zip file: pass a folder of images or a zip file'
+    ) from error
+
+
+class Folder:
+  """The files below a folder; links are followed.
+
+  Attributes:
+    path: The folder.
+    notes: Sentences on names in another spelling and links left out.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    loops: list[str] = []
+    spelt = self._walk(loops)
+    self._names, self._stored, self.notes = _uniform(path, spelt)
+    if loops:
+      self.notes += (
+        f'{report.count(len(loops), "link")} to a folder above skipped: '
+        f'{report.examples(sorted(loops))}',
+      )
+
+  def names(self) -> list[str]:
+    """Returns the uniform names of all files, sorted."""
+    return list(self._names)
+
+  def _walk(self, loops: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields files for `_uniform`; adds links in circles to `loops`."""
+    for folder, folders, names in os.walk(
+      self.path, followlinks=True, onerror=_raise
+    ):
+      relative = pathlib.Path(folder).relative_to(self.path)
+      endless = [f for f in folders if self._leads_up(relative / f)]
+      loops.extend((relative / name).as_posix() for name in endless)
+      # os.walk goes on with what is left in the list.
+      folders[:] = [name for name in folders if name not in endless]
+      for name in names:
+        stored = (relative / name).as_posix()
+        yield stored, stored
+
+  def _leads_up(self, relative: pathlib.Path) -> bool:
+    """Returns whether a path is a link to a folder that it lies in."""
+    if not (self.path / relative).is_symlink():
+      return False
+    target = os.path.realpath(self.path / relative)
+    above = (os.path.realpath(self.path / p) for p in relative.parents)
+    return any(os.path.commonpath([target, p]) == target for p in above)
+
+  def open(self, name: str) -> Any:
+    """Opens a file to read: binary, seekable, of no common type."""
+    return (self.path / self._stored.get(name, name)).open('rb')
+
+
+class Zip:
+  """The files in a zip file, readable from any thread and process.
+
+  Attributes:
+    path: The zip file.
+    notes: Sentences on names in another spelling and names found twice.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self._local = threading.local()
+    infos = self._handle().infolist()
+    files = [info for info in infos if info.filename[-1:] not in ('/', '\\')]
+    counts = collections.Counter(info.filename for info in files)
+    twice = [name for name, count in counts.items() if count > 1]
+    spelt = {info.filename: _decoded(info) for info in files}
+    self._names, self._stored, self.notes = _uniform(path, spelt.items())
+    if twice:
+      self.notes += (
+        f'{report.count(len(twice), "name")} found more than once, the last '
+        f'file of each is read: {report.examples(twice)}',
+      )
+
+  def __getstate__(self) -> dict[str, Any]:
+    # Handles stay behind; the copy opens its own.
+    return {k: v for k, v in self.__dict__.items() if k != '_local'}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._local = threading.local()
+
+  def names(self) -> list[str]:
+    """Returns the uniform names of all files, sorted."""
+    return list(self._names)
+
+  def open(self, name: str) -> Any:
+    """Opens a file to read: binary, seekable, of no common type."""
+    return self._handle().open(self._stored.get(name, name))
+
+  def _handle(self) -> zipfile.ZipFile:
+    # One a thread, so that none waits for another; one a process, because
+    # after a fork both would move the same file position.
+    if getattr(self._local, 'pid', None) != os.getpid():
+      self._local.file = zipfile.ZipFile(self.path)
+      self._local.pid = os.getpid()
+    return self._local.file
+
+
+def _raise(error: OSError) -> None:
+  raise error  # os.walk would leave out a folder that it cannot list.
+
+
+def _decoded(info: zipfile.ZipInfo) -> str:
+  """Returns a name in a zip file as the tool that wrote it meant it.
+
+  macOS writes UTF-8 without the flag that says so.
+  """
+  if not info.flag_bits & _UTF8_FLAG:
+    try:
+      return info.filename.encode('cp437').decode()
+    except UnicodeError:
+      pass
+  return info.filename
+
+
+def _uniform(
+  path: pathlib.Path, spelt: Iterable[tuple[str, str]]
+) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+  """Makes names uniform, and notes which were not.
+
+  Args:
+    path: The folder or zip file, for messages.
+    spelt: Pairs of the name as it is stored and as it reads.
+
+  Returns:
+    Uniform names, sorted; the stored names of those that differ; and notes.
+
+  Raises:
+    ValueError: If two stored names become the same.
+  """
+  stored: dict[str, str] = {}
+  for raw, name in spelt:
+    uniform = normalize(name)
+    if uniform in stored:
+      raise ValueError(
+        f'{path} holds {report.printable(stored[uniform])!r} and '
+        f'{report.printable(raw)!r}, which are spellings of one name: rename '
+        'or remove one of them'
+      )
+    stored[uniform] = raw
+  names = sorted(stored)
+  differing = {name: stored[name] for name in names if stored[name] != name}
+  notes: tuple[str, ...] = ()
+  if differing:
+    pairs = [f'{raw} as {name}' for name, raw in differing.items()]
+    notes = (
+      f'{report.count(len(differing), "name")} read in another spelling, with '
+      f'/ between folders and in Unicode NFC: {report.examples(pairs)}',
+    )
+  return names, differing, notes
