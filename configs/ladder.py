@@ -37,7 +37,7 @@ takes 1.1 days, of R 1.4 days on 8 A100, published for the PyTorch system.
 
 from sg3jax.train import config as config_lib
 
-# Of the paper's FFHQ-U runs.
+# As in the paper's FFHQ-U runs.
 _DEFAULTS = {
   'resolution': 256,
   'batch': 64,
@@ -110,7 +110,7 @@ def _changes(rigid_layers: int) -> dict[str, dict]:
     },
     'fixed': {'model.synthesis.learned_transform': False},
     'path_length': {'train.pl_weight': 0.5},
-    'half': {},  # Of the channels; see `get_config`.
+    'half': {},  # Half the channels; see `get_config`.
     'double': {},
     'lanczos': _SEPARABLE | {'model.synthesis.filter': 'lanczos'},
     'gaussian': _SEPARABLE | {'model.synthesis.filter': 'gaussian'},

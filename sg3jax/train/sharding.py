@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, and rules for states and batches.
+"""Places arrays on devices: the mesh, and rules for states and batches.
 
 Images are spread over the mesh's 'data' axis, everything else is replicated.
 One program is traced for all devices, on global shapes, so statistics over the
