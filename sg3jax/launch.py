@@ -31,7 +31,7 @@ def open_source(config: Config) -> sources.ImageSource:
   """
   if config.data.source is None:
     raise ValueError(
-      'there are no training images: pass --config.data.source= with a folder, '
+      'there are no training images: set data.source to a folder, '
       'a .zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
     )
   return sources.open_source(

@@ -99,13 +99,13 @@ def check_batch(
     below = max(batch // mesh.size, 1) * mesh.size
     raise ValueError(
       f'a batch of {batch} cannot be spread over {mesh.size} devices: use '
-      f'--config.train.batch={below} or another multiple of {mesh.size}, or '
+      f'train.batch={below} or another multiple of {mesh.size}, or '
       f'fewer --devices'
     )
   if batch % (micro_batches * mesh.size):
     raise ValueError(
       f'a batch of {batch} cannot be computed in {micro_batches} micro-batches '
-      f'on {mesh.size} devices: --config.train.micro_batches must divide '
+      f'on {mesh.size} devices: train.micro_batches must divide '
       f'{batch // mesh.size}'
     )
   shrunk = batch // pl_batch_shrink
@@ -113,7 +113,7 @@ def check_batch(
     raise ValueError(
       f'the batch of path lengths, {batch} // {pl_batch_shrink}, cannot be '
       f'spread over {mesh.size} devices: use '
-      '--config.train.pl_batch_shrink=1 or a larger batch'
+      'train.pl_batch_shrink=1 or a larger batch'
     )
 
 
