@@ -47,7 +47,7 @@ _DEFAULTS = {
 
 
 def _steps(rigid_layers: int) -> dict[str, dict]:
-  """Returns what each step changes, in order."""
+  """Returns the changes of each step, in order."""
   return {
     'A': {
       'model.generator': 'stylegan2',
@@ -94,7 +94,7 @@ def _steps(rigid_layers: int) -> dict[str, dict]:
 
 
 def _changes(rigid_layers: int) -> dict[str, dict]:
-  """Returns what each change of T or R changes."""
+  """Returns the fields that each ablation of T or R changes."""
   return {
     'filter4': {'model.synthesis.filter_size': 4},
     'filter8': {'model.synthesis.filter_size': 8},
@@ -121,7 +121,7 @@ def _changes(rigid_layers: int) -> dict[str, dict]:
 
 _SEPARABLE = {'model.synthesis.radial_filters': False}
 
-# Factors on the channels.
+# These factors multiply the channels.
 _CAPACITY = {'R': 2.0, 'half': 0.5, 'double': 2.0, 'p4': 0.5}
 
 

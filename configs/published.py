@@ -1,4 +1,4 @@
-"""The runs of the paper (Fig. 5, 15, 16), every option of theirs.
+"""The runs of the paper (Fig. 5, 15, 16) with all of their options.
 
     sg3jax train --config=published:afhqv2,r --workdir=runs/afhqv2-r \
       --config.data.source=afhqv2-512x512.zip

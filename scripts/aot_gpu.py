@@ -1,4 +1,4 @@
-"""What the GPU compiler makes of the Mosaic GPU kernel, without a GPU.
+"""Compiles the Mosaic GPU kernel for GPUs that are not there, and describes it.
 
 Needs the CUDA plugin of JAX and the CUDA compiler, `_REMEDY`; with nvdisasm
 the instructions of the main loop are counted too.
@@ -20,8 +20,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
-from sg3jax.ops.filtered_lrelu.gpu import tiling as gpu_tiling
+from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
+from sg3jax.ops.filtered_lrelu.gpu.geometry import CHANNELS, simplify
 from sg3jax.ops.filtered_lrelu.gpu.tiling import Tile
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
@@ -103,7 +103,7 @@ def compile_facts(
     instructions_per_output: the same for each output a thread makes;
     hgmma: how many of them are tensor core products, or None;
     is_serialized: whether ptxas could not overlap those;
-    estimated_registers, estimated_instructions: what `gpu.tiling` reckons with;
+    estimated_registers, estimated_instructions: what `gpu.geometry` estimates;
     seconds: to trace, lower and compile.
 
   Raises:
@@ -119,26 +119,26 @@ def compile_facts(
     for s in operand_shapes
   ]
   scaling = layer_scaling(operands) if is_scaled else NONE
-  simple = gpu_tiling.simplify(chain)
+  simple = simplify(chain)
   if tile is None:
-    reason = gpu_kernel.unsupported(chain, *operands, scaling=scaling)
+    reason = gpu_launch.unsupported(chain, *operands, scaling=scaling)
     if reason is not None:
       raise NotImplementedError(
         f'The kernel cannot serve this chain: {reason}.'
       )
-    tile = gpu_kernel.choose_tile(simple, *operands, scaling=scaling)
+    tile = gpu_launch.choose_tile(simple, *operands, scaling=scaling)
     assert tile is not None
 
   def call(scaling, *arrays):
-    return gpu_kernel.launch(simple, tile, *arrays, scaling=scaling)
+    return gpu_launch.launch(simple, tile, *arrays, scaling=scaling)
 
   start = time.perf_counter()
   reports = _compile(call, scaling, operands)
   seconds = time.perf_counter() - start
-  plan = gpu_kernel.geometry(simple, tile, *operands, scaling=scaling)
+  geometry = gpu_launch.geometry_of(simple, tile, *operands, scaling=scaling)
   ptxas = reports.get('.ptxas', '')
   loop = _main_loop(reports.get('.sass_ctrl', ''))
-  outputs = plan.groups_per_step * tile.width * gpu_tiling.CHANNELS / 128
+  outputs = geometry.groups_per_step * tile.width * CHANNELS / 128
   return {
     'tile': tuple(tile),
     'registers': _number(r'Used (\d+) registers', ptxas),
@@ -151,8 +151,8 @@ def compile_facts(
     'instructions_per_output': len(loop) / outputs if loop else None,
     'hgmma': sum('HGMMA' in line for line in loop) if loop else None,
     'is_serialized': 'serialized' in ptxas,
-    'estimated_registers': round(plan.registers),
-    'estimated_instructions': round(plan.instructions),
+    'estimated_registers': round(geometry.registers),
+    'estimated_instructions': round(geometry.instructions),
     'seconds': seconds,
   }
 

@@ -1,4 +1,4 @@
-"""What the TPU compiler makes of the Pallas kernel, without a TPU.
+"""Compiles the Pallas kernel for TPUs that are not there, and describes it.
 
 Needs the TPU compiler, which `pip install 'jax[tpu]'` brings. It writes the
 static schedule of a kernel as text, one line for each bundle of instructions
@@ -27,6 +27,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.tpu import kernel as tpu_kernel
+from sg3jax.ops.filtered_lrelu.tpu import launch as tpu_launch
 from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
 
 _TOPOLOGIES = {
@@ -46,7 +47,7 @@ _LINE = re.compile(r'^\s*(?:0x[0-9a-f]+|\d+)\s+(LB|LH|LE|PB|PF|CT)?\s*:\s*(>*)')
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of a compiled kernel.
+  """Facts of a compiled kernel.
 
   Attributes:
     generation: The TPU that it was compiled for.
@@ -118,15 +119,15 @@ def compile_facts(
     jax.ShapeDtypeStruct((n, *size, c), dtype, sharding=sharding)
     for size in chain.in_sizes
   ]
-  if reason := tpu_kernel.unsupported(chain, *operands, kind=generation):
+  if reason := tpu_launch.unsupported(chain, *operands, kind=generation):
     raise NotImplementedError(reason)
-  tiling = tpu_kernel.tiling(chain, operands[0], generation)
+  tiling = tpu_launch.tiling(chain, operands[0], generation)
   assert tiling is not None
   remove_dumps()
   start = time.perf_counter()
   mesh = Mesh(np.array([device]), ('one',))
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-    run = functools.partial(tpu_kernel.run, chain, kind=generation)
+    run = functools.partial(tpu_launch.run, chain, kind=generation)
     compiled = jax.jit(run).trace(*operands).lower(
       lowering_platforms=('tpu',)
     ).compile()  # fmt: skip

@@ -25,17 +25,18 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import layer_shapes
 import matplotlib
 import numpy as np
 from absl import app, flags
 
 from sg3jax.nets import spec as spec_lib
-from sg3jax.ops.filtered_lrelu import filtered_lrelu, make_plan
+from sg3jax.ops.filtered_lrelu import filtered_lrelu
 from sg3jax.ops.filtered_lrelu.plan import Chain, Plan
 from sg3jax.types import Array
 
@@ -117,17 +118,10 @@ class Row:
 def operator(layer: spec_lib.LayerSpec, implementation: str | None) -> Callable:
   """Returns the nonlinearity of a layer, (x, b) -> y."""
   options = layer.nonlinearity() | {
-    'clamp': 256.0,
+    'clamp': layer_shapes.CLAMP,
     'implementation': implementation,
   }
   return lambda x, b: filtered_lrelu(x, b=b, **options)
-
-
-def layer_plan(layer: spec_lib.LayerSpec) -> Plan:
-  """Returns the plan of a layer's nonlinearity."""
-  shape = (layer.padded_size, layer.padded_size)
-  options = layer.nonlinearity()
-  return make_plan(shape, dtype(), **options, clamp=256.0)
 
 
 def with_gradient(f: Callable) -> Callable:
@@ -190,19 +184,6 @@ def directions() -> dict[str, Callable[[Callable], Callable]]:
   return {_DIRECTION.value: wrappers[_DIRECTION.value]}
 
 
-def distinct_layers(
-  spec: spec_lib.SynthesisSpec,
-) -> Iterator[spec_lib.LayerSpec]:
-  """Yields each kind of layer once; ToRGB has no nonlinearity."""
-  seen = set()
-  for layer in spec.layers:
-    size = layer.padded_size
-    kind = (size, layer.out_channels, layer.up_factor, layer.padding)
-    if kind not in seen and not layer.is_torgb:
-      seen.add(kind)
-      yield layer
-
-
 def peaks() -> tuple[float, float]:
   """Returns bytes and operations a second of the device: known or measured."""
   if _PEAKS.value:
@@ -229,12 +210,10 @@ def time_layers(spec: spec_lib.SynthesisSpec) -> list[Row]:
     + ''.join(f'{"x " + name:>12}' for name in _BASELINES.value)
   )
   rows = []
-  for layer in distinct_layers(spec):
+  for layer, plan in layer_shapes.distinct_layers(spec, dtype()):
     x, b = inputs(layer, layer.out_channels, _BATCH.value)
     for direction, wrap in directions().items():
-      work = direction_work(
-        layer_plan(layer), direction, x.shape[0] * x.shape[3]
-      )
+      work = direction_work(plan, direction, x.shape[0] * x.shape[3])
       best = milliseconds(wrap(operator(layer, _IMPLEMENTATION.value)), x, b)
       floor = 1e3 * max(work.bytes / bandwidth, work.flops / rate)
       ratios = {
@@ -263,14 +242,14 @@ def time_layers(spec: spec_lib.SynthesisSpec) -> list[Row]:
       f'{np.exp(np.mean(np.log(ratios))):.1f}'
     )
   if _ROOFLINE.value:
-    draw_roofline(rows, bandwidth, rate, pathlib.Path(_ROOFLINE.value))
+    plot_roofline(rows, bandwidth, rate, pathlib.Path(_ROOFLINE.value))
   return rows
 
 
-def draw_roofline(
+def plot_roofline(
   rows: Sequence[Row], bandwidth: float, rate: float, path: pathlib.Path
 ) -> None:
-  """Draws the rates of the rows under what the device allows."""
+  """Plots the rates of the rows under what the device allows."""
   matplotlib.use('Agg')
   from matplotlib import pyplot as plt
 
@@ -298,8 +277,8 @@ def draw_roofline(
 def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
   """Prints the compiler's facts of each kind of layer, for `target`."""
   rows = []
-  for layer in distinct_layers(spec):
-    plan, c = layer_plan(layer), layer.out_channels
+  for layer, plan in layer_shapes.distinct_layers(spec, dtype()):
+    c = layer.out_channels
     for name in directions():
       direction = 'backward' if name == 'gradient' else name
       chain = getattr(plan, direction)

@@ -19,12 +19,12 @@ from absl import app, flags
 import sg3jax
 from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import factory
-from sg3jax.ops.filtered_lrelu import api, interpreted, platform
+from sg3jax.ops.filtered_lrelu import dispatch, interpreted, platform
 
 _NETWORK = flags.DEFINE_string(
   'network', None, 'A run or a checkpoint.', required=True
 )
-_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images for each figure.')
+_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images for each metric.')
 _BATCH = flags.DEFINE_integer('batch', 8, 'Images at a time, in fours.')
 _IMPLEMENTATIONS = flags.DEFINE_list(
   'implementations', ['banded', 'pallas_tpu'], 'Of filtered_lrelu.'
@@ -37,7 +37,7 @@ _PRECISIONS = flags.DEFINE_list(
 def measure(
   model: sg3jax.Model, precision: str, implementation: str
 ) -> dict[str, float]:
-  """Returns the figures in dB by name."""
+  """Returns the values of the metrics, in dB, by name."""
   generator = model.generator.clone(
     low_precision_dtype=factory.PRECISIONS[precision],
     conv_clamp=None if precision == 'fp32' else 256.0,
@@ -55,7 +55,7 @@ def measure(
   evaluator = equivariance.EquivarianceEvaluator(
     synthesize, sample_ws, batch_size=_BATCH.value, num_samples=_SAMPLES.value
   )
-  kernel = api.KERNELS.get(implementation)
+  kernel = dispatch.KERNELS.get(implementation)
   is_here = kernel is None or kernel[0] == platform.target()[0]
   with contextlib.nullcontext() if is_here else interpreted():
     return evaluator(model.variables)
@@ -71,11 +71,11 @@ def main(argv: Sequence[str]) -> None:
     _PRECISIONS.value, _IMPLEMENTATIONS.value
   ):
     try:
-      figures = measure(model, precision, implementation)
+      values = measure(model, precision, implementation)
     except NotImplementedError as error:
       print(f'{precision:6}{implementation:12} {error}')
       continue
-    text = '  '.join(f'{name} {db:.2f} dB' for name, db in figures.items())
+    text = '  '.join(f'{name} {db:.2f} dB' for name, db in values.items())
     print(f'{precision:6}{implementation:12} {text}', flush=True)
 
 

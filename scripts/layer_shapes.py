@@ -1,15 +1,25 @@
-"""Real layers of StyleGAN3, for the tests and the benchmark of the operator.
+"""Real layers of StyleGAN3, for tests, checks and benchmarks of the operator.
 
-Taken from configs T and R at 256 x 256 pixels: each kind of rate, filter and
-border that occurs there. Frequencies are in the units of `ops.filters`.
+`LAYERS` are taken from configs T and R at 256 x 256 pixels: each kind of rate,
+filter and border that occurs there. Frequencies are in the units of
+`ops.filters`. `distinct_layers` finds the layers of any design.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from sg3jax.nets.layer_spec import LayerSpec
+from sg3jax.nets.spec import SynthesisSpec
 from sg3jax.ops import filters
+from sg3jax.ops.filtered_lrelu import make_plan
+from sg3jax.ops.filtered_lrelu.plan import Plan
+
+# Bound of the feature maps where they are of 16 bits, as published.
+CLAMP = 256.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +84,7 @@ class LayerShape:
       'padding': self.padding,
       'gain': float(np.sqrt(2)),
       'slope': 0.2,
-      'clamp': 256.0,
+      'clamp': CLAMP,
     }
 
 
@@ -126,3 +136,36 @@ LAYERS = (
     True,
   ),
 )
+
+
+def layer_plan(layer: LayerSpec, dtype: Any = 'bfloat16') -> Plan:
+  """Returns the plan of a layer's nonlinearity for feature maps of a dtype."""
+  size = (layer.padded_size, layer.padded_size)
+  options = layer.nonlinearity()
+  return make_plan(size, jnp.dtype(dtype), **options, clamp=CLAMP)
+
+
+def distinct_layers(
+  spec: SynthesisSpec, dtype: Any = 'bfloat16'
+) -> Iterator[tuple[LayerSpec, Plan]]:
+  """Yields one layer of each geometry, with the plan of its nonlinearity.
+
+  Layers that differ in nothing but the taps of their filters count as equal.
+  ToRGB has no nonlinearity and is left out.
+
+  Args:
+    spec: The design.
+    dtype: Dtype of the feature maps.
+  """
+  seen = set()
+  for layer in spec.layers:
+    if layer.is_torgb:
+      continue
+    plan = layer_plan(layer, dtype)
+    kind = (
+      layer.padded_size, layer.out_channels, layer.up_factor, layer.padding,
+      len(plan.contract),
+    )  # fmt: skip
+    if kind not in seen:
+      seen.add(kind)
+      yield layer, plan

@@ -36,9 +36,7 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 from absl import app, flags
-from hardware import (
-  cases as cases_lib,
-)
+from hardware import cases as cases_lib
 from hardware import (
   correctness,
   machine,
@@ -79,115 +77,111 @@ _TINY_CONFIG = {
   'train.r1_interval': 2,
   'train.blur_init_sigma': 0.0,
 }
+_TINY_NETWORK = networks.Network('t', 16, 4, 'banded')
 
 
 def make_stages() -> list[stages.Stage]:
   """Returns all stages, in order of worth."""
-  tiny = _TINY.value
-  sizes = {'main': 32, 'large': 32} if tiny else {'main': 256, 'large': 1024}
-  batch, bench_batch = (2, 2) if tiny else (2, 8)
+  main, large = (32, 32) if _TINY.value else (256, 1024)
+  timed = functools.partial(stages.Stage, is_timed=True)
 
-  def cases(size: str, *directions: str) -> list[cases_lib.Case]:
-    options = _TINY_SPEC if tiny else {}
-    return [
-      case
-      for design in cases_lib.DESIGNS
-      for case in cases_lib.cases(design, sizes[size], directions, **options)
-    ][: 2 if tiny else None]
+  def check(name: str, size: int) -> stages.Stage:
+    title = f'Correctness at {size} pixels'
+    return stages.Stage(name, title, lambda: _check_tasks(size))
 
-  def check(size: str) -> list[stages.Task]:
-    return [
-      task
-      for directions in (('forward', 'backward'), ('tangent',))
-      for task in correctness.check_tasks(cases(size, *directions), batch)
-    ]
-
-  def bench(size: str) -> list[stages.Task]:
-    return speed.bench_tasks(
-      cases(size, 'forward', 'backward'),
-      bench_batch,
-      'bfloat16',
-      1e9 * _machine()['copy']['GB/s'],
-    )
-
-  def train() -> list[stages.Task]:
-    if tiny:
-      one = networks.Network('t', 16, 4, 'banded')
-      return networks.train_tasks([one], **_TINY_CONFIG)
-    return networks.train_tasks(
-      [
-        networks.Network(design, 256, 32, name, micro_batches=parts)
-        for name, parts in (('pallas', 1), ('banded', 4))
-        for design in cases_lib.DESIGNS
-      ]
-    )
-
-  def generate() -> list[stages.Task]:
-    if tiny:
-      one = networks.Network('t', 16, 4, 'banded')
-      return [
-        *networks.generate_tasks([one], **_TINY_CONFIG),
-        *networks.equivariance_tasks([one], 4, **_TINY_CONFIG),
-      ]
-    return [
-      *networks.generate_tasks(
-        [
-          networks.Network(design, size, number, name, precision)
-          for size, number in ((256, 32), (1024, 8))
-          for design in cases_lib.DESIGNS
-          for name, precision in (('pallas', 'bf16'), ('banded', 'fp32'))
-        ]
-      ),
-      *networks.equivariance_tasks(
-        [
-          networks.Network(design, 256, 32, 'banded', 'fp32')
-          for design in cases_lib.DESIGNS
-        ],
-        128,
-      ),
-    ]
-
-  stage = stages.Stage
-  return [
-    stage(
-      'machine',
-      'Machine',
-      lambda: machine.make_tasks(is_tiny=tiny),
-      is_timed=True,
-    ),
-    stage('check', 'Correctness at 256 pixels', lambda: check('main')),
-    stage(
-      'bench',
-      'Speed at 256 pixels',
-      lambda: bench('main'),
-      is_timed=True,
+  def bench(name: str, size: int) -> stages.Stage:
+    return timed(
+      name,
+      f'Speed at {size} pixels',
+      lambda: _bench_tasks(size),
       summarize=speed.summarize_bench,
+    )
+
+  return [
+    timed(
+      'machine', 'Machine', lambda: machine.make_tasks(is_tiny=_TINY.value)
     ),
-    stage('train', 'Training', train, is_timed=True),
-    stage(
+    check('check', main),
+    bench('bench', main),
+    timed('train', 'Training', _train_tasks),
+    timed(
       'operators',
       'Forms of operators',
-      lambda: operators.make_tasks(is_tiny=tiny),
-      is_timed=True,
+      lambda: operators.make_tasks(is_tiny=_TINY.value),
     ),
-    stage('generate', 'Generating', generate, is_timed=True),
-    stage('check-large', 'Correctness at 1024 pixels', lambda: check('large')),
-    stage(
-      'bench-large',
-      'Speed at 1024 pixels',
-      lambda: bench('large'),
-      is_timed=True,
-      summarize=speed.summarize_bench,
-    ),
-    stage(
+    timed('generate', 'Generating', _generate_tasks),
+    check('check-large', large),
+    bench('bench-large', large),
+    timed(
       'pretrain',
       'A small model',
       lambda: pretrain.make_tasks(
-        pathlib.Path(_OUTPUT.value), _MINUTES.value, is_tiny=tiny
+        pathlib.Path(_OUTPUT.value), _MINUTES.value, is_tiny=_TINY.value
       ),
-      is_timed=True,
       grace_seconds=300,
     ),
+  ]
+
+
+def _cases(size: int, *directions: str) -> list[cases_lib.Case]:
+  options = _TINY_SPEC if _TINY.value else {}
+  cases = [
+    case
+    for design in cases_lib.DESIGNS
+    for case in cases_lib.cases(design, size, directions, **options)
+  ]
+  return cases[:2] if _TINY.value else cases
+
+
+def _check_tasks(size: int) -> list[stages.Task]:
+  return [
+    task
+    for directions in (('forward', 'backward'), ('tangent',))
+    for task in correctness.check_tasks(_cases(size, *directions), 2)
+  ]
+
+
+def _bench_tasks(size: int) -> list[stages.Task]:
+  return speed.bench_tasks(
+    _cases(size, 'forward', 'backward'),
+    2 if _TINY.value else 8,
+    'bfloat16',
+    1e9 * _machine()['copy']['GB/s'],
+  )
+
+
+def _train_tasks() -> list[stages.Task]:
+  if _TINY.value:
+    return networks.train_tasks([_TINY_NETWORK], **_TINY_CONFIG)
+  return networks.train_tasks(
+    [
+      networks.Network(design, 256, 32, name, micro_batches=parts)
+      for name, parts in (('pallas', 1), ('banded', 4))
+      for design in cases_lib.DESIGNS
+    ]
+  )
+
+
+def _generate_tasks() -> list[stages.Task]:
+  """Returns tasks that generate images, then those that measure EQ."""
+  if _TINY.value:
+    return [
+      *networks.generate_tasks([_TINY_NETWORK], **_TINY_CONFIG),
+      *networks.equivariance_tasks([_TINY_NETWORK], 4, **_TINY_CONFIG),
+    ]
+  generated = [
+    networks.Network(design, size, number, name, precision)
+    for size, number in ((256, 32), (1024, 8))
+    for design in cases_lib.DESIGNS
+    for name, precision in (('pallas', 'bf16'), ('banded', 'fp32'))
+  ]
+  measured = [
+    networks.Network(design, 256, 32, 'banded', 'fp32')
+    for design in cases_lib.DESIGNS
+  ]
+  return [
+    *networks.generate_tasks(generated),
+    *networks.equivariance_tasks(measured, 128),
   ]
 
 

@@ -108,6 +108,10 @@ def make_cases() -> dict[str, Callable[[], Program]]:
       cases[f'conv_kernel_gradient_{network.name}/{name}'] = functools.partial(
         kernel_gradient, layer, network.batch
       )
+  for size, i, o in ((33, 32, 64), (17, 64, 64)):  # D of T32.
+    cases[f'conv_kernel_gradient_stride2/{size}x{size}x{i}-{o}'] = (
+      functools.partial(strided_kernel_gradient, T32.batch, size, i, o)
+    )
   for layer in R32.layers():
     size = layer.padded_size
     name = f'{size}x{size}x{layer.out_channels}-up{layer.up_factor}'
@@ -136,6 +140,18 @@ def kernel_gradient(layer: spec_lib.LayerSpec, batch: int) -> Program:
     return jax.vjp(lambda w: conv.conv2d(x, w, padding=k - 1), w)[1](g)
 
   return _function(gradient, x, _normal(k, k, i, o), g)
+
+
+def strided_kernel_gradient(n: int, size: int, i: int, o: int) -> Program:
+  """Returns the gradient of a 3x3 convolution of stride 2 for its kernel."""
+
+  def gradient(x, w, g):
+    return jax.vjp(lambda w: conv.conv2d(x, w, stride=2), w)[1](g)
+
+  x, out_size = _normal(n, size, size, i), (size - 3) // 2 + 1
+  return _function(
+    gradient, x, _normal(3, 3, i, o), _normal(n, out_size, out_size, o)
+  )
 
 
 def nonlinearity(

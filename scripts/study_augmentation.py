@@ -69,7 +69,7 @@ def split(options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(workdir: pathlib.Path) -> list[dict[str, float]]:
-  """Returns the figures of every checkpoint of a run."""
+  """Returns the measurements of every checkpoint of a run."""
   model = sg3jax.load_model(workdir)
   seen, unseen = split(model.options)
   distance = sliced_wasserstein.SlicedWasserstein(unseen)
@@ -84,7 +84,7 @@ def measure(workdir: pathlib.Path) -> list[dict[str, float]]:
     other = sg3jax.load_model(folder)
     model.variables = other.variables
     model.discriminator_variables = other.discriminator_variables
-    fakes = draw(model)
+    fakes = generate(model)
     rows.append(
       {
         'kimg': other.kimg,
@@ -103,7 +103,7 @@ def _step(folder: pathlib.Path) -> int:
   return int(folder.name)
 
 
-def draw(model: sg3jax.Model) -> np.ndarray:
+def generate(model: sg3jax.Model) -> np.ndarray:
   """Returns generated images, uint8."""
   z = sg3jax.model.seed_latents(list(range(_SAMPLES)), model.z_dim)
   images = [model(z[i : i + _BATCH]) for i in range(0, _SAMPLES, _BATCH)]
@@ -120,7 +120,7 @@ def judge(model: sg3jax.Model, images: np.ndarray) -> float:
 
 
 def plot(study: dict[str, list[dict[str, float]]], path: pathlib.Path) -> None:
-  """Draws p, the overfitting and the distance of the images over time."""
+  """Plots p, the overfitting and the distance of the images over time."""
   figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout='constrained')
   titles = (
     'augmentation probability p',
@@ -145,7 +145,7 @@ def plot(study: dict[str, list[dict[str, float]]], path: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
-  """Trains, measures, writes and draws."""
+  """Trains, measures, writes and plots."""
   logging.set_verbosity(logging.WARNING)
   outdir = pathlib.Path(_OUTDIR.value)
   study = {}

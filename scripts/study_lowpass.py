@@ -45,7 +45,7 @@ def upsample(layer: spec_lib.LayerSpec, x: np.ndarray) -> np.ndarray:
 
 
 def measure(layer: spec_lib.LayerSpec) -> dict[str, str]:
-  """Returns the figures of a layer's upsampling filter."""
+  """Returns measurements of a layer's upsampling filter."""
   up, n = layer.up_factor, _SIZE
 
   edge = upsample(layer, np.repeat([0.0, 1.0], n // 2))

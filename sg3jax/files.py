@@ -18,6 +18,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+# `pathlib` makes one slash of two.
+_ADDRESS = re.compile(
+  r'[a-z][a-z0-9+.-]*://|(https?|ftp|gs|s3):/', re.IGNORECASE
+)
+
+
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
   """Returns the path that a user means: a leading `~` is the home folder.
 
@@ -29,14 +35,55 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
       of such a name can be given as `./gs:/bucket/run`.
   """
   text = os.fspath(path)
-  # `pathlib.Path` leaves one slash of the two.
-  if re.match('[A-Za-z][A-Za-z0-9+.-]+:/', text):
+  if _ADDRESS.match(text):
     raise ValueError(
-      f'the folder must be on a local or mounted file system, got {text!r}: '
-      'mount the bucket or server (a bucket with gcsfuse or s3fs, for '
-      'instance), and name the folder where it is mounted'
+      f'{text} is an address and no path on this machine: download it first, '
+      'and name the local copy; or mount the bucket or server, and name the '
+      'folder where it is mounted'
     )
   return pathlib.Path(os.path.expanduser(text))
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+  """Checks that files can be written to a folder, which may still be missing.
+
+  Raises:
+    NotADirectoryError: If it, or what it would lie in, is a file.
+    PermissionError: If it must not be written to.
+  """
+  folder = pathlib.Path(path).absolute()
+  while not folder.exists() and folder != folder.parent:
+    folder = folder.parent
+  if not folder.is_dir():
+    raise NotADirectoryError(f'{folder} is a file: choose another folder')
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise PermissionError(
+      f'{folder} cannot be written to: make it writable, or choose another '
+      'folder'
+    )
+
+
+@contextlib.contextmanager
+def naming_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Makes errors of writing name what could not be written, and the reason.
+
+  Raises:
+    OSError: If the body raises one, with a sentence for its message.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None:  # It is a sentence already.
+      raise
+    remedy = (
+      'make room there'
+      if error.errno in _FULL
+      else 'make it writable, or choose another place'
+    )
+    raise OSError(
+      f'{pathlib.Path(path)} cannot be written: {os.strerror(error.errno)}: '
+      f'{remedy}'
+    ) from error
 
 
 def write_error(path: str | os.PathLike[str], error: Exception) -> OSError:

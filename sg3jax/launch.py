@@ -17,8 +17,18 @@ from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
 from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
+from sg3jax.train.config import files as config_files
 from sg3jax.train.step.state import TrainState
 from sg3jax.types import Config, Snapshot
+
+
+def load_config(value: str) -> Config:
+  """Returns the configuration `NAME[:ARGUMENT]`, or that of a file.
+
+  Raises:
+    ValueError: As `train.config.files.load` does.
+  """
+  return config_files.load(value)
 
 
 def open_source(config: Config) -> sources.ImageSource:
@@ -31,8 +41,8 @@ def open_source(config: Config) -> sources.ImageSource:
   """
   if config.data.source is None:
     raise ValueError(
-      'there are no training images: set data.source to a folder, '
-      'a .zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
+      'data.source must name the training images: a folder, a .zip file, '
+      'embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
     )
   return sources.open_source(
     config.data.source,
@@ -158,9 +168,8 @@ def train(
   In a script or a notebook::
 
       from sg3jax import launch
-      from sg3jax.train.config import files
 
-      config = files.load('stylegan3_t:256,batch=16')
+      config = launch.load_config('stylegan3_t:256,batch=16')
       config.data.source = 'images.zip'
       state = launch.train(config, 'runs/t256')
 

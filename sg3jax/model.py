@@ -1,7 +1,9 @@
-"""Trained networks, ready to draw: what `sg3jax.load_model` returns."""
+"""Trained networks, ready to use: `sg3jax.load_model` returns a `Model`."""
 
 import functools
+import numbers
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from sg3jax import files
 from sg3jax.interop import model_files, schema
 from sg3jax.nets import factory, layers
+from sg3jax.nets import spec as spec_lib
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import sharding
 from sg3jax.types import AnyArray, Array, Variables
@@ -19,8 +23,12 @@ _EXACT = {'precision': 'fp32'}
 
 TRUNCATION_CENTERS = ('global', 'class')
 
-# Latents whose mean style is that of a label, in batches: 0.01 of the spread of
-# single styles is the standard error.
+# Styles beyond are so far from what a network was trained on that its images
+# are noise, and at last infinite.
+MAX_PSI = 100
+
+# Latents that the mean style of a label is estimated from, and how many at a
+# time. The standard error is 0.01 of the spread of single styles.
 _AVERAGED, _AVERAGED_BATCH = 10_000, 1000
 
 
@@ -34,7 +42,7 @@ class Model:
     options: The configuration of the run that trained it; of an imported
       model, only its `model` part.
     step: The training step of the checkpoint, 0 for an imported model.
-    precision: What the generator computes in: see `load_model`.
+    precision: The precision of the generator: see `load_model`.
     generator: The linen module.
     variables: Its arrays: those of the moving average of the training run.
     discriminator: The linen module.
@@ -54,8 +62,7 @@ class Model:
     self._nimg = nimg
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
-    # Whatever the precision of training was: float32 unless asked otherwise, as
-    # the run's own pictures and figures are.
+    # Float32 unless asked otherwise, as the run's own images and metrics are.
     self.generator = factory.make_generator(
       options['model'] | {'precision': precision}
     )
@@ -81,10 +88,7 @@ class Model:
     """Features of a label, 0 for an unconditional model."""
     return self.generator.label_dim
 
-  @property
-  def c_dim(self) -> int:
-    """The same as `label_dim`."""
-    return self.label_dim
+  c_dim = label_dim
 
   @property
   def class_names(self) -> tuple[str, ...] | None:
@@ -117,10 +121,7 @@ class Model:
     """Pixels a side."""
     return self.generator.spec.resolution
 
-  @property
-  def img_resolution(self) -> int:
-    """The same as `resolution`."""
-    return self.resolution
+  img_resolution = resolution
 
   @property
   def img_channels(self) -> int:
@@ -186,13 +187,17 @@ class Model:
     Raises:
       ValueError: If an argument has the wrong shape or value.
     """
-    if truncation_towards not in TRUNCATION_CENTERS:
-      raise ValueError(
-        'truncation_towards must be one of '
-        f'{", ".join(TRUNCATION_CENTERS)}, is {truncation_towards!r}'
-      )
+    spec_lib.check_choice(
+      'truncation_towards', truncation_towards, TRUNCATION_CENTERS
+    )
+    if isinstance(truncation_psi, numbers.Real):
+      _check_psi(float(truncation_psi))
     if truncation_cutoff is None:
-      truncation_cutoff = self.generator.spec.num_ws
+      truncation_cutoff = self.num_ws
+    if not 0 <= truncation_cutoff <= self.num_ws:
+      raise ValueError(
+        f'truncation_cutoff must be 0..{self.num_ws}, got {truncation_cutoff}'
+      )
     center = None
     if truncation_towards == 'class':
       if c is None or not self.label_dim:
@@ -249,8 +254,8 @@ class Model:
         StyleGAN2 starts from a learned constant and takes none.
       noise_mode: 'const' for the noise that StyleGAN2 stores, 'random' for new
         noise, 'none' for none. Generators without noise inputs, as the
-        alias-free ones of the paper, draw the same with all three.
-      noise_seed: Of random noise, which differs within the batch.
+        alias-free ones of the paper, generate the same with all three.
+      noise_seed: Seed of random noise, which differs within the batch.
       force_fp32: Whether to compute in float32 throughout, whatever the
         model's precision is.
 
@@ -281,6 +286,43 @@ class Model:
     if self.discriminator_variables is None:
       raise ValueError('this model was imported without a discriminator')
     return self._discriminate(self.discriminator_variables, images, c)
+
+  def generate(
+    self,
+    seeds: Sequence[int],
+    label: Float[AnyArray, ' classes'] | None = None,
+    *,
+    batch_size: int = 8,
+    **options: Any,
+  ) -> Iterator[tuple[int, Float[np.ndarray, 'h w c']]]:
+    """Generates the images that seeds name, one by one.
+
+    Args:
+      seeds: Seeds of the latents: see `seed_latents`.
+      label: The label of all images, for a conditional model.
+      batch_size: Images at a time.
+      **options: Further arguments of `__call__`. Random noise has the first
+        seed of a batch.
+
+    Yields:
+      Each seed and its image [h, w, c], float32, nominally in [-1, 1].
+
+    Raises:
+      ValueError: If an argument has the wrong shape or value.
+    """
+    for first in range(0, len(seeds), batch_size):
+      batch = list(seeds[first : first + batch_size])
+      # Whole batches, so that one program serves all.
+      missing = batch_size - len(batch) if first else 0
+      z = seed_latents(batch + batch[:1] * missing, self.z_dim)
+      c = None if label is None else np.tile(label, (len(z), 1))
+      images = self(z, c, noise_seed=batch[0], **options)
+      yield from zip(batch, np.asarray(images), strict=False)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Returns what copies and pickles keep: everything but the programs."""
+    programs = ('_mapping', '_synthesis', '_discriminate')
+    return {k: v for k, v in self.__dict__.items() if k not in programs}
 
   @functools.cached_property
   def _mapping(self):
@@ -316,6 +358,11 @@ class Model:
     return jax.jit(self.discriminator.apply)
 
 
+def _check_psi(psi: float) -> None:
+  if not abs(psi) <= MAX_PSI:
+    raise ValueError(f'truncation_psi must be within +-{MAX_PSI}, got {psi}')
+
+
 def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   """Opens the networks of a run folder, of a checkpoint or of an import.
 
@@ -328,7 +375,7 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
     path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`,
       `RUN/checkpoints/best` of a run that keeps its best one, or a folder that
       `sg3jax import` wrote.
-    precision: What the generator computes in: 'fp32', 'bf16' or 'fp16'.
+    precision: The precision of the generator: 'fp32', 'bf16' or 'fp16'.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
@@ -337,7 +384,7 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
       or JAX finds no device of the platform that it was told to use.
     OSError: If the files cannot be read now.
   """
-  sharding.find_devices()
+  path = _located(path)
   options, networks, step = read_networks(path)
   # Not steps times the batch, which may have changed on the way.
   nimg = checkpoint_lib.load_nimg(path) if step else 0
@@ -356,7 +403,9 @@ def read_networks(
     The options of the run; variables by name: `generator_ema`, `generator` and
     `discriminator`, as far as they are there; and the step, 0 of an import.
   """
-  if _is_import(path):
+  path = _located(path)
+  sharding.find_devices()  # A missing one would look like a damaged file.
+  if model_files.is_model_folder(path):
     return *model_files.load(path, schema.NETWORKS), 0
   return checkpoint_lib.load_networks(path)
 
@@ -370,23 +419,24 @@ def read_options(path: str | pathlib.Path) -> dict[str, Any]:
   Returns:
     The options of the run; of an import, only their `model` part.
   """
-  if _is_import(path):
+  path = _located(path)
+  if model_files.is_model_folder(path):
     return model_files.read_config(path)['options']
   return checkpoint_lib.load_options(path)
 
 
-def _is_import(path: str | pathlib.Path) -> bool:
-  """Tells imports from runs; raises a ValueError of official checkpoints."""
-  path = pathlib.Path(path)
+def _located(path: str | pathlib.Path) -> pathlib.Path:
+  """Returns a path to read networks from; refuses addresses and files."""
+  path = files.local_path(path)
   if path.is_file():
     raise ValueError(
       f'{path} is a file: convert an official checkpoint once, with '
       f'`sg3jax import {path} --output=FOLDER`, and open the folder'
     )
-  return model_files.is_model_folder(path)
+  return path
 
 
-def seed_latents(seeds: list[int], z_dim: int) -> Float[np.ndarray, 'n z']:
+def seed_latents(seeds: Sequence[int], z_dim: int) -> Float[np.ndarray, 'n z']:
   """Returns the latents that seeds name, the same as in the official tools.
 
   Args:

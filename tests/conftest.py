@@ -1,4 +1,4 @@
-"""What all tests share: fake devices, compiled programs, goldens, commands."""
+"""Shared by all tests: fake devices, compiled programs, goldens, commands."""
 
 import functools
 import importlib.util

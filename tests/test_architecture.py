@@ -13,7 +13,7 @@ _PACKAGE = pathlib.Path(sg3jax.__file__).parent
 _FILES = sorted(_PACKAGE.rglob('*.py'))
 
 # Modules that know no room: any room may import them.
-_BASE = {'types', 'version', 'files', 'text', 'trees'}
+_BASE = {'types', 'version', 'files', 'text', 'trees', 'platforms'}
 
 _OPERATORS = _BASE | {'ops'}
 _NETWORKS = _OPERATORS | {'nets'}
@@ -26,6 +26,7 @@ _ALLOWED = {
   'files': _BASE,
   'text': _BASE,
   'trees': _BASE,
+  'platforms': _BASE,
   'data': _BASE,
   'ops': _BASE,
   'nets': _OPERATORS,
@@ -36,7 +37,7 @@ _ALLOWED = {
   'launch': _MODELS,
   'sweeps': _MODELS | {'launch'},
   'cli': _MODELS | {'launch', 'sweeps'},
-  '__init__': {'model', 'version'},
+  '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }
 
@@ -101,3 +102,12 @@ def test_the_bare_package_imports_neither_jax_nor_a_room():
     'sg3jax',
     'sg3jax.version',
   }
+
+
+@pytest.mark.parametrize('name', ['model', 'launch', 'nets', 'ops'])
+def test_modules_are_there_without_more_imports(name):
+  code = f'import sg3jax; print(sg3jax.{name}.__name__)'
+  out = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout
+  assert out == f'sg3jax.{name}\n'

@@ -1,13 +1,16 @@
 """Models: styles of classes, official words, precision."""
 
+import copy
+import pickle
+
 import jax
 import numpy as np
 import pytest
 from conftest import GOLDENS
 
 from sg3jax import model as model_lib
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader
+from sg3jax.eval import resampling
+from sg3jax.interop.official import convert, files
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
 from sg3jax.train.step import build
@@ -92,7 +95,7 @@ def test_means_of_vector_labels_too_are_estimated_once(model):
 
 
 def test_centers_that_are_not_there(model, z):
-  with pytest.raises(ValueError, match="one of global, class, is 'mean'"):
+  with pytest.raises(ValueError, match='must be one of global, class'):
     model.mapping(z, _CLASSES, 0.5, truncation_towards='mean')
   with pytest.raises(ValueError, match='no classes to truncate towards'):
     _make_model(0).mapping(z, None, 0.5, truncation_towards='class')
@@ -125,9 +128,7 @@ _BITS = {'bf16': 8, 'fp16': 11}
   'name', ['stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32']
 )
 def test_pictures_in_16_bits_are_those_of_float32(name, precision):
-  converted = convert.convert(
-    reader.read_checkpoint(GOLDENS / f'official_{name}.pkl')
-  )
+  converted = convert.convert(files.read(GOLDENS / f'official_{name}.pkl')[0])
   options = {'model': converted.model}
   exact = model_lib.Model(options, converted.networks)
   model = model_lib.Model(options, converted.networks, precision=precision)
@@ -168,3 +169,62 @@ def test_labels_of_no_features_are_none(z):
   )
   with pytest.raises(ValueError, match='no classes to truncate towards'):
     unconditional.mapping(z, none, 0.5, truncation_towards='class')
+
+
+@pytest.mark.parametrize(
+  'copied', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_models_can_be_copied_after_their_first_call(model, z, copied):
+  images = model(z, _CLASSES)
+  logits = model.discriminate(images, _CLASSES)
+  other = copied(model)
+  np.testing.assert_array_equal(other(z, _CLASSES), images)
+  np.testing.assert_array_equal(other.discriminate(images, _CLASSES), logits)
+  np.testing.assert_array_equal(model(z, _CLASSES), images)  # As it was.
+
+
+def test_seeds_are_generated_in_whole_batches(model):
+  seeds = [3, 1, 4]
+  found = list(model.generate(seeds, _CLASSES[1], batch_size=2))
+  assert [seed for seed, _ in found] == seeds
+  z = model_lib.seed_latents(seeds, 8)
+  expected = model(z, np.tile(_CLASSES[1], (3, 1)))
+  for (_, image), other in zip(found, expected, strict=True):
+    # Another batch size sums in another order.
+    np.testing.assert_allclose(image, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    *({'truncation_psi': x} for x in (np.nan, np.inf, -np.inf, 1e9)),
+    *({'truncation_psi': np.float32(x)} for x in (np.nan, 1e9)),
+    *({'truncation_cutoff': x} for x in (-1, 5)),
+  ],
+)
+def test_impossible_truncation_is_refused(model, z, options):
+  with pytest.raises(ValueError, match=f'{next(iter(options))} must be '):
+    model.mapping(z, _CLASSES, **options)
+
+
+def test_truncation_of_each_style_is_possible(model, z):
+  psi = jax.numpy.float32(0.5)
+  np.testing.assert_array_equal(
+    model.mapping(z, _CLASSES, psi, 4), model.mapping(z, _CLASSES, 0.5)
+  )
+
+
+def test_transforms_are_inverse():
+  assert resampling.inverse_transform() is None
+  turned = resampling.inverse_transform((0.25, 0), 90)
+  back = np.array([[1, 0, -0.25], [0, 1, 0], [0, 0, 1]])
+  turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+  np.testing.assert_allclose(turned, turn.T @ back, atol=1e-6)
+  np.testing.assert_allclose(
+    resampling.inverse_transform((0.25, 0), 90 + 360e3), turned, atol=1e-6
+  )
+  for bad in (((np.nan, 0), 0), ((0, np.inf), 0), ((0, 1e30), 0)):
+    with pytest.raises(ValueError, match='translate must be'):
+      resampling.inverse_transform(*bad)
+  with pytest.raises(ValueError, match='rotate must be'):
+    resampling.inverse_transform((0, 0), np.nan)

@@ -7,11 +7,11 @@ import re
 import pytest
 from absl import flags
 
-from sg3jax.cli import evaluate, generate, train
+from sg3jax.cli import evaluate, generate, official_options, train
 from sg3jax.train import config as config_lib
 
 _PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'options.md'
-_COMMANDS = {'Training': train, 'Drawing': generate, 'Measuring': evaluate}
+_COMMANDS = {'Training': train, 'Generating': generate, 'Measuring': evaluate}
 
 # What scripts and forks use unchanged.
 _OFFICIAL = {
@@ -20,7 +20,7 @@ _OFFICIAL = {
     'batch-gpu cbase cmax glr dlr map-depth mbstd-group desc metrics kimg tick '
     'snap seed fp32 nobench workers dry-run'
   ),
-  'Drawing': 'network seeds trunc class noise-mode translate rotate outdir',
+  'Generating': 'network seeds trunc class noise-mode translate rotate outdir',
   'Measuring': 'network metrics data mirror gpus',
 }
 
@@ -85,3 +85,18 @@ def test_every_flag_that_is_named_exists():
     known = flags.FLAGS.get_key_flags_for_module(module.__name__)
     # `gpus` is an alias, of the command that shares its flags.
     assert names <= {flag.name for flag in known} | {'gpus'}, section
+
+
+def test_messages_say_what_the_page_says():
+  for section, module in _COMMANDS.items():
+    rows = {
+      name: row[1]
+      for row in _tables()[section]
+      for name in re.findall(r'`--?([a-z-]+)`', row[0])
+    }
+    words = official_options.WORDS[module.__name__.rpartition('.')[2]]
+    for name, word in words.items():
+      if word.startswith('-') and name in rows:
+        assert re.match('[-a-z_.]+', word.strip())[0] in rows[name], name
+    known = {f.name for f in flags.FLAGS.get_key_flags_for_module(module)}
+    assert rows.keys() <= words.keys() | known | {'gpus'}, section

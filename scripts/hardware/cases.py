@@ -11,14 +11,13 @@ from typing import Any
 
 import aot_gpu
 import jax
-import jax.numpy as jnp
+import layer_shapes
 
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import (
-  api,
   banded,
+  dispatch,
   interpreted,
-  make_plan,
   measured,
   platform,
   reference,
@@ -29,7 +28,6 @@ from sg3jax.types import Array
 
 DESIGNS = {'t': spec_lib.stylegan3_t, 'r': spec_lib.stylegan3_r}
 DIRECTIONS = ('forward', 'backward', 'tangent')
-CLAMP = 256.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +50,12 @@ class Case:
 
   @property
   def chain(self) -> Chain:
-    """What a kernel computes."""
+    """The chain that a kernel computes."""
     return getattr(self.plan, self.direction)
 
   @property
   def columns(self) -> dict[str, Any]:
-    """What a table says of the case."""
+    """The cells of the case's row in a table."""
     size = self.chain.in_sizes[0][0]
     return {
       'design': self.design,
@@ -96,24 +94,12 @@ def cases(
     directions: Some of `DIRECTIONS`.
     **options: Of the design, such as `channel_base`.
   """
-  kinds: dict[tuple[Any, ...], list[Case]] = {}
-  for layer in DESIGNS[design](resolution, **options).layers:
-    if layer.is_torgb:
-      continue
-    size = (layer.padded_size, layer.padded_size)
-    plan = make_plan(size, jnp.float16, **layer.nonlinearity(), clamp=CLAMP)
-    kind = (
-      size, layer.out_channels, layer.up_factor, layer.padding,
-      len(plan.contract),
-    )  # fmt: skip
-    kinds.setdefault(
-      kind,
-      [
-        Case(f'{design}-{resolution}', layer.name, plan, d, layer.out_channels)
-        for d in directions
-      ],
-    )
-  return [case for cases in kinds.values() for case in cases]
+  spec = DESIGNS[design](resolution, **options)
+  return [
+    Case(f'{design}-{resolution}', layer.name, plan, d, layer.out_channels)
+    for layer, plan in layer_shapes.distinct_layers(spec, 'float16')
+    for d in directions
+  ]
 
 
 def kernel_name() -> str:
@@ -123,7 +109,7 @@ def kernel_name() -> str:
     ValueError: If there is none for the device.
   """
   target, _ = platform.target()
-  for name, (platform_name, _) in api.KERNELS.items():
+  for name, (platform_name, _) in dispatch.KERNELS.items():
     if platform_name == target:
       return name
   if target == 'cpu':
@@ -133,7 +119,7 @@ def kernel_name() -> str:
 
 def dtypes(case: Case) -> list[str]:
   """Returns the types in which the device's kernel serves a case."""
-  _, module = api.KERNELS[kernel_name()]
+  _, module = dispatch.KERNELS[kernel_name()]
   found = []
   for dtype in ('bfloat16', 'float16', 'float32'):
     scaling, operands = case.structures(1, dtype)
@@ -148,7 +134,7 @@ def dtypes(case: Case) -> list[str]:
 def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
   """Returns a chain's result by the device's kernel."""
   target, kind = platform.target()
-  return api.KERNELS[kernel_name()][1].run(
+  return dispatch.KERNELS[kernel_name()][1].run(
     chain, *operands, scaling=scaling, kind=kind, interpret=target == 'cpu'
   )
 

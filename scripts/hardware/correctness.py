@@ -1,4 +1,4 @@
-"""Whether the kernels of `filtered_lrelu` are right on a device."""
+"""Checks the kernels of `filtered_lrelu` on a device."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What the machine is, and the two rates that bound every kernel on it."""
+"""Describes the machine and measures the two rates that bound every kernel."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""How fast whole networks of the published designs generate and train."""
+"""Measures how fast the published networks generate and train."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ class Network:
 
   @property
   def columns(self) -> dict[str, Any]:
-    """What a table says of it."""
+    """The cells of its row in a table."""
     return {
       'design': f'{self.design}-{self.resolution}',
       'implementation': self.implementation or 'default',

@@ -1,4 +1,4 @@
-"""How fast the forms of `filtered_lrelu` are on a device."""
+"""Measures the speed of the forms of `filtered_lrelu` on a device."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from hardware import cases as cases_lib
 from hardware import stages, timing
 from hardware.cases import Case
 
-# Bytes of operands that no cache holds.
+# Operands of so many bytes fit no cache.
 _CACHED = 256 << 20
 
 

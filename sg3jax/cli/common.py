@@ -1,24 +1,51 @@
-"""What the commands share: flags of the same name, parsing, error messages."""
+"""Flags that commands share, parsing, and error messages of one line."""
 
+import math
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from sg3jax.cli import compilation_cache
+from sg3jax import files
+from sg3jax.cli import compilation_cache, official_options
 from sg3jax.data import labels as labels_lib
 from sg3jax.data import report
 from sg3jax.nets import factory
+from sg3jax.train import sharding
+
+
+class PathParser(flags.ArgumentParser):
+  """Paths of users: `~` is their home folder, and addresses are refused.
+
+  Attributes:
+    may_be_remote: Whether an address is passed on as it is.
+  """
+
+  def __init__(self, *, may_be_remote: bool = False):
+    super().__init__()
+    self.may_be_remote = may_be_remote
+
+  def parse(self, argument: str) -> str:
+    """Returns the path; raises ValueError if it is an address."""
+    if not argument or (self.may_be_remote and '://' in argument):
+      return argument
+    return str(files.local_path(argument))
+
+
+PATH = PathParser()
 
 DEVICES = flags.DEFINE_integer(
   'devices', None, 'How many devices to use; all by default.', lower_bound=1
 )
 flags.DEFINE_alias('gpus', 'devices')
-NETWORK = flags.DEFINE_string(
+NETWORK = flags.DEFINE(
+  PATH,
   'network',
   None,
   'A run folder (its newest checkpoint), RUN/checkpoints/STEP, '
@@ -28,7 +55,7 @@ PRECISION = flags.DEFINE_enum(
   'precision',
   'fp32',
   list(factory.PRECISIONS),
-  'What the generator computes in; the 16-bit types store the four highest '
+  'Precision of the generator; the 16-bit types store the four highest '
   'octaves of resolution.',
 )
 BATCH = flags.DEFINE_integer(
@@ -38,17 +65,26 @@ BATCH = flags.DEFINE_integer(
   'needs a multiple of 4 for each device.',
   lower_bound=1,
 )
-_COMPILATION_CACHE = flags.DEFINE_string(
+_COMPILATION_CACHE = flags.DEFINE(
+  PathParser(may_be_remote=True),
   'compilation_cache',
   None,
   'Folder where compiled programs are kept for the next command, or none; by '
-  'default sg3jax/compiled in your cache folder, or what JAX has been told.',
+  'default the folder that JAX is set to, or sg3jax/compiled in your cache '
+  'folder.',
 )
-OUTDIR = flags.DEFINE_string('outdir', None, 'Folder for the results.')
+OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
+OUTPUT = flags.DEFINE(
+  PATH,
+  'output',
+  None,
+  'What to write, which must not exist: export writes a .npz, .safetensors or '
+  '.stablehlo file, import a folder.',
+)
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
-# What wrong input raises. Anything else is a fault of ours: show it all.
+# Errors that wrong input raises. Others are a fault of ours: show them whole.
 _USER_ERRORS = (
   ValueError,
   OSError,
@@ -56,6 +92,11 @@ _USER_ERRORS = (
   NotImplementedError,
   FloatingPointError,
 )
+
+_MAX_SEEDS = 1_000_000
+
+_FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
+_CONFIG_ARGUMENT = re.compile(r'(?<= )config=')
 
 
 def run(
@@ -73,12 +114,12 @@ def run(
   """
 
   def parse(args: list[str]) -> list[str]:
+    module = main.__module__
     if _HELP.intersection(args):
-      module = main.__module__
       print(sys.modules[module].__doc__)
       print(flags.FLAGS.module_help(module).strip().partition('\n')[2])
       sys.exit()
-    return _parse(args)
+    return _parse(args, module)
 
   def guarded(args: list[str]) -> None:
     if not flags.FLAGS['verbosity'].present:
@@ -95,29 +136,152 @@ def run(
         raise ValueError('a FILE is required: --help shows how')
       compilation_cache.enable(_COMPILATION_CACHE.value)
       main(*values)
-    except _USER_ERRORS as error:
+      sys.stdout.flush()  # Where a full disk would be noticed too late.
+    except BrokenPipeError:  # Whoever read the output has seen enough.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(1)
+    except Exception as error:
       if _DEBUG.value:
         raise
-      sys.exit(f'error: {error}\n(--debug shows where)')
+      sys.exit(f'error: {_explain(error)}\n(--debug shows where)')
 
   app.run(guarded, argv=argv, flags_parser=parse)
 
 
-def _parse(args: list[str]) -> list[str]:
-  """Parses flags; what is not understood ends with one line."""
+def _explain(error: Exception) -> str:
+  """Returns the message for an error of the user; raises any other."""
+  if isinstance(error, _USER_ERRORS):
+    return with_flags(str(error))
+  if isinstance(error, RuntimeError | AssertionError):
+    try:
+      sharding.find_devices()
+    except ValueError as reason:
+      return str(reason)
+  raise error
+
+
+def with_flags(message: str) -> str:
+  """Writes the fields in a message as the flags that set them.
+
+  The library names fields, as in `train.batch must be ...`.
+  """
+  if 'config' not in flags.FLAGS:
+    return message
+  fields = dict(_leaves(flags.FLAGS['config'].value or {}))
+
+  def replace(match: re.Match[str]) -> str:
+    is_field = '.' in match[0] and match[1] in fields
+    return f'--config.{match[1]}' if is_field else match[0]
+
+  return _CONFIG_ARGUMENT.sub('--config=', _FIELD.sub(replace, message))
+
+
+def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields the fields of a configuration by dotted name."""
+  for key, value in config.items():
+    if hasattr(value, 'items'):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def _parse(args: list[str], module: str) -> list[str]:
+  """Parses flags; ends with one line if they are not understood.
+
+  Args:
+    args: The program's name and its arguments.
+    module: The module of the command.
+  """
+  unknown = _unknown_flags(args, module)
+  if unknown:
+    sys.exit(
+      f'error: {official_options.explain(module, unknown, list(flags.FLAGS))} '
+      '(--help lists the options)'
+    )
+  # Overrides of fields are looked up there.
+  argv, sys.argv = sys.argv, list(args)
   try:
-    return flags.FLAGS(args)
+    values = flags.FLAGS(args)
+    _check_finite()
+    return values
   except flags.Error as error:
     # A configuration file's error comes with a traceback in between.
     lines = str(error).strip().splitlines()
     message = ' '.join(dict.fromkeys((lines[0], lines[-1])))
-  except (AttributeError, KeyError) as error:
-    # ml_collections wraps its message, which names a similar key, twice.
-    while isinstance(error.args[0], Exception):
-      error = error.args[0]
-    message = f'no such key in the configuration: {error.args[0]}'
+  except Exception as error:  # In a file of the user's, anything may happen.
+    message = _config_error(error)
+  finally:
+    sys.argv = argv
   message = ' '.join(message.split())
   sys.exit(f'error: {message} (--help lists the options)')
+
+
+def _unknown_flags(args: Sequence[str], module: str) -> list[str]:
+  """Returns the names of flags that a command does not take."""
+  own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
+  own |= {'debug', *(['gpus'] if 'devices' in own else [])}
+  # Flags that other commands take are defined too, and would be ignored.
+  package = __name__.rpartition('.')[0]
+  others = {
+    flag.name
+    for name, defined in flags.FLAGS.flags_by_module_dict().items()
+    if name.startswith(package)
+    for flag in defined
+  } - own
+  unknown = []
+  for arg in args[1:]:
+    if arg == '--':
+      break
+    match = re.match(r'--?([a-zA-Z][\w-]*)(?![\w.-])', arg)
+    if not match:  # An argument, or a field of the configuration.
+      continue
+    name = match[1]
+    is_known = name in flags.FLAGS or name.removeprefix('no') in flags.FLAGS
+    if not is_known or name in others:
+      unknown.append(name)
+  return unknown
+
+
+def _check_finite() -> None:
+  """Ends unless all numbers that were given are finite."""
+  values: dict[str, Any] = {
+    f'--{name}': flags.FLAGS[name].value for name in flags.FLAGS
+  }
+  if 'config' in flags.FLAGS:
+    config = flags.FLAGS['config'].value
+    values |= {f'--config.{k}': v for k, v in _leaves(config or {})}
+  for name, value in values.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      sys.exit(f'error: {name} must be a finite number, got {value}')
+
+
+def _config_error(error: Exception) -> str:
+  """Returns one line about an error of a configuration, or of its file."""
+  frames = traceback.extract_tb(error.__traceback__)
+  # ml_collections wraps its message, which names a similar key, twice.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  message = str(error.args[0] if error.args else error)
+  if isinstance(error, SyntaxError):
+    return f'the configuration cannot be read: {error}'
+  if isinstance(error, AttributeError | KeyError):
+    # It lists all fields and their values, too.
+    values = re.compile(
+      r'Other fields present: .*?(?=Did you mean|$)', re.DOTALL
+    )
+    message = values.sub('', message)
+    message = f'no such key in the configuration: {message}'
+  else:
+    message = f'the configuration cannot be made: {message}'
+    if not isinstance(error, _USER_ERRORS):
+      message += f' ({type(error).__name__})'
+  package = os.path.dirname(files.__file__)
+  for frame in reversed(frames):
+    if 'site-packages' not in frame.filename and not frame.filename.startswith(
+      (package, os.path.dirname(os.__file__))
+    ):
+      return f'{message} ({frame.filename}, line {frame.lineno})'
+  return message
 
 
 def say(text: str) -> None:
@@ -153,6 +317,11 @@ def parse_seeds(text: str) -> list[int]:
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first:
       raise ValueError(f'--seeds={text}: the range {part!r} runs backwards')
+    if last >= 2**32 or last - first >= _MAX_SEEDS:
+      raise ValueError(
+        f'--seeds={text}: seeds must be below 2^32, and at most '
+        f'{_MAX_SEEDS:,} in a range'
+      )
     seeds.extend(range(first, last + 1))
   return seeds
 

@@ -1,9 +1,9 @@
 """Compiled programs that are kept from one command to the next.
 
 Compiling a large model takes minutes, and every command compiles anew. JAX
-keeps programs in a folder if it is told one (its persistent compilation cache),
+keeps programs in a folder if it has one (its persistent compilation cache),
 and finds them by all that they depend on: the program, the devices, the
-versions. The commands tell it one below the user's cache folder. Used from
+versions. The commands give it one below the user's cache folder. Used from
 Python, this package leaves the setting as it is.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-_CONFIG: Any = jax.config  # Whose fields are made at run time.
+_CONFIG: Any = jax.config  # Its fields are made at run time.
 
 # Below this much free space the disk is left to others; a program takes a few
 # MiB.
@@ -31,7 +31,7 @@ def enable(choice: str | None) -> None:
 
   Args:
     choice: The folder or URL, or 'none' to keep nothing. None for what the user
-      has told JAX, or else `default_folder`.
+      has set in JAX, or else `default_folder`.
   """
   if choice is None and _is_chosen_by_user():
     return

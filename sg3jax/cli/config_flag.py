@@ -1,5 +1,6 @@
 """The flag `--config` of the commands that take a configuration."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,10 +21,14 @@ def locate(args: Sequence[str]) -> list[str]:
     if flag in ('--config', '-config'):
       try:
         if equals:
-          args[i] = f'{flag}={config_files.locate(value)}'
+          args[i] = f'{flag}={_file(value)}'
         elif i + 1 < len(args):
-          args[i + 1] = config_files.locate(args[i + 1])
+          args[i + 1] = _file(args[i + 1])
       except ValueError as error:
         sys.exit(f'error: {error}')
       break
   return args
+
+
+def _file(value: str) -> str:
+  return config_files.locate(os.path.expanduser(value))

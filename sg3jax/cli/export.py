@@ -10,13 +10,14 @@ is the moving average's; `--of=generator` is the one in training.
     sg3jax export --network=models/ffhq --output=g.stablehlo
 
 is the generator with its arrays as StableHLO, which JAX runs on a CPU, a GPU or
-a TPU without this package: see `examples/draw_stablehlo.py`. Its two halves are
-`--of=mapping` and `--of=synthesis`. What it takes and returns is in
+a TPU without this package: see `examples/generate_stablehlo.py`. Its two halves
+are `--of=mapping` and `--of=synthesis`. What it takes and returns is in
 `g.stablehlo.json`.
 """
 
 import pathlib
 
+import jax
 from absl import flags
 
 from sg3jax import model as model_lib
@@ -25,9 +26,7 @@ from sg3jax.interop import model_files, schema, stablehlo
 from sg3jax.interop.official import convert
 
 flags.declare_key_flag('network')
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'The file to write: .npz, .safetensors or .stablehlo.'
-)
+flags.declare_key_flag('output')
 _OF = flags.DEFINE_enum(
   'of',
   'generator_ema',
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _export() -> None:
-  output = pathlib.Path(common.require(_OUTPUT))
+  output = pathlib.Path(common.require(common.OUTPUT))
   network = common.require(common.NETWORK)
   model_files.check_is_new_file(
     output, [*model_files.ARRAY_SUFFIXES, model_files.PROGRAM_SUFFIX]
@@ -62,6 +61,7 @@ def _export() -> None:
 
 
 def _export_arrays(output: pathlib.Path, network: str) -> None:
+  jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
   options, networks, _ = model_lib.read_networks(network)
   if _OF.value not in networks:
     raise ValueError(f'the model has no {_OF.value}')

@@ -1,4 +1,4 @@
-r"""Draws pictures with a trained model, one file a seed.
+r"""Generates images with a trained model, one file a seed.
 
     sg3jax generate --network=runs/quickstart --seeds=0,1,4-6 --outdir=out
     sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
@@ -9,16 +9,12 @@ r"""Draws pictures with a trained model, one file a seed.
 Existing files are kept, unless `--overwrite` says otherwise.
 """
 
-import math
 import pathlib
 
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from jaxtyping import Float
 
+from sg3jax import files, text
 from sg3jax import model as model_lib
-from sg3jax import text
 from sg3jax.cli import common
 from sg3jax.data import report
 from sg3jax.eval import batches, resampling
@@ -30,18 +26,27 @@ flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
-_SEEDS = flags.DEFINE_string('seeds', None, 'Such as 0,1,4-6.')
+_SEEDS = flags.DEFINE_string(
+  'seeds', None, 'Seeds of the images, such as 0,1,4-6.'
+)
 _TRUNC = flags.DEFINE_float(
-  'trunc', 1.0, 'Truncation psi: 1 for none, 0 for the mean picture.'
+  'trunc',
+  1.0,
+  'Truncation psi: 1 for none, 0 for the mean image.',
+  lower_bound=-model_lib.MAX_PSI,
+  upper_bound=model_lib.MAX_PSI,
 )
 _CUTOFF = flags.DEFINE_integer(
-  'trunc_cutoff', None, 'How many styles to truncate; all by default.'
+  'trunc_cutoff',
+  None,
+  'How many styles to truncate; all by default.',
+  lower_bound=0,
 )
 _TOWARDS = flags.DEFINE_enum(
   'truncation_towards',
   'global',
   model_lib.TRUNCATION_CENTERS,
-  'The mean picture: that of all, or of the class that is drawn.',
+  'The mean image: that of all, or of the class that is generated.',
 )
 _CLASS = flags.DEFINE_string(
   'class', None, 'Class of a conditional model: its index or its name.'
@@ -64,23 +69,21 @@ _DEFAULT_BATCH = 8
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and draws."""
+  """Parses the flags and generates."""
   common.run(_generate, argv)
 
 
 def _generate() -> None:
-  network, outdir = (
-    common.require(common.NETWORK),
-    common.require(common.OUTDIR),
-  )
+  network = common.require(common.NETWORK)
   seeds = common.parse_seeds(common.require(_SEEDS))
-  transform = _inverse_transform(_TRANSLATE.value, _ROTATE.value)
-  paths = {s: pathlib.Path(outdir) / f'seed{s:04d}.png' for s in seeds}
-  existing = [str(path) for path in paths.values() if path.exists()]
-  if existing and not _OVERWRITE.value:
-    raise FileExistsError(
-      f'{existing[0]} exists: pass --overwrite or another --outdir'
-    )
+  options = {
+    'truncation_psi': _TRUNC.value,
+    'truncation_cutoff': _CUTOFF.value,
+    'truncation_towards': _TOWARDS.value,
+    'noise_mode': _NOISE_MODE.value,
+    'transform': _parse_transform(_TRANSLATE.value, _ROTATE.value),
+  }
+  paths = _output_paths(seeds)
   model = model_lib.load_model(network, common.PRECISION.value)
   label = common.make_label(
     _CLASS.value, _LABEL.value, model.label_dim, model.class_names
@@ -95,46 +98,49 @@ def _generate() -> None:
     memory_estimate.device_memory(sharding.make_mesh(1)),
     default=_DEFAULT_BATCH,
   )
-  generate = text.announce_first_call(
-    model,
+  images = model.generate(seeds, label, batch_size=size, **options)
+  advance = text.announce_first_call(
+    images.__next__,
     common.say,
     f'the generator, for {min(size, len(seeds))} images at a time',
   )
-  for first in range(0, len(seeds), size):
-    batch = seeds[first : first + size]
-    # Whole batches, so that one program serves all.
-    padded = batch + batch[:1] * (size - len(batch) if first else 0)
-    images = generate(
-      model_lib.seed_latents(padded, model.z_dim),
-      None if label is None else np.tile(label, (len(padded), 1)),
-      truncation_psi=_TRUNC.value,
-      truncation_cutoff=_CUTOFF.value,
-      noise_mode=_NOISE_MODE.value,
-      transform=transform,
-      noise_seed=batch[0],
-      truncation_towards=_TOWARDS.value,
-    )
-    for seed, image in zip(batch, np.asarray(images), strict=False):
+  for _ in seeds:
+    seed, image = advance()
+    with files.naming_errors(paths[seed]):
       grids.save_image(image, paths[seed])
-      print(paths[seed])
+    print(paths[seed], flush=True)
 
 
-def _inverse_transform(
-  translate: list[str], rotate: float
-) -> Float[np.ndarray, '3 3'] | None:
-  """Returns the inverse of a turn by degrees followed by a shift; or None.
+def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
+  """Returns the file of each seed.
 
   Raises:
-    ValueError: If `translate` is not two numbers.
+    OSError: If a file exists already, or none can be written.
+  """
+  outdir = pathlib.Path(common.require(common.OUTDIR))
+  files.check_folder(outdir)
+  paths = {seed: outdir / f'seed{seed:04d}.png' for seed in seeds}
+  for path in paths.values():
+    if path.is_dir():
+      raise IsADirectoryError(f'{path} is a folder: choose another --outdir')
+    if path.exists() and not _OVERWRITE.value:
+      raise FileExistsError(
+        f'{path} exists: pass --overwrite or another --outdir'
+      )
+  return paths
+
+
+def _parse_transform(translate: list[str], rotate: float):
+  """Returns the transform that is asked for, or None.
+
+  Raises:
+    ValueError: If `translate` is not two numbers, or they are too large.
   """
   try:
     x, y = (float(value) for value in translate)
+    return resampling.inverse_transform((x, y), rotate)
   except ValueError as error:
     raise ValueError(
-      f'--translate={",".join(translate)} is not understood: use X,Y'
+      f'--translate={",".join(translate)} is not understood: use X,Y, numbers '
+      'that say how many widths to move'
     ) from error
-  if not (x or y or rotate):
-    return None
-  turn = resampling.rotation_matrix(math.radians(rotate))
-  shift = resampling.translation_matrix(jnp.array([x, y]))
-  return np.linalg.inv(np.asarray(shift @ turn))

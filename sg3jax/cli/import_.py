@@ -1,4 +1,4 @@
-"""Converts an official checkpoint to a folder of our own files, safely.
+r"""Converts an official checkpoint to a folder of our own files, safely.
 
     sg3jax import stylegan3-t-ffhq-1024x1024.pkl --output=models/ffhq
 
@@ -6,42 +6,46 @@ Nothing of the file is executed. The folder opens like a run:
 
     sg3jax generate --network=models/ffhq --seeds=0-7 --outdir=out
 
+State dictionaries and files of `sg3jax export` do not say what their network
+was made with. Published designs are recognised; others need a configuration:
+
+    sg3jax import g_ema.pt --output=models/mine --config=mine.py
+
 Converted weights keep the licence of those they were made from.
 """
 
-import pathlib
+import sys
 
+import jax
 from absl import flags
 
-from sg3jax.cli import common
-from sg3jax.interop import model_files
+from sg3jax.cli import common, config_flag
 from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader
 from sg3jax.trees import flatten
 
-_OUTPUT = flags.DEFINE_string('output', None, 'The folder to write, a new one.')
+flags.declare_key_flag('config')
+flags.declare_key_flag('output')
 
 
 def main(argv: list[str] | None = None) -> None:
   """Parses the flags and converts."""
-  common.run(_import, argv, arguments=1)
+  common.run(_import, config_flag.locate(argv or sys.argv), arguments=1)
 
 
 def _import(file: str) -> None:
-  output = pathlib.Path(common.require(_OUTPUT))
-  model_files.check_is_new(output)
-  path = pathlib.Path(file)
-  checkpoint, digest = reader.read_hashed(path)
-  converted = convert.convert(checkpoint)
+  output = common.require(common.OUTPUT)
+  config = config_flag.CONFIG.value
+  jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
+  converted = convert.import_file(
+    file, output, None if config is None else config.model.to_dict()
+  )
   _describe(converted)
-  source = {'file': path.name, 'sha256': digest}
-  model_files.save(output, converted.model, converted.networks, source)
   print(f'written       {output}')
   print('Converted weights keep the licence of those they were made from.')
 
 
 def _describe(converted: convert.Converted) -> None:
-  """Prints what was found, converted and ignored."""
+  """Prints what was found, converted, compared, assumed and ignored."""
   model = converted.model
   if model['generator'] == 'stylegan2':
     kind = f'StyleGAN2 ({model["stylegan2"]["architecture"]})'
@@ -61,5 +65,9 @@ def _describe(converted: convert.Converted) -> None:
   print(
     f'compared      {converted.compared} arrays that follow from the design'
   )
-  if converted.ignored:
-    print(f'ignored       {", ".join(converted.ignored)}')
+  for verb, names in (
+    ('assumed', converted.assumed),
+    ('ignored', converted.ignored),
+  ):
+    if names:
+      print(f'{verb:13} {", ".join(names)}')

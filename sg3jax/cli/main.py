@@ -1,34 +1,84 @@
 """The console command `sg3jax COMMAND --option=value ...`."""
 
+import contextlib
 import importlib
+import os
+import signal
 import sys
+import threading
+import time
 
 COMMANDS = {
   'spec': 'shows the design of a model, layer by layer',
   'train': 'trains a model',
   'sweep': 'analyses or trains many variants of a model',
-  'generate': 'draws pictures with a trained model',
+  'generate': 'generates images with a trained model',
   'evaluate': 'measures a trained model',
   'import': 'converts an official checkpoint, safely',
   'export': 'writes a model under official names',
   'doctor': 'shows what this machine can do, and tests it',
 }
 
+_INTERRUPTED = 128 + signal.SIGINT
+
+# Seconds for a command to clean up after Ctrl-C. Compilation takes minutes, in
+# which Python cannot interrupt it.
+_GRACE = 2.0
+
 
 def main() -> None:
-  """Runs the command that the first argument names."""
+  """Runs the command that the first argument names; Ctrl-C ends it."""
+  # An exception in the middle of an import may be swallowed or wrapped there.
+  before = signal.signal(signal.SIGINT, _end_at_once)
+  try:
+    command = _find_command()
+    signal.signal(signal.SIGINT, before)
+    _end_after_grace()
+    if command is not None:
+      command.main([f'sg3jax {sys.argv[1]}', *sys.argv[2:]])
+  except KeyboardInterrupt:
+    with contextlib.suppress(OSError):
+      sys.stdout.flush()
+    # Threads of libraries may be at work, and would be waited for.
+    _end_at_once()
+
+
+def _find_command():
+  """Returns the module of the command, or None if help was all."""
   name = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if name in COMMANDS:
     # Each command defines flags of its own: import the one that runs.
     module = 'import_' if name == 'import' else name  # A word of Python.
-    command = importlib.import_module(f'sg3jax.cli.{module}')
-    command.main([f'sg3jax {name}', *sys.argv[2:]])
-    return
+    return importlib.import_module(f'sg3jax.cli.{module}')
   usage = '\n'.join(
     f'  {command:10s} {purpose}' for command, purpose in COMMANDS.items()
   )
   usage = f'usage: sg3jax COMMAND --option=value ...\n{usage}\n'
   if name in ('-h', '--help', 'help'):
     print(usage + '`sg3jax COMMAND --help` lists the options of a command.')
-  else:
-    sys.exit(f'error: there is no command {name!r}\n{usage}')
+    return None
+  sys.exit(f'error: there is no command {name!r}\n{usage}')
+
+
+def _end_at_once(*_) -> None:
+  os.write(2, b'Interrupted\n')
+  os._exit(_INTERRUPTED)
+
+
+def _end_after_grace() -> None:
+  """Makes Ctrl-C end the process even while Python cannot handle it.
+
+  A signal leaves a byte in a pipe at once, which a thread reads. Training puts
+  a pipe of its own in its place.
+  """
+  read_end, write_end = os.pipe()
+  os.set_blocking(write_end, False)
+
+  def listen() -> None:
+    while os.read(read_end, 1)[0] != signal.SIGINT:
+      pass
+    time.sleep(_GRACE)
+    _end_at_once()
+
+  threading.Thread(target=listen, name='interrupt', daemon=True).start()
+  signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)

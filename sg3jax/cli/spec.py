@@ -8,7 +8,7 @@ Frequencies are in cycles, rates in samples a canvas side: f_c is the cutoff of
 a layer's downsampling filter, f_t its least stopband, f_h half the width of its
 transition band, s the rate of its output, s' the one at which the nonlinearity
 is evaluated, and A how much the filter attenuates what would alias, by Kaiser's
-formula. `--outdir` also draws the paper's Figure 4 for the design.
+formula. `--outdir` also plots the paper's Figure 4 for the design.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ import sys
 import jax
 from absl import flags
 
-from sg3jax import text
+from sg3jax import files, text
 from sg3jax.cli import common, config_flag
 from sg3jax.eval.plots import layers
 from sg3jax.nets import factory, layer_tables
@@ -34,9 +34,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _spec() -> None:
   config = common.require(config_flag.CONFIG)
+  if common.OUTDIR.value:
+    files.check_folder(common.OUTDIR.value)
   jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
   model = config.model.to_dict()
-  # What the data would settle.
+  # The data would settle these.
   model['img_channels'] = model['img_channels'] or 3
   model['label_dim'] = model['label_dim'] or 0
   generator = factory.make_generator(model)
@@ -44,7 +46,7 @@ def _spec() -> None:
   spec = generator.spec
   g, d = layer_tables.shapes(generator, discriminator, config.train.batch)
   params = g['params']
-  mapping = params.get('mapping', {})  # Of no layers, say.
+  mapping = params.get('mapping', {})  # There may be no layers.
   print(text.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
   print(
     f'\nGenerator:      {layer_tables.count(params):,} parameters, '
@@ -63,7 +65,7 @@ def _spec() -> None:
     return
   if not isinstance(spec, spec_lib.SynthesisSpec):
     raise ValueError(
-      "StyleGAN2's blocks have fixed binomial filters and no bands to draw: "
+      "StyleGAN2's blocks have fixed binomial filters and no bands to plot: "
       'leave --outdir out, or choose an alias-free configuration'
     )
   for path in layers.plot_design(spec, pathlib.Path(common.OUTDIR.value)):

@@ -34,9 +34,12 @@ from sg3jax.train import preemption
 
 flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
-_FILE = flags.DEFINE_string('file', None, 'The sweep file.')
+_FILE = flags.DEFINE(common.PATH, 'file', None, 'The sweep file.')
 _MODE = flags.DEFINE_enum(
-  'mode', 'analyse', driver.MODES, 'Whether points are trained, or only made.'
+  'mode',
+  'analyse',
+  driver.MODES,
+  'Whether points are trained, or only analysed.',
 )
 _METRICS = flags.DEFINE_list(
   'sweep_metrics',
@@ -53,32 +56,37 @@ _SAMPLES = flags.DEFINE_integer(
 _ADDRESS = flags.DEFINE_string(
   'address',
   'local',
-  'Of a Ray cluster; auto for the one that runs on this machine, local for one '
-  'of its own.',
+  'Address of a Ray cluster; auto for the one that runs on this machine, local '
+  'for one of its own.',
 )
 _CPUS = flags.DEFINE_float(
-  'cpus_per_point', 1.0, 'CPUs that a point takes.', lower_bound=0.0
+  'cpus_per_point', 1.0, 'Number of CPUs that a point takes.', lower_bound=0.0
 )
 _GPUS = flags.DEFINE_float(
-  'gpus_per_point', 0.0, 'GPUs that a point takes.', lower_bound=0.0
+  'gpus_per_point', 0.0, 'Number of GPUs that a point takes.', lower_bound=0.0
 )
 _RESOURCES = flags.DEFINE_list(
-  'resources_per_point', [], 'Others that a point takes: TPU=4,...'
+  'resources_per_point', [], 'Other resources that a point takes: TPU=4,...'
 )
 _RETRIES = flags.DEFINE_integer(
-  'max_retries', 3, 'Restarts of a point whose process dies.', lower_bound=0
+  'max_retries',
+  3,
+  'How often a point is started again whose process dies.',
+  lower_bound=0,
 )
 _ONLY = flags.DEFINE_list(
-  'only', [], 'Points by name, or by patterns with *; failed ones too.'
+  'only',
+  [],
+  'Run these points alone, by name or by patterns with *; failed ones too.',
 )
 _RETRY_FAILED = flags.DEFINE_bool(
   'retry_failed', False, 'Also run points that have failed.'
 )
 _RERUN = flags.DEFINE_bool(
-  'rerun', False, 'Also run points that are done; what there is stays.'
+  'rerun', False, 'Also run points that are done; older results stay.'
 )
 _RERUN_CHANGED = flags.DEFINE_bool(
-  'rerun_changed', False, 'The same for those whose configuration has changed.'
+  'rerun_changed', False, 'Also run points whose configuration has changed.'
 )
 _SKIP_INVALID = flags.DEFINE_bool(
   'skip_invalid', False, 'Run the others if some points are impossible.'
@@ -173,7 +181,7 @@ def _refuse_invalid(sweep: points.Sweep) -> None:
 def _report(work: driver.Driver) -> Counter:
   """Writes and prints what there is; returns how many points of each status."""
   rows = work.rows()
-  # What is logged of a point is no property of it.
+  # The logging of a point is no property of it.
   fields = [
     short
     for field, short in work.sweep.short_names.items()

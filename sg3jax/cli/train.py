@@ -21,18 +21,19 @@ import sys
 
 import jax
 from absl import flags
-from jax.sharding import Mesh
 
 from sg3jax import launch
 from sg3jax.cli import common, config_flag
-from sg3jax.data import sources
 from sg3jax.train import memory_estimate, preemption, profiling, sharding
 from sg3jax.train.step import build
 from sg3jax.types import Config
 
 flags.declare_key_flag('config')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder.')
-_INIT_FROM = flags.DEFINE_string(
+_WORKDIR = flags.DEFINE(
+  common.PathParser(may_be_remote=True), 'workdir', None, 'The run folder.'
+)
+_INIT_FROM = flags.DEFINE(
+  common.PATH,
   'init_from',
   None,
   'A run folder or checkpoint whose networks a new run starts from.',
@@ -53,7 +54,7 @@ _PLAN_MEMORY = flags.DEFINE_float(
   'plan_memory',
   None,
   'GiB of a device, for --plan to find the largest micro-batch that fits; by '
-  'default what the device tells.',
+  'default what the device reports.',
   lower_bound=0.0,
 )
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
@@ -78,26 +79,20 @@ def main(argv: list[str] | None = None) -> None:
 
 def _train() -> None:
   workdir = None if _PLAN.value else common.require(_WORKDIR)
-  config = common.require(config_flag.CONFIG)
+  config = _read_config()
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
-  if _INIT_FROM.value:
-    config.train.init_from = _INIT_FROM.value
-  if _INIT_PARTIAL.present:
-    config.train.init_partial = _INIT_PARTIAL.value
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
-  mesh = sharding.make_mesh(common.DEVICES.value)
-  source = launch.open_source(config)
   if workdir is None:
-    _plan(config, source, mesh)
+    _plan(config)
     return
+  mesh = sharding.make_mesh(common.DEVICES.value)
   with preemption.stop_on_signals() as stop:
     launch.train(
       config,
       workdir,
-      source=source,
       mesh=mesh,
       stop=stop,
       profile=profile,
@@ -107,9 +102,20 @@ def _train() -> None:
     sys.exit(preemption.EXIT_CODE)
 
 
-def _plan(config: Config, source: sources.ImageSource, mesh: Mesh) -> None:
+def _read_config() -> Config:
+  """Returns the configuration, with the flags that stand for fields of it."""
+  config = common.require(config_flag.CONFIG)
+  if _INIT_FROM.value:
+    config.train.init_from = _INIT_FROM.value
+  if _INIT_PARTIAL.present:
+    config.train.init_partial = _INIT_PARTIAL.value
+  return config
+
+
+def _plan(config: Config) -> None:
   """Prints what a step takes, and the micro-batches that fit."""
-  trainer, _ = build.prepare(config, source, mesh)
+  mesh = sharding.make_mesh(common.DEVICES.value)
+  trainer, _ = build.prepare(config, launch.open_source(config), mesh)
   batch = config.train.batch
   print(memory_estimate.estimate(trainer, mesh, batch).report(), flush=True)
   memory = memory_estimate.device_memory(mesh)

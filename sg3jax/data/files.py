@@ -65,7 +65,7 @@ class ImageFiles:
 
     Raises:
       FileNotFoundError: If `path` does not exist.
-      OSError: If a file cannot be read for a reason outside of it.
+      OSError: If the disk or the network fails to deliver a file.
       ValueError: If images or labels are not usable. The message names the
         file and the remedy.
     """
@@ -119,7 +119,7 @@ class ImageFiles:
     """Returns `image`, uint8 [h, w, c], and `label`, float32 [label_dim].
 
     Raises:
-      OSError: If the file cannot be read for a reason outside of it.
+      OSError: If the disk or the network fails to deliver the file.
       ValueError: If the file is damaged, or its shape differs from that of
         the other images.
     """

@@ -64,7 +64,7 @@ class Loader:
   def _next_reported(
     self, report: Callable[[str], None]
   ) -> dict[str, np.ndarray]:
-    """Returns the next batch; says so if it lets the run wait for long."""
+    """Returns the next batch; reports if the run has to wait for long."""
     start, patience_sec = time.monotonic(), self._patience_sec
     timer = threading.Timer(
       patience_sec,
@@ -116,8 +116,8 @@ def make_loader(
 
   Args:
     source: The images.
-    batch_size: Images of a batch, over all processes.
-    seed: Of the order, from 0 to 2**32 - 1.
+    batch_size: Number of images in a batch, over all processes.
+    seed: Random seed of the order, from 0 to 2**32 - 1.
     start_image: Position of the first image to return: how many were shown
       before, over all processes.
     mirror: Whether to show every image also flipped left to right, as
@@ -126,8 +126,8 @@ def make_loader(
     process_count: Processes that share the batches, equally.
     num_threads: Threads that read ahead, a batch each; 0 reads in `next`.
     report: Takes a line of text, from another thread, if a batch takes longer
-      than any before it and than `patience_sec`; None: nothing is said.
-    patience_sec: Seconds.
+      than any before it and than `patience_sec`; None reports nothing.
+    patience_sec: Seconds to wait before the first report.
 
   Raises:
     ValueError: If an argument is out of range.

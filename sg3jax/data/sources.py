@@ -219,7 +219,7 @@ def open_source(
 
   Raises:
     FileNotFoundError: If `spec` names nothing that exists.
-    OSError: If files cannot be read for a reason outside of them.
+    OSError: If the disk or the network fails to deliver a file.
     ImportError: If a package that the set needs is missing.
     ValueError: If the images or labels are not usable; the message names the
       file and the remedy.

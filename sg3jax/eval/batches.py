@@ -1,4 +1,4 @@
-"""How many images a device generates at a time."""
+"""The number of images that a device generates at a time."""
 
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables

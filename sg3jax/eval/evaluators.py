@@ -1,8 +1,8 @@
-"""What a run measures, generates and plots at its snapshots.
+"""The evaluation of a run's snapshots: grids, metrics, curves and a clip.
 
-A part of the evaluation computes first, on all hosts, as their devices do it
-together. It leaves the writing to the first host, when all parts have computed:
-a disk that is full keeps no other host waiting.
+Every part of the evaluation computes first, on all hosts, whose devices work
+together. The first host writes the files when all parts have computed, so that
+a full disk keeps no other host waiting.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ class SnapshotEvaluator:
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
     """Evaluates one snapshot; returns the values of all metrics."""
     if self._images is None:
-      # Images and values are of the network, not of its rounding.
+      # Evaluate the network, not its rounding.
       generator = snapshot.generator.clone(low_precision_dtype=None)
       self._images = ImageGenerator(generator, self._mesh)
     outcomes = [part(self._images, snapshot) for part in self._parts]
@@ -121,7 +121,7 @@ class SnapshotEvaluator:
 def _try_to_write(outcome: Outcome, snapshot: Snapshot) -> None:
   try:
     outcome.write()
-  except Exception as error:  # A run is worth more than its pictures.
+  except Exception as error:  # A run is worth more than its grids.
     # Other hosts know nothing of this; the values have to be the same on all.
     logging.warning(
       'Files of the snapshot at %g kimg cannot be written: %s: %s',
@@ -151,8 +151,8 @@ class _Cells:
   @functools.cached_property
   def indices(self) -> np.ndarray:
     """Indices of the reals in the cells, one class a row."""
-    values = self._source.labels().values
-    return grids.grid_indices(values, self.size, self._seed)
+    labels = self._source.labels()
+    return grids.grid_indices(labels.values, self.size, self._seed)
 
   def styles(
     self, images: ImageGenerator, snapshot: Snapshot
@@ -292,7 +292,7 @@ class Measurements:
     for metric in self._metrics:
       start = time.perf_counter()
       measured = metric.measure(context)
-      # What it shares with a metric before it is not counted again.
+      # Work that it shares with an earlier metric is not counted again.
       seconds = time.perf_counter() - start
       values[metric.result] = float(measured.values[metric.result])
       lines.append(self._line(metric, measured, seconds, images, snapshot))

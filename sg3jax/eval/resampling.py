@@ -9,6 +9,7 @@ Matrices act on column vectors (x, y, 1). A turn by `angle` maps (1, 0) to
 (cos, -sin): counter-clockwise on the screen.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sg3jax.types import AnyArray, Array, Images
+
+# Further away, in widths, float32 cannot tell neighbouring pixels apart.
+_MAX_SHIFT = 1000.0
 
 # Half widths of the Lanczos kernel and of the band-limit filter, in pixels.
 _LANCZOS = 3
@@ -327,3 +331,32 @@ def _convolve(
 def _mask(rows: Array, columns: Array) -> Float[Array, 'h w 1']:
   """Returns the outer product of two vectors of booleans."""
   return (rows[:, None] & columns)[:, :, None].astype(jnp.float32)
+
+
+def inverse_transform(
+  translate: tuple[float, float] = (0.0, 0.0), rotate: float = 0.0
+) -> Float[np.ndarray, '3 3'] | None:
+  """Returns the `transform` of a turn that is followed by a shift.
+
+  Args:
+    translate: The shift (x, y), in units of the image's width.
+    rotate: The turn, in degrees, counter-clockwise.
+
+  Returns:
+    The inverse, as `Model.synthesis` takes it; None if nothing moves.
+
+  Raises:
+    ValueError: If a number is not finite, or the shift too long for float32.
+  """
+  x, y = translate
+  if not all(abs(value) <= _MAX_SHIFT for value in (x, y)):
+    raise ValueError(
+      f'translate must be within {_MAX_SHIFT:g} widths, got {x:g},{y:g}'
+    )
+  if not math.isfinite(rotate):
+    raise ValueError(f'rotate must be a finite number, got {rotate}')
+  if not (x or y or rotate):
+    return None
+  turn = rotation_matrix(math.radians(math.fmod(rotate, 360)))
+  shift = translation_matrix(jnp.array([x, y]))
+  return np.linalg.inv(np.asarray(shift @ turn))

@@ -24,17 +24,17 @@ def make_result(
   devices: Sequence[Any] | None = None,
   ci95: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-  """Returns one result with all that is needed to judge and repeat it.
+  """Returns one result, with everything needed to judge and to repeat it.
 
   The fields `results`, `metric`, `total_time`, `total_time_str`, `num_gpus`,
   `snapshot_pkl` and `timestamp` are those that tools for StyleGAN3 read.
 
   Args:
     metric: Name of the metric, `eqt50k_int` or `swd`, say.
-    results: Figures by name. What is not finite is written as null, since JSON
-      has no word for it.
+    results: Values by name. Those that are not finite are written as null, as
+      JSON has no word for them.
     num_samples: Images that were really measured, whatever the name says.
-    seed: What the measurement's random numbers derived from.
+    seed: Random seed of the measurement.
     total_time: Seconds taken.
     snapshot: Name of the checkpoint that was measured; None: not a stored one.
     devices: The JAX devices that took part. None: all.

@@ -56,6 +56,7 @@ def check_is_new(path: str | pathlib.Path) -> None:
     raise FileExistsError(
       f'{path} exists and is not empty: choose another folder'
     )
+  files.check_folder(path)
 
 
 def save(
@@ -90,20 +91,37 @@ def save(
     for network, variables in networks.items()
     for name, array in flatten(variables).items()
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = pathlib.Path(
-    tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent)
-  )
-  try:
+  with _naming_errors(path), _replacing_folder(path) as temporary:
     safetensors_numpy.save_file(arrays, temporary / ARRAYS)
     (temporary / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
     # Both are made for their owner alone.
     temporary.chmod(0o755)
     (temporary / ARRAYS).chmod(0o644)
+
+
+@contextlib.contextmanager
+def _replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a folder to fill, which takes the place of `path` if all is well."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = pathlib.Path(
+    tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent)
+  )
+  try:
+    yield temporary
     os.replace(temporary, path)
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)
     raise
+
+
+@contextlib.contextmanager
+def _naming_errors(path: pathlib.Path) -> Iterator[None]:
+  """Makes errors of writing name the path; as OSError, whoever raises them."""
+  try:
+    with files.naming_errors(path):
+      yield
+  except safetensors.SafetensorError as error:
+    raise OSError(f'{path} cannot be written: {error}') from error
 
 
 def load(
@@ -181,6 +199,7 @@ def check_is_new_file(
     )
   if path.exists() or path.is_symlink():
     raise FileExistsError(f'{path} exists: choose another name')
+  files.check_folder(path.parent)
 
 
 def save_arrays(
@@ -193,7 +212,8 @@ def save_arrays(
     FileExistsError: If the file exists.
   """
   check_is_new_file(path, ARRAY_SUFFIXES)
-  with files.replacing(path) as temporary:
+  path = pathlib.Path(path)
+  with _naming_errors(path), files.replacing(path) as temporary:
     if temporary.suffix == '.npz':
       np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
     else:
@@ -204,12 +224,12 @@ def save_arrays(
 def save_program(
   path: str | pathlib.Path, program: bytes, about: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Writes a program as `.stablehlo`, and what there is to know as JSON.
+  """Writes a program as `.stablehlo`, and its description as JSON.
 
   Args:
     path: The file; the JSON beside it is called the same with `.json` behind.
     program: As `stablehlo.export_program` made it.
-    about: What it said of it.
+    about: The description that came with it.
 
   Returns:
     The path of the JSON, which also has the program's SHA-256.
@@ -225,8 +245,9 @@ def save_program(
   digest = hashlib.sha256(program).hexdigest()
   text = json.dumps({**about, 'sha256': digest}, indent=2) + '\n'
   # The program last: where it is, the other is too.
-  files.write_bytes(about_path, text.encode())
-  files.write_bytes(path, program)
+  with files.naming_errors(path):
+    files.write_bytes(about_path, text.encode())
+    files.write_bytes(path, program)
   return about_path
 
 
@@ -243,15 +264,18 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   try:
     config = json.loads(path.read_text())
   except (ValueError, RecursionError) as error:
-    raise CheckpointError(f'{path} is no JSON: {error}') from error
+    raise CheckpointError(f'{path} must be JSON: {error}') from error
   if not isinstance(config, dict) or config.get('format') != _FORMAT:
-    raise CheckpointError(f'{path} is no configuration of a model of sg3jax')
+    raise CheckpointError(
+      f'{path} must be the configuration of a model of sg3jax, and is not'
+    )
   version = config.get('version')
   if version != _VERSION:
-    # Else as large as the file, or too deep to be printed.
+    # Other values may be as large as the file, or too deep to print.
     shown = version if isinstance(version, int) else quoted(version)
     raise CheckpointError(
-      f'{path} is of version {shown}: this sg3jax reads version {_VERSION}'
+      f'{path} must be of version {_VERSION}, got {shown}: read it with the '
+      'sg3jax that wrote it, or a later one'
     )
   options = config.get('options')
   if not isinstance(options, dict) or not isinstance(

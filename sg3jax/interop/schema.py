@@ -1,6 +1,8 @@
-"""Which arrays, of which shapes, the networks of a configuration have."""
+"""The arrays, and their shapes, that networks of a configuration have."""
 
 import contextlib
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ NETWORKS = (*GENERATORS, 'discriminator')
 
 _SHOWN = 3
 
-# What a field that is missing or of another type raises, somewhere below.
+# Errors that a field raises, somewhere below, if it is missing or ill-typed.
 _ERRORS = (
   ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
   RecursionError,
@@ -31,8 +33,15 @@ def expected_shapes(
     network: One of `NETWORKS`.
     model: The `model` part of a configuration.
   """
+  return _traced_shapes(network, json.dumps(model, default=dict))
+
+
+# A network is traced in a second, and asked for several times.
+@functools.lru_cache(maxsize=64)
+def _traced_shapes(network: str, text: str) -> dict[str, tuple[int, ...]]:
+  model = json.loads(text)
   # The form of the nonlinearity that is traced fastest; it has no arrays.
-  model = {**model, 'filtered_lrelu_implementation': 'reference'}
+  model['filtered_lrelu_implementation'] = 'reference'
   labels = (1, model['label_dim'])
   if network == 'discriminator':
     module = factory.make_discriminator(model)
@@ -100,7 +109,7 @@ def _impossible(network: str) -> Iterator[None]:
   try:
     yield
   except _ERRORS as error:
-    # The kind, since a KeyError, say, is no sentence.
+    # With its kind: the text of a KeyError, say, is no sentence.
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     reason = str(error).partition('\n')[0]
     raise CheckpointError(

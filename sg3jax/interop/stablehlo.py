@@ -19,7 +19,7 @@ from sg3jax.ops.filtered_lrelu import platform
 from sg3jax.types import Array, Variables
 from sg3jax.version import __version__
 
-# What the program computes: images from latents, or one half of that.
+# The parts that can be programs: images from latents, or one half of that.
 PARTS = ('generator_ema', 'mapping', 'synthesis')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -40,7 +40,7 @@ _COMPATIBILITY = (
 def export_program(
   part: str, model: Mapping[str, Any], variables: Variables
 ) -> tuple[bytes, dict[str, Any]]:
-  """Returns a program, serialized, and what there is to know of it.
+  """Returns a program, serialized, and a description of it.
 
   Its arguments are keywords, float32 all of them:
 
@@ -61,9 +61,7 @@ def export_program(
     ImportError: If the package `flatbuffers` is missing.
   """
   if part not in PARTS:
-    raise ValueError(
-      f'only {", ".join(PARTS)} can be programs, and not {part!r}'
-    )
+    raise ValueError(f'part must be one of {", ".join(PARTS)}, got {part!r}')
   _check_flatbuffers()
   generator = factory.make_generator({**model, **_PORTABLE})
   function = _function(part, generator, variables)
@@ -107,12 +105,12 @@ def _check_flatbuffers() -> None:
 def _function(
   part: str, generator: generator_lib.Generator, variables: Variables
 ) -> Callable[..., Array]:
-  """Returns what is computed, with the arrays as constants."""
-  # As NumPy arrays: constants shall not depend on where they are.
+  """Returns the function to export, with the arrays as its constants."""
+  # NumPy arrays, so that the constants do not depend on a device.
   variables = jax.tree.map(np.asarray, variables)
 
   def apply(*args, **options):
-    # Else compilers would compute with hundreds of megabytes, slowly.
+    # Without it, compilers would fold constants of hundreds of megabytes.
     arrays = jax.lax.optimization_barrier(variables)
     return generator.apply(arrays, *args, **options)
 

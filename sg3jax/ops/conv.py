@@ -173,45 +173,62 @@ def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
   one tall operand. From one row to the next it is `g` that is shifted, along h,
   where a shift moves whole rows of pixels.
   """
-  k, _, i, o = geometry.w_shape
-  padding, stride, dilation = (
-    geometry.padding,
-    geometry.stride,
-    geometry.dilation,
-  )
+  if geometry.stride > 1:
+    return _strided_kernel_gradient(geometry, x, g)
+  k, _, i, _ = geometry.w_shape
+  padding, dilation = geometry.padding, geometry.dilation
   (_, height, _, _), (_, out_height, out_width, _) = x.shape, g.shape
   none, border = (0, 0, 0), (padding, padding, dilation - 1)
   zero = jnp.zeros((), x.dtype)
   # Left alone, XLA recomputes both, from far back, for every row.
   x, g = barrier.store((x, g))
+  x = lax.pad(x.transpose(3, 0, 1, 2), zero, (none, none, none, border))
+  taps = jnp.stack([x[..., c : c + out_width] for c in range(k)])
 
-  def stack_taps(x: Array) -> Array:
-    stop = (out_width - 1) * stride + 1
-    taps = [x[..., c : c + stop : stride] for c in range(k)]
-    return jnp.stack(taps).reshape(k * i, -1)
+  def product(row: int) -> Array:
+    low = row - padding
+    high = (height - 1) * dilation + 1 - out_height - low
+    rows = lax.pad(g, zero, (none, (low, high, 0), none, none))
+    return _product(taps.reshape(k * i, -1), rows[:, ::dilation])
 
-  x = x.transpose(3, 0, 1, 2)
-  if stride == 1:
-    taps = stack_taps(lax.pad(x, zero, (none, none, none, border)))
-
-    def operands(row: int) -> tuple[Array, Array]:
-      low = row - padding
-      high = (height - 1) * dilation + 1 - out_height - low
-      rows = lax.pad(g, zero, (none, (low, high, 0), none, none))
-      return taps, rows[:, ::dilation]
-
-  else:  # Spread out to the rows of x, g would be mostly zeros.
-    x = lax.pad(x, zero, (none, none, border, border))
-
-    def operands(row: int) -> tuple[Array, Array]:
-      stop = row + (out_height - 1) * stride + 1
-      return stack_taps(x[:, :, row:stop:stride]), g
-
-  def product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right.reshape(-1, o), precision=_precision(x))
-
-  rows = [product(*operands(row)) for row in range(k)]
+  rows = [product(row) for row in range(k)]
   return jnp.stack(rows).reshape(geometry.w_shape)
+
+
+def _strided_kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
+  """Returns one matrix product over all pixels for the whole kernel.
+
+  Spread out to the rows of `x`, `g` would be mostly zeros. Instead `x` is split
+  into its polyphase components, transposed as above, once: of them, every tap
+  is a plain slice.
+  """
+  k, _, i, _ = geometry.w_shape
+  padding, stride = geometry.padding, geometry.stride
+  (_, out_height, out_width, _) = g.shape
+  none, border = (0, 0, 0), (padding, padding, geometry.dilation - 1)
+  x, g = barrier.store((x, g))
+  x = lax.pad(x, jnp.zeros((), x.dtype), (none, border, border, none))
+  x = x.transpose(3, 0, 1, 2)
+  phases = range(min(k, stride))
+  components = barrier.store(
+    [[x[:, :, p::stride, q::stride] for q in phases] for p in phases]
+  )
+
+  def tap(row: int, column: int) -> Array:
+    (top, p), (left, q) = divmod(row, stride), divmod(column, stride)
+    bottom, right = top + out_height, left + out_width
+    return components[p][q][:, :, top:bottom, left:right]
+
+  taps = jnp.stack(
+    [tap(row, column) for row in range(k) for column in range(k)]
+  )
+  return _product(taps.reshape(k * k * i, -1), g).reshape(geometry.w_shape)
+
+
+def _product(left: Array, g: Array) -> Array:
+  """Multiplies a matrix by the pixels [n, h, w, o] of an image."""
+  right = g.reshape(-1, g.shape[-1])
+  return jnp.matmul(left, right, precision=_precision(g))
 
 
 def _flip(w: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What is known of a point without training it, in seconds."""
+"""The analysis of a point without training it, in seconds."""
 
 import math
 from collections.abc import Sequence
@@ -66,15 +66,15 @@ def analyse(
   metrics: Sequence[str] | None = None,
   samples: int = SAMPLES,
 ) -> Values:
-  """Returns what can be known of a new, untrained generator, by name.
+  """Returns values of a new, untrained generator by name.
 
-  Parameters of G and D; the least attenuation in dB of all layers and of the
-  non-critical ones; 10^9 operations for generating an image, and MiB for
-  generating four at once, as the compiler counts them; and metrics with half
-  the width of their 95 % interval, `eqt_db` and `eqt_db_ci95`. Metrics that
-  need transforms are left out for generators that take none. Images of new
-  generators have little contrast: metrics are measured after scaling them to
-  that of trained ones, a standard deviation of 0.5.
+  They are the parameters of G and D; the least attenuation in dB of all layers
+  and of the non-critical ones; 10^9 operations for generating an image, and MiB
+  for generating four at once, as the compiler counts them; and metrics with
+  half the width of their 95 % interval, `eqt_db` and `eqt_db_ci95`. Metrics
+  that need transforms are left out for generators that take none. Images of new
+  generators have little contrast: they are scaled to that of trained ones, a
+  standard deviation of 0.5, before metrics are measured.
 
   Args:
     config: The configuration.
@@ -192,8 +192,9 @@ def _measure(
   z = z.astype(np.float32)
   labels = c = None
   if generator.label_dim:
-    classes = np.arange(generator.label_dim)
-    labels = labels_lib.Labels(classes, generator.label_dim)
+    labels = labels_lib.Labels(
+      np.arange(generator.label_dim), generator.label_dim
+    )
     c = labels[np.arange(len(z)) % len(labels)]
   args = (z,) if c is None else (z, c)
   variables = jax.jit(generator.init)(

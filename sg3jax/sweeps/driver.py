@@ -27,7 +27,7 @@ class Driver:
   Args:
     sweep: The points.
     folder: Their records.
-    mode: Of `MODES`.
+    mode: A member of `MODES`.
     options: Keyword arguments of `analysis.analyse`; part of the records.
   """
 
@@ -52,7 +52,7 @@ class Driver:
     rerun: bool = False,
     rerun_changed: bool = False,
   ) -> list[points.Point]:
-    """Returns the points to run; sets aside what is to be made again.
+    """Returns the points to run, and sets aside those to be made again.
 
     Args:
       only: Names, or patterns with * and ?; of these points alone, and of those
@@ -115,7 +115,7 @@ class Driver:
     def report(job: runner.Job, outcome: runner.Outcome) -> None:
       nonlocal ended
       if not outcome.error and outcome.value is None:
-        return  # Told to stop; it stays `unfinished`.
+        return  # Asked to stop; it stays `unfinished`.
       ended += 1
       self._record(by_name[job.name], outcome)
       summary = outcome.error or _summary(outcome.value)
@@ -126,7 +126,7 @@ class Driver:
     runner.run(jobs, resources, report, stop=stop, patient=patient)
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns a row for each point: name, values, status, figures, error."""
+    """Returns a row for each point: name, fields, status, values, error."""
     rows = []
     for point in self.sweep.points:
       record = self._current(point)
@@ -140,13 +140,13 @@ class Driver:
     return rows
 
   def _current(self, point: points.Point) -> store.Record:
-    """Returns what is known of a point as the file describes it now."""
+    """Returns the record of a point as the file describes it now."""
     if point.error:
       return {'status': 'invalid', 'error': point.error}
     record = self.store.read(point.name)
     if record is None:
       return {'status': 'not run'}
-    # The figures of another configuration are not this point's.
+    # The values of another configuration are not this point's.
     changed = self._difference(record, point)
     return {'status': 'changed'} if changed else record
 
@@ -176,7 +176,8 @@ class Driver:
     return [line for line in difference if line not in added]
 
   def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
-    # What has no part in a step's numbers, a run's own folder may go on with.
+    # A run may go on in its folder with other fields that have no part in the
+    # numbers of a step.
     goes_on = difference and all(
       line.startswith(compare.MAY_CHANGE) for line in difference
     )
@@ -228,9 +229,9 @@ def _versions() -> dict[str, str]:
   }
 
 
-def _summary(figures: Mapping[str, Any]) -> str:
+def _summary(values: Mapping[str, Any]) -> str:
   return ', '.join(
     f'{name} {text.cell(value)}'
-    for name, value in figures.items()
+    for name, value in values.items()
     if value is not None
   )

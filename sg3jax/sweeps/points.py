@@ -1,4 +1,4 @@
-"""Sweep files: which variants of a configuration there are.
+"""Sweep files, which describe variants of a configuration.
 
 A sweep file is TOML (docs/sweeps.md):
 
@@ -51,8 +51,8 @@ class Point:
   """One variant of a configuration.
 
   Attributes:
-    name: What its files are called: stable, readable, safe in file systems.
-    values: What distinguishes it, by dotted field.
+    name: Name of its files: stable, readable, safe in file systems.
+    values: Values that distinguish it, by dotted field.
     config: The whole configuration; None if `error` says why there is none.
     error: Why the point cannot run, in one line; empty if it can.
   """
@@ -69,7 +69,7 @@ class Sweep:
 
   Attributes:
     points: All points, in the order of the file.
-    short_names: What to call each field that varies: the shortest end of its
+    short_names: Short name of each field that varies: the shortest end of its
       dotted name that no other field has.
   """
 
@@ -265,7 +265,7 @@ def _flatten(table: Mapping[str, Any], prefix: str = '') -> Values:
 
 
 def get(config: Config, field: str, values: Mapping[str, Any]) -> Any:
-  """Returns what a point has in a field, be it one of its own values or not.
+  """Returns the value of a point in a field, whether it is its own or not.
 
   None if the configuration has no such field.
   """
@@ -308,7 +308,7 @@ def _convert(field: str, kind: type, value: Any) -> Any:
   # True is an int to Python.
   if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
     names = {
-      int: 'a whole number', float: 'a number', bool: 'true or false',
+      int: 'an integer', float: 'a number', bool: 'true or false',
       str: 'text', tuple: 'a list',
     }  # fmt: skip
     raise ValueError(

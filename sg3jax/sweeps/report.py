@@ -1,4 +1,4 @@
-"""The table and the pictures of a sweep."""
+"""The table and the plots of a sweep."""
 
 import csv
 import io
@@ -18,9 +18,9 @@ from sg3jax.sweeps import analysis, store
 
 Row = Mapping[str, Any]
 
-# What is about a point, or about the machine: it is in the table alone.
+# Columns about a point or the machine, which are in the table alone.
 _ABOUT = ('point', 'status', 'seconds', 'sec_per_kimg', 'error')
-_MOST_LABELS = 8  # Of lines, in a legend.
+_MOST_LABELS = 8  # Lines in a legend.
 _MOST_TICKS = 16
 _MOST_LETTERS = 40  # That fit below a panel side by side.
 
@@ -42,7 +42,7 @@ def write(
 
   Args:
     rows: See `driver.Driver.rows`.
-    fields: Columns of what varies; `seed` is drawn as a spread.
+    fields: Columns of the fields that vary; `seed` is plotted as a spread.
     folder: Gets `table.csv`, `table.json` and `table.md`; `seeds.md`, the mean
       and the spread of each point's seeds, if there are several; and
       `plot-FIELD.png` for each field that varies among what is done. Older
@@ -78,13 +78,13 @@ def write(
 
 
 def average(rows: Sequence[Row], fields: Sequence[str]) -> list[dict[str, Any]]:
-  """Returns a row for the seeds of each point: means of figures ± their spread.
+  """Returns a row for the seeds of each point: means of values ± their spread.
 
   The spread is the standard deviation of a single run, by n - 1.
 
   Args:
     rows: Points that are done.
-    fields: Columns of what varies.
+    fields: Columns of the fields that vary.
   """
   groups: dict[str, list[Row]] = {}
   for row in rows:
@@ -130,7 +130,7 @@ def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
 def plot(
   rows: Sequence[Row], axis: str, axes: Sequence[str], path: grids.Path
 ) -> bool:
-  """Draws every figure against one field; returns whether there was any.
+  """Plots every value against one field; returns whether there was any.
 
   Points that agree in all other fields are joined. Where there are seeds, the
   line is their mean, and the band reaches from the least to the greatest.
@@ -220,7 +220,7 @@ def _groups(
     for label, members in groups.items()
     if len({_key(row[axis]) for row in members}) > 1
   }
-  # Beside lines, what varies another field alone would be dots over one value.
+  # Beside lines, points that vary another field would be dots over one value.
   return lines or groups
 
 

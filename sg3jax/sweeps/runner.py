@@ -23,7 +23,7 @@ import jax
 
 from sg3jax.train import preemption
 
-_CONFIG: Any = jax.config  # Whose fields are made at run time.
+_CONFIG: Any = jax.config  # Its fields are made at run time.
 
 # Seconds between two looks at whether to stop.
 _POLL = 0.5
@@ -42,7 +42,7 @@ class Job:
   """A call.
 
   Attributes:
-    name: What to call it.
+    name: Its name.
     function: A function of a module that the workers can import; its result
       can be pickled.
     arguments: Its keyword arguments.
@@ -55,13 +55,13 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What became of a job.
+  """The outcome of a job.
 
   Attributes:
-    value: What it returned.
+    value: The value that it returned.
     error: The error in one line; empty if it returned.
     traceback: Where the error was raised.
-    seconds: What the last attempt took.
+    seconds: Duration of the last attempt.
     host: The machine.
     device: The kind of its first device.
   """
@@ -76,11 +76,11 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-  """Where jobs run, and what each of them takes.
+  """The machines on which jobs run, and the resources each of them takes.
 
   Attributes:
-    address: Of a Ray cluster, 'auto' for the one of this machine; 'local' for
-      workers of this process's own.
+    address: Address of a Ray cluster, 'auto' for the one of this machine;
+      'local' for workers of this process's own.
     cpus: CPUs a job, which Ray counts but does not enforce.
     gpus: GPUs a job; it sees no others.
     custom: Other resources that the cluster's machines declare, `{'TPU': 4}`.
@@ -107,11 +107,11 @@ def run(
   stop: preemption.Stop,
   patient: bool,
 ) -> None:
-  """Runs jobs until all are done, or until told to stop.
+  """Runs jobs until all are done, or until asked to stop.
 
   Args:
-    jobs: What to do; as many at a time as the resources allow.
-    resources: Where.
+    jobs: The jobs; as many run at a time as the resources allow.
+    resources: The machines, and what a job takes.
     report: Called with each job that has ended, in the order in which they do.
     stop: Whether to end early. Set `obeyed` then.
     patient: Whether jobs that run are then asked to end, as by Ctrl-C, and
@@ -150,7 +150,8 @@ def run(
       for reference in ready:
         job = pending.pop(reference)
         outcome = _outcome(ray, reference, resources.max_retries)
-        if not (stop.obeyed and outcome.error):  # Of the cancellation.
+        # After a stop, errors are those of the cancellation.
+        if not (stop.obeyed and outcome.error):
           report(job, outcome)
       if stop.signal and pending and not stop.obeyed:
         stop.obeyed = True
@@ -192,7 +193,7 @@ def _connected(ray: Any, resources: Resources) -> Iterator[None]:
   else:
     _check_address(resources.address)
   with warnings.catch_warnings():
-    # Of processes that are forked beside JAX's threads: Ray's begin anew.
+    # It warns of forking beside JAX's threads, but Ray's processes begin anew.
     warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=resources.address, **quiet)
@@ -206,7 +207,7 @@ def _connected(ray: Any, resources: Resources) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-  """Finds out in seconds what Ray would find out in minutes."""
+  """Raises in seconds if there is no cluster; Ray would take minutes."""
   host, colon, port = address.rpartition(':')
   if not colon or '://' in address:  # `auto`, and what only Ray understands.
     return
@@ -287,7 +288,7 @@ def _use_cache(folder: str | None) -> None:
 
 
 def _outcome(ray: Any, reference: Any, max_retries: int) -> Outcome:
-  """Returns what came of a task, also where its process did not survive."""
+  """Returns the outcome of a task, even if its process did not survive."""
   try:
     return ray.get(reference)
   except ray.exceptions.RayError as problem:

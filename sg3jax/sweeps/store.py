@@ -1,11 +1,11 @@
-"""What is known of the points of a sweep, in files.
+"""The records of the points of a sweep, in files.
 
-    results/NAME.json   a point's record: its configuration, status and figures
+    results/NAME.json   a point's record: its configuration, status and values
     errors/NAME.txt     the traceback of one that failed
     runs/NAME/          the run folder of one that is trained
 
-A record is written whole or not at all. What is measured again is never lost:
-the older record and run folder get a number, `NAME.json~1` and `NAME~1`.
+A record is written whole or not at all. Nothing is lost when a point is run
+again: the older record and run folder get a number, `NAME.json~1` and `NAME~1`.
 """
 
 import json
@@ -47,7 +47,7 @@ class Store:
       raise files.write_error(self.folder, error) from error
 
   def run_folder(self, name: str) -> pathlib.Path:
-    """Returns where a point is trained."""
+    """Returns the folder in which a point is trained."""
     return self.folder / 'runs' / name
 
   def read(self, name: str) -> Record | None:
@@ -86,7 +86,7 @@ class Store:
     return {path.stem for path in (self.folder / 'results').glob('*.json')}
 
   def set_aside(self, name: str, *, with_run: bool) -> None:
-    """Numbers what there is of a point, so that it can be made again.
+    """Numbers the files of a point, so that it can be run again.
 
     Args:
       name: The point.
@@ -95,7 +95,7 @@ class Store:
     paths = [self._record(name)]
     if with_run:
       paths.append(self.run_folder(name))
-    number = 1  # Behind a sign that no point's name has.
+    number = 1  # After ~, which no point's name has.
     while any(
       path.with_name(f'{path.name}~{number}').exists() for path in paths
     ):

@@ -44,7 +44,7 @@ def train(config: Config, workdir: str) -> analysis.Values | None:
       another one may go on with it.
 
   Returns:
-    The values of the last snapshot, or None if the run was told to stop
+    The values of the last snapshot, or None if the run was asked to stop
     before its end: the same call goes on from there.
   """
   with preemption.stop_on_signals() as stop:

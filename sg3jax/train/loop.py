@@ -4,7 +4,6 @@ import collections
 import contextlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -114,7 +113,7 @@ def train(
 
     run = _make_run(
       config,
-      dataset.with_class_names(config.to_dict(), source),
+      source,
       trainer,
       writer,
       checkpoints,
@@ -179,7 +178,7 @@ def _restore_or_init(
 
 def _make_run(
   config: Config,
-  options: dict[str, Any],
+  source: sources.ImageSource,
   trainer: trainer_lib.Trainer,
   writer: writer_lib.RunWriter,
   checkpoints: checkpoint_lib.Checkpoints,
@@ -189,7 +188,6 @@ def _make_run(
   profile: range,
 ) -> '_Run':
   """Returns the loop of this session, with what it takes from the fields."""
-  max_nonfinite_ticks = config.log.max_nonfinite_ticks
   return _Run(
     trainer,
     config.train.batch,
@@ -198,12 +196,12 @@ def _make_run(
     checkpoints=checkpoints,
     saver=saving.Saver(
       checkpoints,
-      options=options,
+      options=dataset.with_class_names(config.to_dict(), source),
       best=best,
-      max_refused=max_nonfinite_ticks,
+      max_refused=config.log.max_nonfinite_ticks,
       log=writer.log,
     ),
-    losses=health.LossWatch(max_nonfinite_ticks, writer.log),
+    losses=health.LossWatch(config.log.max_nonfinite_ticks, writer.log),
     evaluators=evaluators,
     stop=stop or preemption.Stop(),
     profiler=profiling.Profiler(profile, writer.workdir, writer.log),

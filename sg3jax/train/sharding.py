@@ -25,8 +25,7 @@ def find_devices() -> list[Any]:
   try:
     return jax.devices()
   except (RuntimeError, AssertionError) as error:  # The latter says nothing.
-    # Pyright does not know the settings, which are made at import.
-    platforms = jax.config.jax_platforms  # pyright: ignore
+    platforms = getattr(jax.config, 'jax_platforms', None)
     told = (
       f'of the platform {platforms}, which JAX_PLATFORMS={platforms} asks for'
       if platforms

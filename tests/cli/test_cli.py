@@ -77,7 +77,8 @@ def conditional_run(tmp_path_factory):
     generator_ema=state.generator_ema | {'params': params},
   )
   checkpoints = checkpoint_lib.Checkpoints(workdir)
-  checkpoints.save(jax.tree.map(jnp.asarray, state), config.to_dict())
+  options = config.to_dict() | {'class_names': ['cat', 'dog']}
+  checkpoints.save(jax.tree.map(jnp.asarray, state), options)
   checkpoints.close()
   return workdir
 
@@ -263,14 +264,15 @@ class TestGenerate:
     assert 'the network is conditional: pass --class=0 to --class=1' in error
     assert '--class=1' in _fails(cli, *args, '--class=2')
     pictures = []
-    for index in (0, 1):  # The mean pictures of the two.
+    for chosen, named in (('0', '0 cat'), ('dog', '1 dog')):
       status, _, error = cli(
         *args,
-        f'--class={index}',
+        f'--class={chosen}',
         '--trunc=0',
         '--truncation_towards=class',
       )
       assert status == 0, error
+      assert f'Class:          {named}' in error
       pictures.append((tmp_path / 'seed0000.png').read_bytes())
     assert pictures[0] != pictures[1]
 
@@ -386,7 +388,7 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstart', '--config.train.batch=0'),
-      'config.train.batch must be at least 1, is 0',
+      '--config.train.batch must be at least 1, got 0',
     ),
     ((*_TRAIN, '--config=quickstart', '--wokers=2'), "flag 'wokers'"),
     (

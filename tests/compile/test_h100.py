@@ -17,8 +17,9 @@ from sg3jax.nets import spec
 from sg3jax.ops import filters
 from sg3jax.ops.filtered_lrelu import make_plan
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
-from sg3jax.ops.filtered_lrelu.gpu import tiling as gpu_tiling
+from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
+from sg3jax.ops.filtered_lrelu.gpu.geometry import RESIDENT, simplify
+from sg3jax.ops.filtered_lrelu.gpu.tiling import Tile
 from sg3jax.ops.filtered_lrelu.scaling import NONE
 
 MISSING = aot_gpu.missing()
@@ -46,21 +47,23 @@ class Case:
 
   def structure(self):
     """Returns what the code depends on beside numbers: taps and extents."""
-    chain = gpu_tiling.simplify(self.chain)
+    chain = simplify(self.chain)
     scaling = NONE
     if self.is_scaled:
       scaling = aot_gpu.layer_scaling(self.operands)
-    tile = gpu_kernel.choose_tile(chain, *self.operands, scaling=scaling)
+    tile = gpu_launch.choose_tile(chain, *self.operands, scaling=scaling)
     assert tile is not None
-    plan = gpu_kernel.geometry(chain, tile, *self.operands, scaling=scaling)
+    geometry = gpu_launch.geometry_of(
+      chain, tile, *self.operands, scaling=scaling
+    )
     streams = [
       (
         stream.columns,
         [[[i for i, _ in t] for t in terms] for terms in stream.row_taps],
       )
-      for stream in plan.streams
+      for stream in geometry.streams
     ]
-    contract = [[tap != 0 for tap in taps] for taps in plan.row_taps]
+    contract = [[tap != 0 for tap in taps] for taps in geometry.row_taps]
     return repr((self.dtype, tile.width, tile.reads, streams, contract))
 
 
@@ -164,7 +167,7 @@ def test_compiles_without_spills(case):
   facts = aot_gpu.compile_facts(
     case.chain, case.shapes, case.dtype, is_scaled=case.is_scaled
   )
-  chain = gpu_tiling.simplify(case.chain)
+  chain = simplify(case.chain)
   width, rows, reads = facts['tile']
   terms = '+'.join(str(len(terms)) for terms in chain.expand)
   print(
@@ -200,7 +203,7 @@ def test_a_spill_is_seen():
     'float16',
   )
   # Wider than what the kernel would choose.
-  tile = gpu_tiling.Tile(32, 24, (gpu_tiling.RESIDENT,) * 2)
+  tile = Tile(32, 24, (RESIDENT,) * 2)
   facts = aot_gpu.compile_facts(case.chain, case.shapes, case.dtype, tile)
   assert facts['spill_bytes'] > 1000
 

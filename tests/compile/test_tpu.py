@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compile_layers import distinct_plans, layer_plan, make_spec
+from compile_layers import distinct_plans, make_spec
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, SingleDeviceSharding
+from layer_shapes import layer_plan
 
 from sg3jax.nets import synthesis
 from sg3jax.ops.modulated_conv import scale_channels

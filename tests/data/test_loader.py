@@ -307,7 +307,7 @@ def test_reading_ahead_is_bounded_and_ends_on_close():
 
 @pytest.mark.parametrize('use', ['', 'next(x)', 'next(x); x.close()'])
 def test_the_process_ends(use):
-  """Whether the loader was consumed, closed, or neither."""
+  """Returns whether the loader was consumed, closed, or neither."""
   script = f"""
     import numpy as np
     from sg3jax.data import loader

@@ -1,4 +1,4 @@
-"""The equivariance metrics: recorded figures, and what they must tell apart."""
+"""The equivariance metrics: recorded values, and what they must distinguish."""
 
 import math
 
@@ -16,7 +16,7 @@ _SIZE = (32, 32)
 
 
 def _sample_ws(variables, key, n):
-  """Draws the frequencies and phases of five waves for each of 3 channels."""
+  """Samples the frequencies and phases of five waves for each of 3 channels."""
   del variables
   return jax.random.uniform(key, (n, 3, 5, 3), minval=-1.0)
 
@@ -49,30 +49,30 @@ def _evaluator(synthesize=_synthesize, **options):
 
 
 @pytest.fixture(scope='module')
-def figures():
+def values():
   """Figures of a perfect and of a texture-sticking generator."""
   evaluate = _evaluator()
   return evaluate({'stuck': 0.0}), evaluate({'stuck': 0.2})
 
 
-def test_perfect_generator_is_limited_by_the_resamplers_alone(figures):
-  perfect, _ = figures
+def test_perfect_generator_is_limited_by_the_resamplers_alone(values):
+  perfect, _ = values
   assert list(perfect) == ['eqt50k_int', 'eqt50k_frac', 'eqr50k']
   assert perfect['eqt50k_int'] > 110  # Rounding of float32.
   assert perfect['eqt50k_frac'] > 45  # The Lanczos filter.
   assert perfect['eqr50k'] > 60
 
 
-def test_stuck_texture_is_found(figures):
+def test_stuck_texture_is_found(values):
   # A texture of amplitude 0.2 against itself displaced: errors of 0.2 rms.
-  _, stuck = figures
+  _, stuck = values
   expected = 20 * math.log10(2 / 0.2)
-  for name, figure in stuck.items():
-    assert figure == pytest.approx(expected, abs=2), name
+  for name, value in stuck.items():
+    assert value == pytest.approx(expected, abs=2), name
 
 
-def test_figures_depend_on_neither_batches_nor_devices_nor_company(figures):
-  expected, _ = figures
+def test_values_depend_on_neither_batches_nor_devices_nor_company(values):
+  expected, _ = values
   variables = {'stuck': jnp.float32(0.0)}
   for num_devices in (2, 4):
     mesh = jax.make_mesh(
@@ -82,14 +82,14 @@ def test_figures_depend_on_neither_batches_nor_devices_nor_company(figures):
       axis_types=(jax.sharding.AxisType.Auto,),
     )
     evaluate = _evaluator(mesh=mesh, metrics=['eqr', 'eqt_frac'])
-    for name, figure in evaluate(variables).items():
-      assert figure == pytest.approx(expected[name], abs=1e-3), name
+    for name, value in evaluate(variables).items():
+      assert value == pytest.approx(expected[name], abs=1e-3), name
   # Batches of 12 do not divide 32 samples: the last is used in part.
-  for name, figure in _evaluator(batch_size=12)({'stuck': 0.0}).items():
+  for name, value in _evaluator(batch_size=12)({'stuck': 0.0}).items():
     if name == 'eqt50k_int':  # All rounding, which differs between programs.
-      assert figure > 110
+      assert value > 110
     else:
-      assert figure == pytest.approx(expected[name], abs=1e-3), name
+      assert value == pytest.approx(expected[name], abs=1e-3), name
 
 
 def test_uses_exactly_the_samples_asked_for():
@@ -101,8 +101,8 @@ def test_uses_exactly_the_samples_asked_for():
     evaluate = _evaluator(
       spoil_last, batch_size=8, num_samples=num_samples, metrics=['eqt']
     )
-    figure = evaluate({'stuck': 0.1})['eqt50k_int']
-    assert math.isfinite(figure) == is_clean
+    value = evaluate({'stuck': 0.1})['eqt50k_int']
+    assert math.isfinite(value) == is_clean
 
 
 def test_seed_matters():
@@ -115,22 +115,22 @@ def test_seed_matters():
 
 
 def test_groups_share_a_transform_and_ranges_hold():
-  drawn = []
+  seen = []
 
   def record(variables, ws, transforms):
-    jax.debug.callback(lambda x: drawn.append(np.array(x)), transforms)
+    jax.debug.callback(lambda x: seen.append(np.array(x)), transforms)
     return _synthesize(variables, ws, transforms, size=(32, 64))
 
   evaluate = _evaluator(record, batch_size=32)
   evaluate({'stuck': 0.0})
   jax.effects_barrier()
   # In the order of the calls: the originals, then each metric's images.
-  drawn = [x for x in drawn if not (x == np.eye(3)).all()]
+  seen = [x for x in seen if not (x == np.eye(3)).all()]
   whole, fractional = sorted(
-    (x for x in drawn if (x[:, :2, :2] == np.eye(2)).all()),
+    (x for x in seen if (x[:, :2, :2] == np.eye(2)).all()),
     key=lambda x: (x[:, 0, 2] * 64 % 1 != 0).any(),
   )
-  (turned,) = (x for x in drawn if (x[:, :2, :2] != np.eye(2)).any())
+  (turned,) = (x for x in seen if (x[:, :2, :2] != np.eye(2)).any())
   for transforms in (whole, fractional, turned):
     groups = transforms.reshape(8, 4, 3, 3)
     assert (groups == groups[:, :1]).all()
@@ -156,8 +156,8 @@ def test_rectangular_images_move_by_their_own_sides():
 
 def test_psnr():
   # MSE = (2 + 6) / (100 + 700) = 0.01.
-  figure = transforms_lib.psnr(np.array([2.0, 6.0]), np.array([100.0, 700.0]))
-  assert figure == pytest.approx(20 * math.log10(2 / 0.1))
+  value = transforms_lib.psnr(np.array([2.0, 6.0]), np.array([100.0, 700.0]))
+  assert value == pytest.approx(20 * math.log10(2 / 0.1))
   assert transforms_lib.psnr(np.zeros(2), np.ones(2)) == math.inf
 
 
@@ -212,7 +212,7 @@ def test_errors_name_the_remedy(options, message):
 
 
 @pytest.mark.parametrize('config', ['t', 'r'])
-def test_recorded_figures(golden, config):
+def test_recorded_values(golden, config):
   arrays = golden('equivariance_metrics.npz')
   prefix = f'{config}/state/'
   variables = jax.tree.map(
@@ -235,7 +235,7 @@ def test_recorded_figures(golden, config):
   }
   zs = arrays[f'{config}/z']
   originals = [synthesize(z, jnp.eye(3)) for z in zs]
-  figures = []
+  values = []
   for name, metric in transforms_lib.TRANSFORMS.items():
     compare = jax.jit(metric.compare)
     errors, counts = [], []
@@ -246,8 +246,8 @@ def test_recorded_figures(golden, config):
       e, n = compare(original, synthesize(z, inverse), parameter)
       errors.append(e)
       counts.append(n)
-    figures.append(
+    values.append(
       transforms_lib.psnr(np.concatenate(errors), np.concatenate(counts))
     )
   recorded = arrays[f'{config}/eqt_int_eqt_frac_eqr_db']
-  np.testing.assert_allclose(figures, recorded, rtol=0, atol=0.05)
+  np.testing.assert_allclose(values, recorded, rtol=0, atol=0.05)

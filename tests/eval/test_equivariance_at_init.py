@@ -14,6 +14,6 @@ def test_fresh_r_generator_exceeds_60_db():
   config.model.synthesis.channel_max = 32
   config.model.discriminator.channel_base = 1024
   config.model.discriminator.channel_max = 32
-  figures = analysis.analyse(config, metrics=('eqt', 'eqr'), samples=16)
-  assert figures['eqt_db'] > 60
-  assert figures['eqr_db'] > 60
+  values = analysis.analyse(config, metrics=('eqt', 'eqr'), samples=16)
+  assert values['eqt_db'] > 60
+  assert values['eqr_db'] > 60

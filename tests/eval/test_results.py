@@ -54,10 +54,10 @@ def test_lines_are_appended(tmp_path):
   assert [json.loads(line) for line in lines] == written
 
 
-def test_any_json_reader_takes_odd_figures(tmp_path):
-  figures = {'infinite': math.inf, 'nan': math.nan, 'finite': 0.5}
+def test_any_json_reader_takes_odd_values(tmp_path):
+  values = {'infinite': math.inf, 'nan': math.nan, 'finite': 0.5}
   result = results.make_result(
-    'odd', figures, num_samples=1, seed=0, total_time=0.1
+    'odd', values, num_samples=1, seed=0, total_time=0.1
   )
   path = results.append_result(tmp_path, result)
 

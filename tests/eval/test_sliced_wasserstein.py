@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance: its parts and what it must tell apart."""
+"""The sliced Wasserstein distance: its parts and what it must distinguish."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +85,7 @@ def test_flat_images_are_far_but_finite():
   assert result['swd'] > 2 * like['swd']
 
 
-def test_seed_fixes_the_figure():
+def test_seed_fixes_the_value():
   reals, fakes = _images(0), _images(1)
   first, again, other = (
     sliced_wasserstein.sliced_wasserstein(reals, fakes, seed=seed, **_FEW)
@@ -143,7 +143,7 @@ def test_distance_is_the_wasserstein_distance_of_the_projections():
 def test_errors_name_the_remedy():
   reals = _images(0, n=4)
   measure = sliced_wasserstein.SlicedWasserstein(reals, **_FEW)
-  with pytest.raises(ValueError, match=r'expected \(4, 64, 64, 3\)'):
+  with pytest.raises(ValueError, match=r'must be \(4, 64, 64, 3\)'):
     measure(reals[:3])
   with pytest.raises(ValueError, match='6x6 are too small'):
     sliced_wasserstein.sliced_wasserstein(reals[:, :6, :6], reals[:, :6, :6])

@@ -1,4 +1,4 @@
-"""What is made of measured hardware, and what the default makes of that."""
+"""Tables are made of measured hardware, and the default follows them."""
 
 import hardware_tables
 import jax
@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from sg3jax.ops.filtered_lrelu import api, filtered_lrelu, make_plan, measured
+from sg3jax.ops.filtered_lrelu import (
+  dispatch,
+  filtered_lrelu,
+  make_plan,
+  measured,
+)
 
 F = np.ones(12) / 12
 
@@ -91,16 +96,16 @@ def test_kinds():
 def test_the_default_on_gpus_follows_the_table(monkeypatch, ratio, chosen):
   table = {} if ratio is None else {'2>2': ratio}
   monkeypatch.setattr(measured, '_table', lambda: {'pallas_gpu': table})
-  assert api.default_implementation('gpu') == chosen
+  assert dispatch.default_implementation('gpu') == chosen
   calls = []
   for name in ('pallas', 'banded'):
-    run = getattr(api, f'_run_{name}')
+    run = getattr(dispatch, f'_run_{name}')
 
     def spy(*args, name=name, run=run, **options):
       calls.append(name)
       return run(*args, **options)
 
-    monkeypatch.setattr(api, f'_run_{name}', spy)
+    monkeypatch.setattr(dispatch, f'_run_{name}', spy)
   mesh = AbstractMesh(
     (1,),
     ('data',),

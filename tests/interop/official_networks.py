@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import official_writer as writer
 
-from sg3jax import types
+from sg3jax import trees
 from sg3jax.interop.official import convert
 from sg3jax.nets import factory
 from sg3jax.nets import spec as spec_lib
@@ -22,7 +22,7 @@ _BUFFERS = frozenset(
 
 def nested(arrays: dict) -> dict:
   """Returns a tree of arrays with dotted names."""
-  return types.unflatten({k.replace('.', '/'): v for k, v in arrays.items()})
+  return trees.unflatten({k.replace('.', '/'): v for k, v in arrays.items()})
 
 
 def _build(tree: dict, attributes, path: str = '') -> writer.Call:

@@ -4,6 +4,7 @@ Pickles name functions of modules that are not here; stand-ins are put in
 `sys.modules` while one is written, since a pickler looks up what it names.
 """
 
+import collections
 import contextlib
 import io
 import pickle
@@ -17,7 +18,8 @@ import numpy as np
 _MAGIC = 0x1950A86A20F9469CFC6C
 _NAMES = {
   'torch': [
-    'FloatStorage', 'HalfStorage', 'DoubleStorage', 'LongStorage', 'Size',
+    'FloatStorage', 'HalfStorage', 'DoubleStorage', 'LongStorage',
+    'BFloat16Storage', 'Size',
   ],
   'torch._utils': ['_rebuild_tensor_v2', '_rebuild_parameter'],
   'torch.storage': ['_load_from_bytes'],
@@ -31,6 +33,7 @@ _STORAGES = {
   'f2': 'HalfStorage',
   'f8': 'DoubleStorage',
   'i8': 'LongStorage',
+  'V2': 'BFloat16Storage',
 }
 
 
@@ -173,3 +176,10 @@ def dumps(value: Any, protocol: int = 4) -> bytes:
   """Returns the pickle of a value made of the parts above."""
   with _named():
     return pickle.dumps(value, protocol=protocol)
+
+
+def state_dict(arrays: dict[str, np.ndarray]) -> collections.OrderedDict:
+  """Returns what is pickled as `module.state_dict()`, with its metadata."""
+  result = collections.OrderedDict((k, tensor(v)) for k, v in arrays.items())
+  result._metadata = collections.OrderedDict({'': {'version': 1}})
+  return result

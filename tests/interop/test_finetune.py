@@ -11,8 +11,7 @@ from PIL import Image
 import sg3jax
 from sg3jax import model as model_lib
 from sg3jax.interop import model_files
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader
+from sg3jax.interop.official import convert, files
 from sg3jax.train import config as config_lib
 from sg3jax.train import init_from
 from sg3jax.train.config import files as config_files
@@ -33,7 +32,7 @@ def imported(tmp_path_factory):
         if name in ('small', 'unusual')
         else (GOLDENS / f'official_{name}.pkl').read_bytes()
       )
-      converted = convert.convert(reader.read_bytes(data))
+      converted = convert.convert(files.read_bytes(data))
       folders[name] = tmp_path_factory.mktemp('imported') / name
       model_files.save(
         folders[name], converted.model, converted.networks, {'file': name}

@@ -16,7 +16,8 @@ import numpy as np
 import official_writer as writer
 import pytest
 
-from sg3jax.interop.torch_pickle import reader, records
+from sg3jax.interop.official import files
+from sg3jax.interop.torch_pickle import records
 
 # A reader that hangs is caught by its own limits long before this.
 _SECONDS = 10.0
@@ -26,7 +27,7 @@ def _refused(data: bytes, match: str, kind=records.UnsafeCheckpointError):
   """Reads a file that must be refused; nothing may happen meanwhile."""
   start = time.perf_counter()
   with audit.recorded() as events, pytest.raises(kind, match=match) as caught:
-    reader.read_bytes(data)
+    files.read_bytes(data)
   assert events == []
   assert time.perf_counter() - start < _SECONDS
   message = str(caught.value)
@@ -162,7 +163,7 @@ def _nested(depth: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize('kind', _nested(1))
 def test_deep_values(kind):
-  reader.read_bytes(_nested(100)[kind])
+  files.read_bytes(_nested(100)[kind])
   _refused(_nested(3000)[kind], 'nests values more than 200 deep')
 
 
@@ -182,7 +183,7 @@ def test_billion_laughs_stay_small():
     + b'N'
     + b''.join(b'q%c' % i + b'h%c' % i * 9 + b't' for i in range(40))
   )
-  value = reader.read_bytes(_raw(laughs))
+  value = files.read_bytes(_raw(laughs))
   assert len(value) == 10
   assert all(child is value[0] for child in value)
 
@@ -216,7 +217,7 @@ def test_copies_are_counted(monkeypatch):
 
 def test_the_memo_is_no_array():
   """The C unpickler makes one as long as the largest index."""
-  assert reader.read_bytes(_raw(b'Nr\xff\xff\xff\x7f')) is None
+  assert files.read_bytes(_raw(b'Nr\xff\xff\xff\x7f')) is None
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_array_shapes_are_checked():
 
 def test_empty_arrays_have_no_huge_shapes():
   data = pickle.dumps(np.zeros((0, 70, 71), np.uint8), protocol=4)
-  assert reader.read_bytes(data).numpy().shape == (0, 70, 71)
+  assert files.read_bytes(data).numpy().shape == (0, 70, 71)
   huge = b'\x8a\x07' + (1 << 47).to_bytes(7, 'little')
   longer = data.replace(b'KF', huge).replace(b'KG', huge)
   frame = struct.pack('<BQ', 0x95, len(longer) - 11)
@@ -365,7 +366,7 @@ _NOTHING = {'net/data.pkl': b'\x80\x02N.'}
   'name', ['../evil', '/etc/evil', 'net/../../evil', 'C:evil', '\\evil']
 )
 def test_zip_members_do_not_leave_the_zip(name):
-  assert reader.read_bytes(_zip(_NOTHING)) is None
+  assert files.read_bytes(_zip(_NOTHING)) is None
   _refused(_zip(_NOTHING | {name: b'x'}), 'member that leaves it')
 
 
@@ -413,7 +414,7 @@ def _long_zip(count: int, is_zip64: bool) -> bytes:
 
 @pytest.mark.parametrize('is_zip64', [False, True])
 def test_long_directories_are_not_opened(is_zip64, monkeypatch):
-  assert reader.read_bytes(_long_zip(3, is_zip64)) is None
+  assert files.read_bytes(_long_zip(3, is_zip64)) is None
   data = _long_zip(50_000, is_zip64)
   monkeypatch.setattr(zipfile, 'ZipFile', None)
   _refused(
@@ -422,7 +423,7 @@ def test_long_directories_are_not_opened(is_zip64, monkeypatch):
 
 
 def test_ends_of_zips_agree():
-  """What is counted is what `zipfile` opens."""
+  """The members that are counted are those that `zipfile` opens."""
   comment = bytearray(_zip(_NOTHING) + b'x')
   comment[-3] = 1  # The comment's length.
   _refused(bytes(comment), 'not end with its', records.CheckpointError)
@@ -465,7 +466,7 @@ def test_fuzzed_checkpoints_are_harmless():
   audit hook and half a gigabyte of memory.
   """
   script = pathlib.Path(__file__).parent / 'fuzz.py'
-  package = pathlib.Path(reader.__file__).parents[2]
+  package = pathlib.Path(files.__file__).parents[3]
   process = subprocess.run(
     [sys.executable, script, '10000'],
     env=os.environ | {'PYTHONPATH': package.as_posix()},

@@ -13,13 +13,13 @@ from PIL import Image
 
 import sg3jax
 from sg3jax.interop import model_files
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader, records
+from sg3jax.interop.official import convert, files
+from sg3jax.interop.torch_pickle import records
 
 
 @pytest.fixture(scope='module')
 def converted():
-  return convert.convert(reader.read_bytes(official_networks.checkpoint()))
+  return convert.convert(files.read_bytes(official_networks.checkpoint()))
 
 
 @pytest.fixture
@@ -100,13 +100,17 @@ def test_damaged_models_are_one_clear_error(folder):
   with pytest.raises(records.CheckpointError, match=r'is \(.*, not \('):
     sg3jax.load_model(folder)
   _rewrite(config, lambda c: c.update(version=2))
-  with pytest.raises(records.CheckpointError, match='version 2: this'):
+  with pytest.raises(
+    records.CheckpointError, match='of version 1, got 2: read'
+  ):
     sg3jax.load_model(folder)
   _rewrite(config, lambda c: c.pop('format'))
-  with pytest.raises(records.CheckpointError, match='no configuration'):
+  with pytest.raises(
+    records.CheckpointError, match='must be the configuration'
+  ):
     sg3jax.load_model(folder)
   config.write_text('{')
-  with pytest.raises(records.CheckpointError, match='no JSON'):
+  with pytest.raises(records.CheckpointError, match='must be JSON'):
     sg3jax.load_model(folder)
 
 
@@ -133,11 +137,11 @@ def test_configurations_of_strangers(folder, change, match):
 @pytest.mark.parametrize(
   ('text', 'match'),
   [
-    ('[' * 200_000, 'no JSON'),
-    ('1' * 5000, 'no JSON'),
+    ('[' * 200_000, 'must be JSON'),
+    ('1' * 5000, 'must be JSON'),
     (
       '{"format": "sg3jax.model", "version": ' + '[' * 500 + ']' * 500 + '}',
-      'of version a list',
+      'of version 1, got a list',
     ),
     (
       '{"format": "sg3jax.model", "version": 1, "options": {"model": null}}',
@@ -261,7 +265,7 @@ def test_stylegan2_is_imported_by_the_command(cli, tmp_path):
     )  # fmt: skip
     assert status == 0, error
     found = dict(np.load(output))
-    module = reader.read_checkpoint(pkl)[network]
+    module = files.read(pkl)[0][network]
     part = module.submodule('mapping').submodule('fc0').part('_parameters')
     np.testing.assert_array_equal(
       found['mapping.fc0.weight'], part['weight'].numpy(), strict=True

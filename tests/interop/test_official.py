@@ -13,8 +13,8 @@ import pytest
 from conftest import GOLDENS
 
 import sg3jax.model
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader, records
+from sg3jax.interop.official import convert, files
+from sg3jax.interop.torch_pickle import records
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
 
@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3
 
 @functools.cache
 def _read(name):
-  return reader.read_checkpoint(GOLDENS / f'official_{name}.pkl')
+  return files.read(GOLDENS / f'official_{name}.pkl')[0]
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def _assert_close(found, expected):
     ('stylegan2_32', None),
   ],
 )
-def test_pictures_are_the_recorded_ones(name, implementation, golden):
+def test_images_are_the_recorded_ones(name, implementation, golden):
   recorded = golden(f'official_{name}_expected.npz')
   converted = _converted(name)
   options = {'filtered_lrelu_implementation': implementation}
@@ -157,7 +157,7 @@ def _convert(which):
   """Returns the official arrays of a checkpoint and what it becomes."""
   data = official_networks.checkpoint(which)
   arrays = official_networks.official_arrays(which, 'generator_ema')
-  return arrays, convert.convert(reader.read_bytes(data))
+  return arrays, convert.convert(files.read_bytes(data))
 
 
 @pytest.mark.parametrize('which', official_networks.MODELS)
@@ -210,7 +210,7 @@ def test_half_and_double_arrays_become_float32():
   for dtype in (np.float16, np.float64):
     lossy = {name: arrays[name].astype(dtype)}
     converted = convert.convert(
-      reader.read_bytes(official_networks.checkpoint(arrays=lossy))
+      files.read_bytes(official_networks.checkpoint(arrays=lossy))
     )
     params = converted.networks['generator_ema']['params']
     weight = params['mapping']['fc0']['weight']
@@ -220,7 +220,7 @@ def test_half_and_double_arrays_become_float32():
 
 def _refused(match, **changes):
   with pytest.raises(records.CheckpointError, match=match) as caught:
-    convert.convert(reader.read_bytes(official_networks.checkpoint(**changes)))
+    convert.convert(files.read_bytes(official_networks.checkpoint(**changes)))
   assert len(str(caught.value)) < 400
 
 
@@ -244,7 +244,7 @@ def test_arrays_must_match_both_ways():
 def test_recomputed_arrays_must_be_ours():
   arrays = official_networks.official_arrays('small', 'generator_ema')
   name = next(name for name in arrays if name.endswith('up_filter'))
-  _refused(f'{name} .* other pictures', arrays={name: arrays[name] + 1e-5})
+  _refused(f'{name} .* other images', arrays={name: arrays[name] + 1e-5})
   turned = np.float32([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])
   _refused('transform', arrays={'synthesis.input.transform': turned})
 
@@ -358,7 +358,7 @@ def test_values_of_the_file_are_never_printed_whole(kind):
     value = []
     for _ in range(60):
       value = [value, value]
-  checkpoint = reader.read_bytes(official_networks.checkpoint('skip'))
+  checkpoint = files.read_bytes(official_networks.checkpoint('skip'))
   arguments = checkpoint['G_ema'].submodule('synthesis').state['_init_kwargs']
   arguments['architecture'] = value
   start = time.perf_counter()
@@ -385,7 +385,7 @@ def test_no_array_takes_the_place_of_another():
     },
   )
   for part, name in (('_buffers', 'weight'), ('_parameters', 'affine.weight')):
-    value = reader.read_bytes(official_networks.checkpoint(D=False))
+    value = files.read_bytes(official_networks.checkpoint(D=False))
     state = value['G_ema'].submodule('synthesis').submodule(layer).state
     state[part][name] = state['_parameters']['weight']
     with pytest.raises(records.CheckpointError, match='two arrays of the name'):
@@ -396,7 +396,7 @@ def test_arrays_of_impossible_shapes():
   arrays = official_networks.official_arrays('small', 'generator_ema')
   name = next(n for n in arrays if '.L0_' in n and arrays[n].ndim == 4)
   _refused('impossible shape', arrays={name: arrays[name][0]})
-  D = reader.read_bytes(official_networks.checkpoint())['D']
+  D = files.read_bytes(official_networks.checkpoint())['D']
   parameters = D.submodule('b4').submodule('fc').state['_parameters']
   width = parameters['weight'].shape[1]
   parameters['weight'] = records.Tensor(
@@ -419,15 +419,15 @@ def test_checkpoints_without_networks():
     ({'G_ema': writer.module('Net', {}, {}, {})}, "no part 'synthesis'"),
   ):
     with pytest.raises(records.CheckpointError, match=match):
-      convert.convert(reader.read_bytes(writer.dumps(value)))
+      convert.convert(files.read_bytes(writer.dumps(value)))
   assert convert.convert(
-    reader.read_bytes(official_networks.checkpoint(D=False))
+    files.read_bytes(official_networks.checkpoint(D=False))
   ).networks.keys() == {'generator_ema'}
 
 
 def test_shared_modules_are_not_walked_again_and_again():
   """A module of two parts that are one module of two parts ...: refused."""
-  value = reader.read_bytes(official_networks.checkpoint(D=False))
+  value = files.read_bytes(official_networks.checkpoint(D=False))
   part = value['G_ema'].submodule('mapping').submodule('fc0')
   for _ in range(60):
     state = {'_parameters': {}, '_buffers': {}}
@@ -445,7 +445,7 @@ def test_damaged_attributes_are_one_clear_error():
     'x', [], {}, (1, 2), [[]], set(), b'', records.NumpyArray(np.zeros(99)),
     records.NumpyArray(), records.Module('Net', {}),
   ]  # fmt: skip
-  value = reader.read_bytes(official_networks.checkpoint())
+  value = files.read_bytes(official_networks.checkpoint())
   rng = np.random.RandomState(0)
   refused = 0
   for _ in range(60):

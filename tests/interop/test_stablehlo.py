@@ -23,10 +23,11 @@ from sg3jax import model as model_lib
 from sg3jax.cli import export as export_command
 from sg3jax.eval.plots import grids
 from sg3jax.interop import model_files, stablehlo
-from sg3jax.interop.official import convert
-from sg3jax.interop.torch_pickle import reader
+from sg3jax.interop.official import convert, files
 
-_EXAMPLE = pathlib.Path(__file__).parents[2] / 'examples' / 'draw_stablehlo.py'
+_EXAMPLE = (
+  pathlib.Path(__file__).parents[2] / 'examples' / 'generate_stablehlo.py'
+)
 
 # Runs a script as if this package were not installed.
 _WITHOUT_US = (
@@ -52,7 +53,7 @@ def folder(request, tmp_path_factory):
   """An imported model."""
   path = _CHECKPOINTS[request.param]
   data = path.read_bytes() if path else official_networks.checkpoint('small')
-  converted = convert.convert(reader.read_bytes(data))
+  converted = convert.convert(files.read_bytes(data))
   folder = tmp_path_factory.mktemp('models') / request.param
   source = {'file': 'x.pkl'}
   model_files.save(folder, converted.model, converted.networks, source)
@@ -177,7 +178,7 @@ def test_programs_are_of_plain_operators(program):
 
 def test_halves_are_the_whole_with_styles_in_between():
   path = _CHECKPOINTS['stylegan2_32']
-  converted = convert.convert(reader.read_checkpoint(path))
+  converted = convert.convert(files.read(path)[0])
   arrays = converted.networks['generator_ema']
   mapping, synthesis = (
     export.deserialize(
@@ -204,7 +205,9 @@ def test_wrong_exports_are_one_clear_error(converted_small, tmp_path):
     _run_export(network=tmp_path, output=tmp_path / 'm.npz', of='mapping')
   with pytest.raises(ValueError, match=r'\.npz, \.safetensors or \.stablehlo'):
     _run_export(network=tmp_path, output=tmp_path / 'g.onnx')
-  with pytest.raises(ValueError, match='only generator_ema, mapping'):
+  with pytest.raises(
+    ValueError, match='part must be one of generator_ema, mapping'
+  ):
     stablehlo.export_program('discriminator', *converted_small)
   assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,12 @@
-"""What real files of PyTorch hold, and arbitrary values in their structure."""
+"""Reads real files of PyTorch, and arbitrary values in their structure."""
 
+import bz2
+import gzip
+import io
+import lzma
 import pathlib
+import re
+import tarfile
 import zipfile
 
 import ml_dtypes
@@ -11,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from sg3jax.interop.official import files
 from sg3jax.interop.torch_pickle import reader, records
 
 _FIXTURES = pathlib.Path(__file__).parent / 'fixtures'
@@ -20,7 +27,7 @@ _FILES = ['zip.pt', 'stream.pt', *(f'protocol{i}.pkl' for i in range(2, 6))]
 @pytest.mark.parametrize('name', _FILES)
 def test_files_of_pytorch(name):
   """Every layout, dtype and kind of view, as PyTorch 2.15 wrote them."""
-  value = reader.read_checkpoint(_FIXTURES / name)
+  value = reader.read_bytes((_FIXTURES / name).read_bytes())
   grid = np.arange(12).reshape(3, 4)
   dtypes = [
     'float32', 'float16', 'float64', ml_dtypes.bfloat16,
@@ -64,7 +71,7 @@ def test_modules_are_inert_records():
       'training_set_kwargs': writer.EasyDict(path='x.zip'),
     }
   )
-  value = reader.read_bytes(data)
+  value = files.read_bytes(data)
   net = value['G']
   assert isinstance(net, records.Module)
   assert net.class_name == 'Net'
@@ -149,21 +156,79 @@ def test_every_truncation_is_one_clear_error(name):
       reader.read_bytes(data[:end])
 
 
+def test_names_of_a_code_base_are_an_argument():
+  data = writer.dumps(writer.module('Net', {}, {}, {}))
+  with pytest.raises(records.UnsafeCheckpointError, match='persistence'):
+    reader.read_bytes(data)
+  assert isinstance(reader.read_bytes(data, files.NAMES), records.Module)
+
+
+def test_the_reader_names_no_networks():
+  for path in pathlib.Path(reader.__file__).parent.glob('*.py'):
+    text = path.read_text().lower()
+    assert not re.search('stylegan|dnnlib|torch_utils|g_ema|official', text)
+
+
 def test_messages_name_the_file_and_what_is_wrong(tmp_path):
   path = tmp_path / 'net.pkl'
   with pytest.raises(FileNotFoundError, match=r'no file .*net\.pkl'):
-    reader.read_checkpoint(path)
-  with pytest.raises(records.CheckpointError, match='is no file'):
-    reader.read_checkpoint(tmp_path)
+    files.read(path)
+  with pytest.raises(records.CheckpointError, match='must be a file'):
+    files.read(tmp_path)
   path.write_bytes(b'')
   with pytest.raises(records.CheckpointError, match=r'net\.pkl.* is empty'):
-    reader.read_checkpoint(path)
-  path.write_bytes(b'<html>not found</html>')
-  with pytest.raises(
-    records.CheckpointError, match=r'no checkpoint of PyTorch.*3c 68 74 6d'
-  ):
-    reader.read_checkpoint(path)
-  with zipfile.ZipFile(path, 'w') as archive:
-    archive.writestr('holiday.jpg', b'')
-  with pytest.raises(records.CheckpointError, match=r'NAME/data\.pkl'):
-    reader.read_checkpoint(path)
+    files.read(path)
+  path.write_bytes(b'\1\2\3')
+  with pytest.raises(records.CheckpointError, match=r'with the bytes 01 02 03'):
+    files.read(path)
+
+
+def _zip(compression):
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w', compression) as archive:
+    archive.writestr('net/a.pkl', b'x' * 1000)
+    archive.writestr('readme.txt', b'')
+  return file.getvalue()
+
+
+def _tar():
+  file = io.BytesIO()
+  with tarfile.open(fileobj=file, mode='w') as archive:
+    archive.addfile(tarfile.TarInfo('a.pkl'))
+  return file.getvalue()
+
+
+_POINTER = (
+  b'version https://git-lfs.github.com/spec/v1\n'
+  b'oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\n'
+  b'size 12345\n'
+)
+
+
+@pytest.mark.parametrize(
+  ('data', 'match'),
+  [
+    (b'<!DOCTYPE html><html>not found</html>', 'an HTML page.*: download'),
+    (b'\n  <html>Quota exceeded</html>', 'an HTML page.*: download'),
+    (b'<?xml version="1.0"?><Error/>', 'an XML or HTML text'),
+    (_POINTER, 'a Git LFS pointer.*git lfs pull'),
+    (gzip.compress(b'x'), 'a gzip file.*: unpack it'),
+    (bz2.compress(b'x'), 'a bzip2 file.*: unpack it'),
+    (lzma.compress(b'x'), 'an xz file.*: unpack it'),
+    (_tar(), 'a tar archive.*: unpack it'),
+    (_zip(zipfile.ZIP_STORED), "a zip, but .* but 'net/a.pkl', 'readme.txt'"),
+    (_zip(zipfile.ZIP_DEFLATED), "a zip, but .* but 'net/a.pkl', 'readme"),
+    (b'{"error": "not found"}', 'a JSON text'),
+    (b'\xef\xbb\xbf[1, 2]', 'a JSON text'),
+    (b'404: Not Found', 'a text'),
+    (b'\x10\0\0\0\0\0\0\0{"a": damaged  }', 'safetensors file is damaged'),
+    (b'\xff\0\0\0\0\0\0\0{"a":', 'damaged safetensors'),
+    (b'\x93NUMPY\1\0', 'a single NumPy array'),
+    (b'\x89PNG\r\n\x1a\n', 'a PNG image'),
+    (b'', 'is empty: download it again'),
+  ],
+)
+def test_other_files_are_called_what_they_are(data, match):
+  with pytest.raises(records.CheckpointError, match=match) as caught:
+    files.read_bytes(data)
+  assert len(str(caught.value)) < 300

@@ -137,7 +137,7 @@ def test_images_and_transforms(recorded):
 
 
 def test_magnitudes_are_those_of_the_recorded_activations(recorded):
-  """What the averages move towards, independent of the averages recorded."""
+  """Returns what the averages move towards, whatever was recorded before."""
   arrays, generator = recorded.arrays, recorded.generator
   # The activations are those of the first image alone.
   _, updates = recorded.update(recorded.variables, arrays['ws'][:1])

@@ -1,4 +1,4 @@
-"""What generators do otherwise on GPUs and TPUs changes no value."""
+"""Generators compute the same values in the forms for GPUs and TPUs."""
 
 import jax
 import jax.numpy as jnp

@@ -90,7 +90,7 @@ def test_impossible_designs_are_refused(fields, message):
 
 
 def test_rates_that_hold_a_stopband_exactly_are_not_doubled():
-  """Of 14 layers from 2 to 128 cycles every second stopband is a power of 2."""
+  """Every second stopband of 14 layers from 2 to 128 cycles is a power of 2."""
   spec = spec_lib.SynthesisSpec(
     resolution=256, first_stopband=2.0, last_stopband_rel=1.0
   )

@@ -1,4 +1,4 @@
-"""What every implementation of `filtered_lrelu` promises.
+"""The contract of every implementation of `filtered_lrelu`.
 
 A test class inherits `FilteredLReluContract`, names its implementation and the
 widest dtype that it computes in; all of these tests then run against that one.

@@ -1,4 +1,4 @@
-"""What the barrier is there for, in a compiled program."""
+"""The barrier does what it is there for in a compiled program."""
 
 import jax
 import jax.numpy as jnp

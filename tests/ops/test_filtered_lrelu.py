@@ -14,15 +14,15 @@ from absl import logging
 from filtered_lrelu_contract import FilteredLReluContract, ValuesContract
 
 from sg3jax.ops.filtered_lrelu import (
-  api,
   banded,
+  dispatch,
   filtered_lrelu,
   platform,
   vjp,
 )
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
+from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
 
 
 class TestReference(FilteredLReluContract):
@@ -49,7 +49,7 @@ class _Spelling(ValuesContract):
   @pytest.fixture(autouse=True)
   def _register(self, monkeypatch):
     name = self.implementation
-    monkeypatch.setitem(api.IMPLEMENTATIONS, name, _spelled(name))
+    monkeypatch.setitem(dispatch.IMPLEMENTATIONS, name, _spelled(name))
 
 
 class TestEinsum(_Spelling):
@@ -72,7 +72,7 @@ class TestPallasTPU(FilteredLReluContract):
 
 
 @pytest.mark.skipif(
-  jax.__version_info__ < gpu_kernel._OLDEST_JAX,
+  jax.__version_info__ < gpu_launch._OLDEST_JAX,
   reason='the GPU kernel and its interpreter need JAX 0.11',
 )
 class TestPallasGPU(FilteredLReluContract):
@@ -129,7 +129,7 @@ def test_each_platform_gets_its_spelling():
     (8, 8), F, F, up=2, down=2, padding=((9, 8), (9, 8)),
     activation=Activation(1.0, 0.2, None), tolerance=0.0,
   )  # fmt: skip
-  f = jax.jit(functools.partial(api.IMPLEMENTATIONS['banded'], plan))
+  f = jax.jit(functools.partial(dispatch.IMPLEMENTATIONS['banded'], plan))
   texts = {
     platform: f.trace(X).lower(lowering_platforms=(platform,)).as_text()
     for platform in ('cpu', 'cuda', 'tpu')
@@ -143,9 +143,7 @@ def test_each_platform_gets_its_spelling():
 def test_blocks_of_channels_change_nothing(monkeypatch):
   x = np.random.RandomState(0).randn(2, 8, 8, 11).astype(np.float32)
   f = np.ones(4) / 4
-  call = functools.partial(
-    api.filtered_lrelu, fu=f, fd=f, up=2, down=2, padding=3
-  )
+  call = functools.partial(filtered_lrelu, fu=f, fd=f, up=2, down=2, padding=3)
 
   def derivatives(x):
     # Not jitted as one, or the first trace would serve both.
@@ -205,7 +203,7 @@ def test_radial_layers_take_the_published_ranks():
 def test_what_was_picked_is_said_once_per_shape(monkeypatch):
   said = []
   monkeypatch.setattr(logging, 'info', lambda *args: said.append(args[1]))
-  api._say_once.cache_clear()
+  dispatch._say_once.cache_clear()
   for _ in range(3):
     filtered_lrelu(X)
     jax.grad(lambda x: filtered_lrelu(x, F, up=2, padding=9).sum())(X)

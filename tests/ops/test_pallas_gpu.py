@@ -16,9 +16,12 @@ from sg3jax.ops import filters
 from sg3jax.ops.filtered_lrelu import banded
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
+from sg3jax.ops.filtered_lrelu.gpu import geometry as gpu_geometry
+from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
 from sg3jax.ops.filtered_lrelu.gpu import tiling as gpu_tiling
-from sg3jax.ops.filtered_lrelu.gpu.tiling import RESIDENT, Tile
+from sg3jax.ops.filtered_lrelu.gpu.geometry import RESIDENT
+from sg3jax.ops.filtered_lrelu.gpu.mosaic import plgpu
+from sg3jax.ops.filtered_lrelu.gpu.tiling import Tile
 from sg3jax.ops.filtered_lrelu.scaling import NONE
 
 interpreted = pytest.mark.skipif(
@@ -103,14 +106,14 @@ def snr(actual, chain, operands):
 
 def launch(chain, tile, *operands, **options):
   """Runs the kernel with a tile of the test's choice."""
-  params = gpu_kernel.plgpu.InterpretGPUParams(**options.pop('params', {}))
-  return gpu_kernel.launch(
-    gpu_tiling.simplify(chain), tile, *operands, interpret=params, **options
+  params = plgpu.InterpretGPUParams(**options.pop('params', {}))
+  return gpu_launch.launch(
+    gpu_geometry.simplify(chain), tile, *operands, interpret=params, **options
   )
 
 
 def run(chain, *operands):
-  return gpu_kernel.run(chain, *operands, interpret=True)
+  return gpu_launch.run(chain, *operands, interpret=True)
 
 
 @interpreted
@@ -277,7 +280,7 @@ class TestRaces:
 
   @pytest.mark.parametrize('reads', [RESIDENT, 1])
   def test_a_missing_fence_is_one(self, reads, monkeypatch):
-    monkeypatch.setattr(gpu_kernel.plgpu, 'commit_smem', lambda: None)
+    monkeypatch.setattr(plgpu, 'commit_smem', lambda: None)
     assert self.finds_one(reads)
 
 
@@ -308,7 +311,7 @@ class TestOddChannels:
       scaling = scaling._replace(
         operands=(*of_operands, None)[:2], result=factors()
       )
-    y = gpu_kernel.run(chain, *operands, scaling=scaling, interpret=True)
+    y = gpu_launch.run(chain, *operands, scaling=scaling, interpret=True)
     assert y.shape[-1] == 11
     wide = [x.astype(jnp.float64) for x in operands]
     expected = banded.run(chain, *wide, scaling=scaling)
@@ -331,7 +334,7 @@ class TestUnsupported:
       jax.ShapeDtypeStruct((1, ph.in_size, pw.in_size, 8), dtype)
       for ((ph, pw), *_) in chain.expand
     ]
-    return gpu_kernel.unsupported(chain, *operands)
+    return gpu_launch.unsupported(chain, *operands)
 
   @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='JAX is new.')
   def test_an_old_jax(self):
@@ -372,16 +375,16 @@ class TestUnsupported:
     outside = dataclasses.replace(ph, low=3)
     chain = dataclasses.replace(chain, contract=((outside, pw),))
     x = jax.ShapeDtypeStruct((1, 16, 16, 8), 'float16')
-    assert 'middle' in gpu_kernel.unsupported(chain, x)
+    assert 'middle' in gpu_launch.unsupported(chain, x)
 
   @interpreted
   def test_devices(self):
     chain = layer_plan('t-L0', 16).forward
     x = jax.ShapeDtypeStruct((1, 16, 16, 8), 'float16')
     for kind in ('cpu', 'NVIDIA H100 80GB HBM3', 'NVIDIA H200', 'NVIDIA GH200'):
-      assert gpu_kernel.unsupported(chain, x, kind=kind) is None
+      assert gpu_launch.unsupported(chain, x, kind=kind) is None
     for kind in ('NVIDIA A100-SXM4-80GB', 'NVIDIA B200', 'NVIDIA L4'):
-      assert kind in gpu_kernel.unsupported(chain, x, kind=kind)
+      assert kind in gpu_launch.unsupported(chain, x, kind=kind)
 
   @interpreted
   def test_run_refuses_with_the_reason(self):
@@ -394,26 +397,28 @@ class TestTiling:
   def tile(self, name, direction, size=None, images=4, channels=128):
     """Returns a layer's tile, its geometry, and the height of its result."""
     size = size or LAYERS[name].size
-    chain = gpu_tiling.simplify(getattr(layer_plan(name, size), direction))
+    chain = gpu_geometry.simplify(getattr(layer_plan(name, size), direction))
     h, w = (p.out_size for p in chain.contract[0])
-    arrivals = (gpu_tiling.Arrival(),) * len(chain.expand)
+    arrivals = (gpu_geometry.Arrival(),) * len(chain.expand)
     tile = gpu_tiling.choose(chain, (images, h, w, channels), arrivals)
     assert tile is not None
-    plan = gpu_tiling.geometry(chain, tile.width, tile.reads, arrivals)
-    return tile, plan, h
+    geometry = gpu_geometry.make_geometry(
+      chain, tile.width, tile.reads, arrivals
+    )
+    return tile, geometry, h
 
   @pytest.mark.parametrize('direction', DIRECTIONS)
   @pytest.mark.parametrize(
     'name', [layer.name for layer in shapes.LAYERS if layer.up > 1]
   )
   def test_real_layers_fit(self, name, direction):
-    tile, plan, h = self.tile(name, direction)
-    assert plan.blocks_each == 2
-    # A strip's distance to the next is a whole number of samples everywhere.
-    for stream in plan.streams:
-      assert tile.rows * plan.down % stream.rate == 0
-      assert tile.width * plan.down % stream.rate == 0
-    assert tile.rows <= h + plan.row_unit
+    tile, geometry, h = self.tile(name, direction)
+    assert geometry.blocks_each == 2
+    # A strip's distance to the next is an integer number of samples everywhere.
+    for stream in geometry.streams:
+      assert tile.rows * geometry.down % stream.rate == 0
+      assert tile.width * geometry.down % stream.rate == 0
+    assert tile.rows <= h + geometry.row_unit
 
   def test_wide_strips_where_they_fit(self):
     assert self.tile('t-L12', 'forward')[0].width == 32
@@ -426,6 +431,6 @@ class TestTiling:
   def test_terms_that_16_bits_cannot_see_are_dropped(self):
     plan = layer_plan('r-L9', 36)
     assert len(plan.contract) == 4
-    chain = gpu_tiling.simplify(plan.backward)
+    chain = gpu_geometry.simplify(plan.backward)
     assert len(chain.expand[1]) == 3
     assert chain.contract == plan.backward.contract

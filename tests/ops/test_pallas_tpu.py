@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
 from sg3jax.nets import spec as spec_lib
-from sg3jax.ops.filtered_lrelu import api, banded, filtered_lrelu
+from sg3jax.ops.filtered_lrelu import api, banded, dispatch, filtered_lrelu
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
 from sg3jax.ops.filtered_lrelu.plan import Pass
-from sg3jax.ops.filtered_lrelu.tpu import kernel as tpu_kernel
+from sg3jax.ops.filtered_lrelu.tpu import launch as tpu_launch
 from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
 
 DIRECTIONS = ('forward', 'backward', 'tangent')
@@ -144,7 +144,7 @@ def test_two_columns_side_by_side(name, direction):
   layer = SMALL_LAYERS[name]
   chain = getattr(make_plan(layer.options(), layer.size), direction)
   operands = operands_of(chain, 1, 130)  # Two groups of lanes, one a tail.
-  y = tpu_kernel.run(
+  y = tpu_launch.run(
     chain,
     *(jnp.asarray(x, jnp.float32) for x in operands),
     kind='v6e',
@@ -168,7 +168,7 @@ def test_many_tiles_and_negative_padding():
   cut = dataclasses.replace(cut, **small)
   assert (cut.h.tiles, cut.w.tiles) == (6, 3)
   operands = operands_of(chain, 1, 3)
-  y = tpu_kernel._call(
+  y = tpu_launch.launch(
     chain, cut, True, None, *(jnp.asarray(x, jnp.float32) for x in operands)
   )
   assert_computes(y, chain, operands)
@@ -183,7 +183,7 @@ def test_no_race_and_nothing_uninitialized():
     uninitialized_memory='nan',
     dma_execution_mode='on_wait',
   )
-  y = tpu_kernel.run(
+  y = tpu_launch.run(
     chain,
     *(jnp.asarray(x, jnp.float32) for x in operands),
     kind='v5e',
@@ -232,7 +232,7 @@ def tpu_text(f, mesh=None, spec=None, shape=(8, 16, 16, 8), dtype='bfloat16'):
 
 def test_it_is_the_default_on_a_tpu(monkeypatch):
   said = []
-  monkeypatch.setattr(api, '_say_once', said.append)
+  monkeypatch.setattr(dispatch, '_say_once', said.append)
   assert tpu_text(gradient()).count('tpu_custom_call') == 1
   assert 'tpu_custom_call' not in tpu_text(gradient(), dtype='float16')
   assert 'tpu_custom_call' not in tpu_text(op, tpu_mesh('TPU v2', one=1))
@@ -273,7 +273,7 @@ def test_wherever_a_user_may_call_it():
 
 def test_a_mesh_that_it_cannot_use(monkeypatch):
   said = []
-  monkeypatch.setattr(api, '_say_once', said.append)
+  monkeypatch.setattr(dispatch, '_say_once', said.append)
   mesh = tpu_mesh(batch=4)
   assert 'tpu_custom_call' not in tpu_text(op, mesh, jax.P('batch'))
   assert "shares the batch over an axis 'data'" in said[0]
@@ -298,7 +298,7 @@ def test_an_image_that_is_mostly_cropped():
   chain = make_plan(options, 100).backward
   operands = operands_of(chain, 1, 3)
   arrays = [jnp.asarray(x, jnp.float32) for x in operands]
-  y = tpu_kernel.run(chain, *arrays, kind='v5e', interpret=True)
+  y = tpu_launch.run(chain, *arrays, kind='v5e', interpret=True)
   assert_computes(y, chain, operands)
 
 
@@ -314,7 +314,7 @@ def test_what_it_cannot_serve():
   chain = plan_lib.Chain(
     (((huge, huge),),), Activation(1.0, 0.2, None), (((identity(101),) * 2),)
   )
-  reason = tpu_kernel.unsupported(chain, x, kind='v4')
+  reason = tpu_launch.unsupported(chain, x, kind='v4')
   assert reason == 'no tile of it fits the vector memory'
 
 
@@ -325,7 +325,7 @@ def identity(size):
 def test_the_cost_that_xla_is_told():
   layer = SMALL_LAYERS['t-L0']
   chain = make_plan(layer.options(), 38).forward
-  cost = tpu_kernel._cost(chain, 2, 3, jnp.dtype(jnp.bfloat16))
+  cost = tpu_launch._cost(chain, 2, 3, jnp.dtype(jnp.bfloat16))
   middle = 2 * (2 * 36 + 10)
   assert cost.bytes_accessed == (38**2 + 36**2) * 2 * 3 * 2
   # Two multiply-adds... of 6 up taps a sample, and 12 down taps.

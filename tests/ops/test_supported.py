@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from sg3jax.ops import filters
-from sg3jax.ops.filtered_lrelu import api
+from sg3jax.ops.filtered_lrelu import dispatch
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
+from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
+from sg3jax.ops.filtered_lrelu.gpu.mosaic import plgpu
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / 'docs' / 'kernels.md'
 KINDS = {'pallas_tpu': 'TPU v5 lite', 'pallas_gpu': 'NVIDIA H100 80GB HBM3'}
@@ -63,7 +64,7 @@ def make_plan(
 
 
 def answer(name, dtype, **options):
-  if name not in api.KERNELS:
+  if name not in dispatch.KERNELS:
     return 'yes'
   plan = make_plan(**options)
   for chain in (plan.forward, plan.backward):
@@ -73,17 +74,17 @@ def answer(name, dtype, **options):
       )
       for terms in chain.expand
     ]
-    module = api.KERNELS[name][1]
+    module = dispatch.KERNELS[name][1]
     if reason := module.unsupported(chain, *operands, kind=KINDS[name]):
       return f'no: {reason}'
   return 'yes'
 
 
 def test_the_documents_table_is_true(monkeypatch):
-  monkeypatch.setattr(gpu_kernel, '_OLDEST_JAX', (0, 0))
-  if gpu_kernel.plgpu is None:
+  monkeypatch.setattr(gpu_launch, '_OLDEST_JAX', (0, 0))
+  if plgpu is None:
     pytest.skip('this JAX is installed without Mosaic GPU')
-  names = [name for name in api.IMPLEMENTATIONS if name != 'pallas']
+  names = [name for name in dispatch.IMPLEMENTATIONS if name != 'pallas']
   lines = [f'| | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|']
   with jax.enable_x64(True):
     for request, changes in REQUESTS.items():

@@ -1,4 +1,4 @@
-"""What the tests of the runner run, in workers."""
+"""Functions that the tests of the runner run in workers."""
 
 import os
 import pathlib

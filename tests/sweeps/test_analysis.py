@@ -86,7 +86,7 @@ def test_a_constant_input_has_no_equivariance():
     'label_dim': 3,
     'stylegan2': {'channel_base': 64, 'channel_max': 8},
   }
-  figures = analysis.analyse(_config(**model), samples=4)
-  assert figures['attenuation_db'] is None
-  assert figures['forward_gflop'] > 0
-  assert not [name for name in figures if name.startswith('eq')]
+  values = analysis.analyse(_config(**model), samples=4)
+  assert values['attenuation_db'] is None
+  assert values['forward_gflop'] > 0
+  assert not [name for name in values if name.startswith('eq')]

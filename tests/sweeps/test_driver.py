@@ -1,4 +1,4 @@
-"""Which points run, what is recorded of them, and the table."""
+"""The right points run, are recorded, and make the table."""
 
 import csv
 import json
@@ -160,7 +160,7 @@ def test_invalid_points_are_in_the_table(tmp_path, ray):
   rows = _go(_driver(tmp_path, f"[axes]\n{_FIELD} = [4, 'six']"))
   assert ray.ran == ['filter_size=4']
   assert rows['filter_size=six']['status'] == 'invalid'
-  assert "must be a whole number, is 'six'" in rows['filter_size=six']['error']
+  assert "must be an integer, is 'six'" in rows['filter_size=six']['error']
 
 
 def test_two_drivers_do_not_share_a_folder(tmp_path):

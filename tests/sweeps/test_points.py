@@ -106,7 +106,7 @@ def test_long_names_are_cut_but_differ(tmp_path):
     ('[base]\nmodel.sinthesis.margin = 1',
      'no field model.sinthesis.margin in the configuration: did you mean '
      r'model\.synthesis\.margin'),
-    ('[base]\ntrain.batch = 2.5', 'train.batch must be a whole number, is 2.5'),
+    ('[base]\ntrain.batch = 2.5', 'train.batch must be an integer, is 2.5'),
     ('[axes]\ntrain.batch = 8', r'batch must be a list of values such as .4'),
     ('[axes]\ntrain.batch = []', 'must be a list'),
     ('seeds = 3', 'seeds must be a list'),
@@ -162,10 +162,10 @@ def test_points_that_cannot_run_say_why_and_the_others_do(tmp_path):
   reasons = [
     'a stopband lies below its cutoff',
     'did you mean model.synthesis.margin?',
-    'model.synthesis.filter_size must be a whole number, is True',
+    'model.synthesis.filter_size must be an integer, is True',
     '7',
     'config.train.g_lr must be above 0',
-    "model.synthesis.margin must be a whole number, is 'two'",
+    "model.synthesis.margin must be an integer, is 'two'",
   ]
   for (name, error), reason in zip(errors.items(), reasons, strict=True):
     assert reason in error, name

@@ -92,7 +92,7 @@ def test_an_interrupted_training_goes_on(tmp_path):
     [base]
     data.source = '{data}'
     train.total_kimg = 0.8
-    # Draws no clip at the end.
+    # Makes no clip at the end.
     model.generator = 'stylegan2'
     model.stylegan2.channel_base = 64
     model.stylegan2.channel_max = 8
@@ -140,7 +140,7 @@ def test_impossible_points_are_refused_together(tmp_path):
   outdir = tmp_path / 'out'
   error = _fails(path, outdir)
   assert 'error: 3 of 4 points cannot run:\n  margin=-1: margin + 1' in error
-  assert '\n  margin=two: model.synthesis.margin must be a whole' in error
+  assert '\n  margin=two: model.synthesis.margin must be an integer' in error
   assert '--skip_invalid' in error
   assert not outdir.exists()
 

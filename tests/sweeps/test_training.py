@@ -1,4 +1,4 @@
-"""What is reported of a point that was trained."""
+"""A trained point reports its metrics."""
 
 import json
 
@@ -9,7 +9,7 @@ def _write(path, *lines):
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
 
-def test_figures_are_those_of_the_last_snapshot_alone(tmp_path):
+def test_values_are_those_of_the_last_snapshot_alone(tmp_path):
   assert training.last_values(tmp_path) == {}
   _write(
     tmp_path / 'stats.jsonl',
@@ -23,5 +23,5 @@ def test_figures_are_those_of_the_last_snapshot_alone(tmp_path):
   )
   # Its evaluation of the last snapshot has failed.
   _write(tmp_path / 'metric-x.jsonl', {'kimg': 1.0, 'results': {'x': 3.0}})
-  figures = training.last_values(tmp_path)
-  assert figures == {'kimg': 2.0, 'sec_per_kimg': 9.0, 'swd': 50.0}
+  values = training.last_values(tmp_path)
+  assert values == {'kimg': 2.0, 'sec_per_kimg': 9.0, 'swd': 50.0}

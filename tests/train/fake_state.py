@@ -33,7 +33,7 @@ def make_state(step: int, width: int = 512) -> TrainState:
 
 
 def like(state: TrainState) -> TrainState:
-  """What to restore a state like this one by."""
+  """Returns the structure by which a state like this one is restored."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
   )

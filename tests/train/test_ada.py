@@ -122,9 +122,9 @@ def _config(mode='ada', **augment):
 @pytest.mark.parametrize(
   ('field', 'value', 'message'),
   [
-    ('mode', 'noaug', r"mode must be one of none, fixed, ada, is 'noaug'"),
+    ('mode', 'noaug', r"mode must be one of none, fixed, ada, got 'noaug'"),
     ('pipeline', 'bcg', r"no augmentation pipeline 'bcg': use one of blit"),
-    ('p', 1.5, r'augment\.p must be between 0 and 1, is 1\.5'),
+    ('p', 1.5, r'augment\.p must be between 0 and 1, got 1\.5'),
     ('p', float('nan'), r'augment\.p must be between 0 and 1'),
     ('target', -2.0, r'augment\.target must be between -1 and 1'),
     ('speed_kimg', 0.0, r'augment\.speed_kimg must be above 0'),

@@ -145,7 +145,7 @@ def test_keeps_the_newest(tmp_path):
 
 
 def test_an_incomplete_checkpoint_is_none(saved, tmp_path):
-  """What a kill leaves: a temporary folder, which the next session removes."""
+  """A kill leaves a temporary folder, which the next session removes."""
   folder = tmp_path / checkpoint_lib.FOLDER
   torn = folder / '9.orbax-checkpoint-tmp'
   (torn / 'networks').mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What disks do to checkpoints, and which of them are kept."""
+"""Checkpoints survive full and failing disks, and the right ones are kept."""
 
 import pathlib
 import random

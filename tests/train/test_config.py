@@ -122,7 +122,7 @@ def test_gamma_that_is_given_stays():
 def test_resolve_names_the_field_that_is_out_of_range(field, value):
   config = tiny.tiny_config()
   config.update_from_flattened_dict({field: value})
-  with pytest.raises(ValueError, match=rf'^config\.{field} must be .* is '):
+  with pytest.raises(ValueError, match=rf'^{field} must be .*, got '):
     config_lib.resolve(config, img_channels=3, label_dim=0)
 
 
@@ -131,7 +131,7 @@ def test_resolve_refuses_what_the_data_contradict(field):
   config = tiny.tiny_config()
   config.model[field] = 4
   with pytest.raises(
-    ValueError, match=rf'config\.model\.{field} is 4, but that of the data is 1'
+    ValueError, match=rf'model\.{field} must be 1, as in the data, got 4'
   ):
     config_lib.resolve(config, img_channels=1, label_dim=1)
 

@@ -194,7 +194,7 @@ def test_new_arrays_are_listed(source):
 
 
 def test_networks_of_any_origin_do(source):
-  """Those without G start it from G_ema; without D, they are a part."""
+  """Sources without G start it from G_ema; those without D are partial."""
   whole = checkpoint_lib.load_networks(source[0])[1]
   config = _config('anywhere')
   trainer = build.make_trainer(config)

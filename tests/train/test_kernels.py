@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from sg3jax.ops.filtered_lrelu import interpreted
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
+from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
 from sg3jax.train import config as config_lib
 from sg3jax.train.step import build
 
@@ -63,7 +63,7 @@ def test_a_step_equals_that_of_banded(design):
 
 
 @pytest.mark.skipif(
-  jax.__version_info__ < gpu_kernel._OLDEST_JAX,
+  jax.__version_info__ < gpu_launch._OLDEST_JAX,
   reason='the GPU kernel and its interpreter need JAX 0.11',
 )
 @pytest.mark.parametrize('design', 'tr')

@@ -1,4 +1,4 @@
-"""Where a run reports to: full disks, terminals, and a service on the net."""
+"""A run reports to full disks, terminals and a service on the net."""
 
 import errno
 import io

@@ -91,7 +91,7 @@ def test_leaves_every_file_that_users_expect(run):
   events = {name for name in names if name.startswith('events.out.tfevents.')}
   assert len(events) == 1
   assert names - events == {
-    'training_options.json', 'data.json', 'log.txt', 'stats.jsonl',
+    '.lock', 'training_options.json', 'data.json', 'log.txt', 'stats.jsonl',
     'checkpoints',
     'reals.png', 'fakes_init.png', 'fakes000000.png', 'curves.png',
     'equivariance.webp', 'metric-swd.jsonl', 'metric-eqt50k_int.jsonl',

@@ -1,4 +1,4 @@
-"""What a step takes, by the compiler: nothing runs."""
+"""The compiler tells what a step takes; nothing runs."""
 
 import jax
 import pytest

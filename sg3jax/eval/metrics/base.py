@@ -1,4 +1,4 @@
-"""What a metric is, and the registry through which everything finds it.
+"""The description of a metric, and the registry of all metrics.
 
 A metric is one function with a description, in one file:
 
@@ -38,9 +38,9 @@ from sg3jax.types import ImagesU8, Variables
 
 _T = TypeVar('_T')
 
-_FOLDER = 'sg3jax.eval.metrics'  # Whose modules register themselves.
+_FOLDER = 'sg3jax.eval.metrics'  # Its modules register metrics.
 
-# What a metric can need beside a generator.
+# A metric can need these beside a generator.
 REALS = 'reals'  # Real images to compare with.
 TRANSFORMS = 'transforms'  # A generator whose input can be moved.
 FEATURES = 'features'  # A feature network, whose weights have to be there.
@@ -120,11 +120,11 @@ def register(
   """Returns a decorator that makes a function a metric.
 
   Args:
-    name: As of `Metric`, like all others.
+    name: See `Metric`, as for all other arguments.
     title: Name in plots.
     unit: Label of the axis of its values.
     higher_is_better: Whether the highest value is the best one.
-    needs: What it needs beside a generator.
+    needs: Its needs beside a generator.
     result: Name of its main value; by default the metric's.
     panel: Title of its panel among curves; by default `title`.
     labels: Labels of its values; by default `title` for the main one.
@@ -242,10 +242,10 @@ def value_of(name: str) -> Metric:
 
 
 class Context:
-  """All that metrics measure one snapshot by.
+  """Everything by which metrics measure one snapshot.
 
-  What takes long is computed when it is first asked for, and then shared by
-  all metrics of the snapshot, or of the run.
+  Whatever takes long is computed when a metric first asks for it, and then
+  shared by all metrics of the snapshot, or of the run.
 
   Attributes:
     metrics: Names of all metrics that are measured.
@@ -281,7 +281,8 @@ class Context:
       source: The real images; None if there are none.
       labels: Labels to sample from; by default those of the real images.
       group_size: Images that share a random transform.
-      kept: What `kept` has made for earlier snapshots; it is added to.
+      kept: The results that `kept` has made for earlier snapshots; new ones
+        are added.
     """
     self.images = images
     self.variables = variables
@@ -313,7 +314,7 @@ class Context:
     """Returns `make(self)`, computed once for all snapshots of a run.
 
     Args:
-      make: As for `shared`. What it makes must not depend on the snapshot's
+      make: As for `shared`. Its result must not depend on the snapshot's
         variables: a compiled function, or statistics of real images.
     """
     if make not in self._kept:

@@ -129,7 +129,8 @@ class EquivarianceEvaluator:
     """Returns the values in dB by their names in result files.
 
     Args:
-      variables: What `synthesize` and `sample_ws` receive, on the devices of
+      variables: The first argument of `synthesize` and `sample_ws`, on the
+        devices of
         the mesh (sharded or not), or on no device yet.
     """
     return {

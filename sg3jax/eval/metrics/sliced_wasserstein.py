@@ -3,10 +3,10 @@
 Karras et al. 2018 (Progressive growing of GANs, arXiv 1710.10196), section 5:
 patches of 7x7 pixels are taken from each level of a Laplacian pyramid, and the
 two clouds of patches are compared through their one-dimensional projections.
-A coarse level tells about large structures, the finest about pixels' texture.
+A coarse level judges large structures, the finest one the texture of pixels.
 
 It needs no pretrained network, hence no download; it judges local statistics,
-not what a picture shows.
+not what an image shows.
 """
 
 import functools
@@ -55,27 +55,27 @@ class SlicedWasserstein:
 
     Args:
       reals: Images in [-1, 1], or uint8; any number of channels.
-      seed: What places and directions derive from.
+      seed: Random seed for places and directions.
       patches_per_image: Patches of an image at each level, or as many as there
         are places.
       num_projections: Random directions.
       batch_size: Images that are decomposed at a time.
 
     Raises:
-      ValueError: A number is not positive or the images are too small.
+      ValueError: If a number is not positive or the images are too small.
     """
     numbers = (patches_per_image, num_projections, batch_size, len(reals))
     if min(numbers) < 1:
       raise ValueError(
-        'The sliced Wasserstein distance needs at least one image, patch, '
+        'the sliced Wasserstein distance needs at least one image, patch, '
         f'direction and image a batch, got {numbers[-1]}, {numbers[0]}, '
-        f'{numbers[1]} and {numbers[2]}.'
+        f'{numbers[1]} and {numbers[2]}'
       )
     if min(reals.shape[1:3]) < _PATCH:
       raise ValueError(
-        'The sliced Wasserstein distance takes patches of '
+        'the sliced Wasserstein distance takes patches of '
         f'{_PATCH}x{_PATCH} pixels: images of {reals.shape[1]}x'
-        f'{reals.shape[2]} are too small.'
+        f'{reals.shape[2]} are too small'
       )
     self.num_images = len(reals)
     self._image_shape = reals.shape[1:]
@@ -84,7 +84,9 @@ class SlicedWasserstein:
     self.levels = tuple(min(size) for size in sizes)
     self._places, self._directions = zip(
       *(
-        _draw(seed, i, size, reals.shape[3], patches_per_image, num_projections)
+        _sample(
+          seed, i, size, reals.shape[3], patches_per_image, num_projections
+        )
         for i, size in enumerate(sizes)
       ),
       strict=True,
@@ -101,13 +103,13 @@ class SlicedWasserstein:
       `swd_64`, say, for the level of 64 pixels, and so on; `swd` is the mean.
 
     Raises:
-      ValueError: The number or the shape of the images differs.
+      ValueError: If the number or the shape of the images differs.
     """
     if fakes.shape != (self.num_images, *self._image_shape):
       raise ValueError(
-        'The sliced Wasserstein distance compares equal numbers of images of '
-        f'one shape: expected {(self.num_images, *self._image_shape)}, got '
-        f'{fakes.shape}.'
+        'the sliced Wasserstein distance compares equal numbers of images of '
+        f'one shape: images must be {(self.num_images, *self._image_shape)}, '
+        f'got {fakes.shape}'
       )
     distances = {
       f'swd_{level}': _SCALE * float(_distance(real, fake, directions))
@@ -192,7 +194,7 @@ def _upsample(
   return 4 * _blur(x[:, :height, :width])
 
 
-def _draw(
+def _sample(
   seed: int,
   level: int,
   size: tuple[int, int],
@@ -200,7 +202,7 @@ def _draw(
   patches: int,
   projections: int,
 ) -> tuple[Int[np.ndarray, 'p 2'], Float[np.ndarray, 'k d']]:
-  """Draws top-left corners, each at most once, and unit directions."""
+  """Samples top-left corners, each at most once, and unit directions."""
   rng = np.random.default_rng([seed, level])
   rows, columns = (side - _PATCH + 1 for side in size)
   places = rng.choice(

@@ -23,29 +23,30 @@ def save_clip(
   """Writes an endless animation: WebP, or GIF where the suffix says so.
 
   Args:
-    frames: the frames in order, with 1, 3 or 4 channels.
-    path: the file, with the suffix `.webp` or `.gif`. Folders are made. GIF has
+    frames: The frames in order, with 1, 3 or 4 channels.
+    path: The file, with the suffix `.webp` or `.gif`. Folders are made. GIF has
       256 colours a frame and is larger.
-    fps: frames a second. Formats count in whole milliseconds (GIF: hundredths
+    fps: Frames a second. Formats count in whole milliseconds (GIF: hundredths
       of a second); the frames' durations vary by that much so that the clip
       takes `len(frames) / fps` seconds in all.
 
   Raises:
-    ValueError: another suffix, no frames, or a rate the format cannot play.
+    ValueError: If the suffix is another, there are no frames, or the format
+      cannot play the rate.
   """
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in _CLIPS:
-    raise ValueError(f'A clip is a .webp or .gif file, and not {str(path)!r}.')
+    raise ValueError(f'a clip must be a .webp or .gif file, got {str(path)!r}')
   if not len(frames):
-    raise ValueError('A clip needs at least one frame.')
+    raise ValueError('a clip needs at least one frame')
   unit, limit = _CLIPS[suffix]
   if not 0 < fps <= limit:
     raise ValueError(
-      f'A {suffix} clip plays at up to {limit} frames a second, not {fps}.'
+      f'frames a second of a {suffix} clip must be at most {limit}, got {fps}'
     )
   ends = np.round(np.arange(len(frames) + 1) * (1000 / fps / unit)) * unit
   first, *rest = (grids.to_pillow(frame) for frame in frames)
-  grids.save_picture(
+  grids.save_pillow(
     path,
     first,
     save_all=True,
@@ -62,9 +63,10 @@ def translation_path(
   """Returns transforms that carry the image once around a circle.
 
   Args:
-    num_frames: frames of the closed path; frame `num_frames` would be frame 0.
-    radius: of the circle, as a fraction of the image's width. EQ-T moves by up
-      to 1/8.
+    num_frames: Number of frames of the closed path; frame `num_frames` would be
+      frame 0.
+    radius: Radius of the circle, as a fraction of the image's width. EQ-T moves
+      by up to 1/8.
 
   Returns:
     Inverse transforms, as the generator's input takes them, float32: the image
@@ -82,7 +84,7 @@ def rotation_path(num_frames: int) -> Float[np.ndarray, 'f 3 3']:
   """Returns transforms that turn the image once about its centre.
 
   Args:
-    num_frames: frames of the closed path, the first one upright.
+    num_frames: Number of frames of the closed path, the first one upright.
 
   Returns:
     Inverse transforms, float32: the image turns by the angle a, counter-
@@ -114,11 +116,11 @@ def make_equivariance_clip(
     synthesize: `synthesize(ws, transform) -> images` for `ws` [b, l, d] and
       inverse transforms [b, 3, 3], a jitted generator say. It is called with
       one `b` only, so it compiles once.
-    ws: styles of the images that move together.
-    transforms: inverse transform of each frame; see `translation_path`.
-    size: (columns, rows) in which a frame shows the images, by default all in
+    ws: Styles of the images that move together.
+    transforms: Inverse transform of each frame; see `translation_path`.
+    size: Columns and rows in which a frame shows the images, by default all in
       one row.
-    batch_size: images rendered at a time.
+    batch_size: Images rendered at a time.
 
   Returns:
     The frames, for `save_clip`.

@@ -1,4 +1,4 @@
-"""The curves of a run in one figure: losses, scores, metrics against kimg."""
+"""The curves of a run on one page: losses, scores, metrics against kimg."""
 
 import dataclasses
 import pathlib

@@ -1,9 +1,9 @@
-"""Pictures of a run: single images and grids.
+"""Image files of a run: single images and grids.
 
 Images are NHWC with 1 (grey), 3 (RGB) or 4 (RGBA) channels: float in [-1, 1],
 or uint8 in [0, 255]. Every file is written whole or not at all, and replaces
 one of the same name: callers choose names that are free to be written. The
-suffix of a path says the format.
+suffix of a path chooses the format.
 """
 
 import io
@@ -38,7 +38,7 @@ def to_uint8(images: Num[AnyArray, '*shape']) -> UInt8[np.ndarray, '*shape']:
   missing = np.isnan(x)
   if missing.any():
     logging.warning(
-      '%d of %d pixel values are NaN; drawn in grey.', missing.sum(), x.size
+      '%d of %d pixel values are NaN; shown in grey', missing.sum(), x.size
     )
     x = np.where(missing, np.float32(0), x)
   return np.clip(x * 127.5 + 128, 0, 255).astype(np.uint8)
@@ -52,10 +52,10 @@ def grid_size(
   As many as fill 7680x4320 pixels, but at least 7x4 (paper, released code).
 
   Args:
-    height: rows of an image, in pixels.
-    width: columns of an image, in pixels.
-    cap: at most so many (columns, rows), also if that is less than 7x4: a small
-      run draws small grids.
+    height: Rows of an image, in pixels.
+    width: Columns of an image, in pixels.
+    cap: The most (columns, rows), even if that is less than 7x4: a small run
+      has small grids.
   """
   columns, rows = max(7680 // width, 7), max(4320 // height, 4)
   return min(columns, cap[0]), min(rows, cap[1])
@@ -67,10 +67,10 @@ def grid_indices(
   """Picks the images of a data set that a grid shows.
 
   Args:
-    labels: the label of each of the n images: class numbers [n], or one-hot or
+    labels: The label of each of the n images: class numbers [n], or one-hot or
       other vectors [n, classes], with `classes` 0 for data without labels.
-    size: the grid's (columns, rows).
-    seed: of the choice; the same seed picks the same images.
+    size: The grid's (columns, rows).
+    seed: Random seed of the choice.
 
   Returns:
     int64 [columns * rows] in row-major order. With labels, every row shows one
@@ -80,11 +80,11 @@ def grid_indices(
     unique (continuous vectors) are taken for none.
 
   Raises:
-    ValueError: there are no images.
+    ValueError: If there are no images.
   """
   n, (columns, rows) = len(labels), size
   if n == 0:
-    raise ValueError('A grid needs at least one image to choose from.')
+    raise ValueError('a grid needs at least one image to choose from')
   rng = np.random.RandomState(seed)
   of_class = np.zeros(n, np.int64)
   if labels.size:
@@ -114,21 +114,21 @@ def grid_indices(
 def tile(
   images: Num[AnyArray, 'n h w c'], size: tuple[int, int]
 ) -> UInt8[np.ndarray, 'height width c']:
-  """Returns one picture of `columns * rows` images, without gaps.
+  """Returns one image made of `columns * rows` images, without gaps.
 
   Args:
-    images: as many images as there are cells, row by row.
-    size: (columns, rows).
+    images: As many images as there are cells, row by row.
+    size: The grid's (columns, rows).
 
   Raises:
-    ValueError: the number of images does not fill the grid.
+    ValueError: If the number of images does not fill the grid.
   """
   columns, rows = size
   n, h, w, c = images.shape
   if n != columns * rows:
     raise ValueError(
-      f'A grid of {columns} columns and {rows} rows takes {columns * rows} '
-      f'images, and got {n}.'
+      f'the images of a grid of {columns} columns and {rows} rows must be '
+      f'{columns * rows}, got {n}'
     )
   x = to_uint8(images).reshape(rows, columns, h, w, c)
   return x.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
@@ -140,8 +140,8 @@ def over_checkerboard(
   """Returns an RGBA image laid over a grey checkerboard.
 
   Args:
-    image: colours, not premultiplied, and opacity.
-    cell: side of the squares, in pixels.
+    image: Colours, not premultiplied, and opacity.
+    cell: Side of the squares, in pixels.
   """
   y, x = np.indices(image.shape[:2]) // cell
   board = np.where((x + y) % 2, np.float32(192), np.float32(128))[..., None]
@@ -154,13 +154,14 @@ def save_image(image: Num[AnyArray, 'h w c'], path: Path) -> None:
   """Writes one image; RGBA keeps its alpha.
 
   Args:
-    image: float in [-1, 1] or uint8, with 1, 3 or 4 channels.
-    path: the file; the suffix says the format. Folders are made.
+    image: Float in [-1, 1] or uint8, with 1, 3 or 4 channels.
+    path: The file; its suffix chooses the format. Folders are made.
 
   Raises:
-    ValueError: another number of channels, or a suffix of no known format.
+    ValueError: If the number of channels is another, or the suffix is of no
+      known format.
   """
-  save_picture(path, to_pillow(to_uint8(image)))
+  save_pillow(path, to_pillow(to_uint8(image)))
 
 
 def save_grid(
@@ -170,21 +171,22 @@ def save_grid(
 
   Args:
     images: `columns * rows` images, row by row; see `tile`.
-    path: the file; the suffix says the format. Folders are made.
-    size: (columns, rows).
+    path: The file; its suffix chooses the format. Folders are made.
+    size: The grid's (columns, rows).
 
   Raises:
-    ValueError: the number of images does not fill the grid, or as `save_image`.
+    ValueError: If the number of images does not fill the grid, or as
+      `save_image`.
   """
-  picture = tile(images, size)
-  if picture.shape[-1] == 4:
+  grid = tile(images, size)
+  if grid.shape[-1] == 4:
     # Eight squares or so across an image, in whole pixels.
-    picture = over_checkerboard(picture, cell=max(images.shape[2] // 8, 1))
-  save_picture(path, to_pillow(picture))
+    grid = over_checkerboard(grid, cell=max(images.shape[2] // 8, 1))
+  save_pillow(path, to_pillow(grid))
 
 
 def to_pillow(image: UInt8[np.ndarray, 'h w c']) -> Image.Image:
-  """Returns a picture as Pillow holds it.
+  """Returns an image as Pillow holds it.
 
   Raises:
     ValueError: If it has another number of channels than 1, 3 or 4.
@@ -192,17 +194,18 @@ def to_pillow(image: UInt8[np.ndarray, 'h w c']) -> Image.Image:
   channels = image.shape[-1]
   if channels not in _CHANNELS:
     raise ValueError(
-      f'A picture has 1 (grey), 3 (RGB) or 4 (RGBA) channels, not {channels}.'
+      'the channels of an image must be 1 (grey), 3 (RGB) or 4 (RGBA), got '
+      f'{channels}'
     )
   return Image.fromarray(image[..., 0] if channels == 1 else image)
 
 
-def save_picture(path: Path, image: Image.Image, **options: Any) -> None:
-  """Writes a picture, or a clip, in the format of the file's suffix.
+def save_pillow(path: Path, image: Image.Image, **options: Any) -> None:
+  """Writes an image or a clip in the format of the file's suffix.
 
   Args:
     path: The file. Folders are made.
-    image: The picture.
+    image: The image, or the first frame.
     **options: Options of the format, as for `Image.Image.save`.
 
   Raises:
@@ -213,7 +216,8 @@ def save_picture(path: Path, image: Image.Image, **options: Any) -> None:
   formats = Image.registered_extensions()
   if path.suffix.lower() not in formats:
     raise ValueError(
-      f'{str(path)!r} has no suffix of a picture: use .png or .webp, say.'
+      f'the suffix must be that of an image format, got {str(path)!r}: use '
+      '.png or .webp, say'
     )
   buffer = io.BytesIO()
   image.save(buffer, format=formats[path.suffix.lower()], **options)

@@ -1,6 +1,6 @@
-"""The design of an alias-free network in pictures (paper Fig. 4).
+"""Plots of the design of an alias-free network (paper Fig. 4).
 
-Three pictures, from the design alone: what each layer's band is, how much its
+Three plots, from the design alone: what each layer's band is, how much its
 downsampling filter lets through, and the responses of these filters.
 """
 
@@ -16,13 +16,13 @@ from sg3jax.nets import layer_tables
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import filters
 
-_FLOOR_DB = -100.0  # Below it all is black, or off the picture.
+_FLOOR_DB = -100.0  # Below it all is black, or outside the plot.
 
 
 def plot_design(
   spec: spec_lib.SynthesisSpec, folder: grids.Path
 ) -> list[pathlib.Path]:
-  """Draws the pictures of a design; returns their files.
+  """Plots a design, and returns the files.
 
   Args:
     spec: The design.

@@ -5,38 +5,32 @@ every array of ours is filled, with the shape it must have.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sg3jax.interop import schema
+from sg3jax import files
+from sg3jax.interop import model_files, schema
 from sg3jax.interop.official import arrays as arrays_lib
-from sg3jax.interop.official import hyperparameters
+from sg3jax.interop.official import (
+  contents,
+  derived,
+  hyperparameters,
+  recognition,
+)
+from sg3jax.interop.official import files as official_files
 from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   Module,
+  NumpyArray,
   Tensor,
   quoted,
 )
 from sg3jax.nets import spec as spec_lib
-from sg3jax.nets import stylegan2
-from sg3jax.ops import filters as filter_lib
 from sg3jax.trees import flatten
 from sg3jax.types import Tree
-
-# Official names of networks, and ours.
-_NETWORKS = {
-  'G_ema': 'generator_ema',
-  'G': 'generator',
-  'D': 'discriminator',
-}
-
-# Filters are stored in float32; ours, in float64, agree to its last digits.
-_FILTER_TOLERANCE = 1e-6
-
-# What StyleGAN2's networks resample with.
-_BINOMIAL = np.outer(filter_lib.BINOMIAL, filter_lib.BINOMIAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,48 +44,127 @@ class Converted:
     compared: How many arrays were not converted, but found equal to what the
       design gives.
     ignored: Names of the file's other parts.
+    assumed: Fields that a state dictionary does not show and that were taken to
+      be as published, readably.
   """
 
   model: dict[str, Any]
   networks: dict[str, Tree]
   compared: int
   ignored: list[str]
+  assumed: list[str]
 
 
-def convert(checkpoint: Any) -> Converted:
+def convert(
+  checkpoint: Any, config: Mapping[str, Any] | None = None
+) -> Converted:
   """Converts an official checkpoint.
 
   Args:
-    checkpoint: What `reader.read_checkpoint` returned.
+    checkpoint: The value that `files.read` returned: networks as modules or as
+      state dictionaries, by name or G_ema alone.
+    config: The `model` part of a configuration, for state dictionaries, which
+      do not say what they were made with. Without one, published designs are
+      recognised by their shapes.
 
   Raises:
     CheckpointError: If it holds no G_ema, networks of an architecture that this
       package lacks, or arrays that do not fit their design.
   """
-  if not isinstance(checkpoint, dict):
+  found, ignored = contents.find_networks(checkpoint)
+  are_modules = isinstance(found['generator_ema'], Module)
+  if config is not None and are_modules:
     raise CheckpointError(
-      'the checkpoint is no dictionary with the networks G, D and G_ema'
+      'the checkpoint says its design itself: leave the configuration out'
     )
-  modules = {
-    official: checkpoint[official]
-    for official in _NETWORKS
-    if isinstance(checkpoint.get(official), Module)
-  }
-  if 'G_ema' not in modules:
-    keys = ', '.join(quoted(key) for key in list(checkpoint)[:8])
-    raise CheckpointError(f'the checkpoint has no network G_ema, but {keys}')
   model: dict[str, Any] = {}
   networks, compared = {}, 0
-  for official, module in modules.items():
-    network = _NETWORKS[official]
-    found, variables, count = convert_network(network, module)
-    _merge(model, found, official)
+  for network in schema.NETWORKS:
+    if network not in found:
+      continue
+    value = found[network]
+    if isinstance(value, Module):
+      part, variables, count = convert_network(network, value)
+    else:
+      arrays = _float32_arrays(value)
+      part = _recognised(network, arrays, config, model)
+      variables, count = _convert_arrays(network, part, arrays)
+    _merge(model, part, network)
     networks[network] = variables
     compared += count
   # The architecture of this package's own, for a file without D.
   model.setdefault('discriminator', {})
-  ignored = [quoted(key) for key in checkpoint if key not in modules]
-  return Converted(model, networks, compared, ignored)
+  assumed = [] if are_modules or config is not None else _assumed(model)
+  return Converted(model, networks, compared, ignored, assumed)
+
+
+def import_file(
+  file: str | pathlib.Path,
+  output: str | pathlib.Path,
+  config: Mapping[str, Any] | None = None,
+) -> Converted:
+  """Converts an official checkpoint to a folder that `load_model` opens.
+
+  Args:
+    file: A pickle or state dictionary of PyTorch, or arrays that
+      `sg3jax export` wrote. Nothing of it is executed.
+    output: The folder to write: a new or an empty one.
+    config: The `model` part of a configuration, for state dictionaries of other
+      designs than the published ones.
+
+  Returns:
+    What was converted, compared, assumed and ignored.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is damaged, unsafe or no network that is known.
+    OSError: If the folder has files already, or cannot be written.
+  """
+  file, output = files.local_path(file), files.local_path(output)
+  model_files.check_is_new(output)
+  files.check_folder(output)
+  checkpoint, digest = official_files.read(file)
+  try:
+    converted = convert(checkpoint, config)
+  except ValueError as error:
+    raise type(error)(f'{file}: {error}') from error
+  source = {'file': file.name, 'sha256': digest}
+  model_files.save(output, converted.model, converted.networks, source)
+  return converted
+
+
+def _recognised(
+  network: str,
+  arrays: Mapping[str, np.ndarray],
+  config: Mapping[str, Any] | None,
+  model: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Returns the `model` part of the configuration of a state dictionary.
+
+  Args:
+    network: Our name of the network.
+    arrays: Its arrays.
+    config: As in `convert`.
+    model: The part that is known from networks before.
+  """
+  shapes = {name: array.shape for name, array in arrays.items()}
+  if network in schema.GENERATORS:
+    if config is not None:
+      return recognition.configured_model(config, shapes)
+    return recognition.generator_model(shapes)
+  if config is not None:
+    return dict(model)
+  return recognition.discriminator_model(shapes, model.get('conv_clamp'))
+
+
+def _assumed(model: Mapping[str, Any]) -> list[str]:
+  """Returns what no array shows and was taken to be as published."""
+  names = [n for n in ('conv_clamp', 'output_scale') if n in model]
+  assumed = [f'model.{name} = {model[name]:g}' for name in names]
+  group = model['discriminator'].get('mbstd_group')
+  if group is not None:
+    assumed.append(f'model.discriminator.mbstd_group = {group}')
+  return assumed
 
 
 def convert_network(
@@ -110,19 +183,24 @@ def convert_network(
   Raises:
     CheckpointError: As `convert`.
   """
-  is_generator = network in schema.GENERATORS
-  if is_generator:
+  if network in schema.GENERATORS:
     model = hyperparameters.generator_model(module)
   else:
     model = hyperparameters.discriminator_model(module)
+  return model, *_convert_arrays(network, model, _arrays(module))
+
+
+def _convert_arrays(
+  network: str, model: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> tuple[Tree, int]:
+  """Converts the arrays of a network; returns how many were compared too."""
   table = _table(network, model)
-  arrays = _arrays(module)
   variables, recomputed = arrays_lib.to_ours(table, arrays)
   shapes = {path: np.shape(x) for path, x in flatten(variables).items()}
   schema.check_shapes(network, model, shapes)
-  wanted = _recomputed(network, model, arrays)
+  wanted = derived.derived_arrays(network, model, arrays)
   for name in recomputed:
-    _compare(name, arrays[name], wanted.get(name))
+    derived.check(name, arrays[name], wanted.get(name))
   missing = wanted.keys() - arrays.keys()
   if missing:
     raise CheckpointError(f'the checkpoint lacks the array {min(missing)}')
@@ -132,7 +210,7 @@ def convert_network(
     raise CheckpointError(
       f'the checkpoint has an array {min(unknown)}, which is none of its design'
     )
-  return model, variables, len(recomputed)
+  return variables, len(recomputed)
 
 
 def export(
@@ -160,20 +238,20 @@ def export(
   arrays = arrays_lib.to_official(
     _table(network, model), variables, layer_names
   )
-  arrays |= _recomputed(network, model, arrays)
+  arrays |= derived.derived_arrays(network, model, arrays)
   return {name: np.asarray(x, order='C') for name, x in sorted(arrays.items())}
 
 
 def _check_released(spec: spec_lib.SynthesisSpec) -> None:
-  """Raises ValueError unless the official code can draw with a design."""
+  """Raises ValueError unless the official code has networks of a design."""
   for name in (
     'sampling', 'learned_transform', 'filter', 'conv_before_up', 'noise', 'p4'
   ):  # fmt: skip
     if getattr(spec, name) != getattr(spec_lib.SynthesisSpec, name):
       raise ValueError(
         f'the official code has no network with model.synthesis.{name} = '
-        f'{getattr(spec, name)!r}: only T and R and what their other fields '
-        'make of them can be exported; .stablehlo can hold any'
+        f'{getattr(spec, name)!r}: arrays of T and R can be exported, with any '
+        'values of their other fields; .stablehlo can hold any design'
       )
 
 
@@ -186,18 +264,27 @@ def _table(network: str, model: Mapping[str, Any]) -> arrays_lib.Table:
   }[model['generator']]
 
 
-def _merge(model: dict[str, Any], found: dict[str, Any], official: str) -> None:
-  """Adds what one network says of the model; others must say the same."""
+def _merge(
+  model: dict[str, Any], found: Mapping[str, Any], network: str
+) -> None:
+  """Adds the fields of one network; fields of several must be equal."""
   for key, value in found.items():
     if model.setdefault(key, value) != value:
       raise CheckpointError(
-        f'the networks G_ema and {official} of the checkpoint differ in {key}: '
-        f'{model[key]} and {value}'
+        f'the {network} of the checkpoint differs from its generator_ema in '
+        f'{key}: {value} and {model[key]}'
       )
 
 
+def _float32_arrays(
+  arrays: Mapping[str, Tensor | NumpyArray],
+) -> dict[str, np.ndarray]:
+  """Returns a state dictionary in float32."""
+  return {name: _float32(name, tensor) for name, tensor in arrays.items()}
+
+
 def _arrays(module: Module) -> dict[str, np.ndarray]:
-  """Returns the arrays of a network by dotted name."""
+  """Returns the arrays of a module by dotted name."""
   arrays = {}
   for name, tensor in _tensors(module, '', set()):
     # A parameter and a buffer, say, or a dotted name and a nested one.
@@ -230,7 +317,7 @@ def _tensors(
     yield from _tensors(module.submodule(name), f'{prefix}{name}.', seen)
 
 
-def _float32(name: str, tensor: Tensor) -> np.ndarray:
+def _float32(name: str, tensor: Tensor | NumpyArray) -> np.ndarray:
   array = tensor.numpy()
   if array.dtype.name not in ('float16', 'bfloat16', 'float32', 'float64'):
     raise CheckpointError(
@@ -246,69 +333,3 @@ def _float32(name: str, tensor: Tensor) -> np.ndarray:
       f'the array {quoted(name)} of the checkpoint exceeds float32'
     )
   return result
-
-
-def _recomputed(
-  network: str, model: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-  """Returns the arrays of an official network that follow from the design."""
-  if network not in schema.GENERATORS:
-    return _binomials_of_discriminator(arrays)
-  spec = hyperparameters.synthesis_spec(model)
-  if isinstance(spec, stylegan2.StyleGAN2Spec):
-    return _binomials_of_generator(spec)
-  filters = {
-    f'synthesis.{name}.{kind}': x
-    for layer, name in zip(
-      spec.layers, arrays_lib.layer_names(spec).values(), strict=True
-    )
-    for kind, x in (
-      ('up_filter', layer.up_filter()),
-      ('down_filter', layer.down_filter()),
-    )
-    if x is not None
-  }
-  filters['synthesis.input.transform'] = np.eye(3)
-  return {name: x.astype(np.float32) for name, x in filters.items()}
-
-
-def _binomials_of_generator(
-  spec: stylegan2.StyleGAN2Spec,
-) -> dict[str, np.ndarray]:
-  """Returns the filters of StyleGAN2's generator."""
-  found = []
-  for side in spec.resolutions:
-    is_first = side == spec.resolutions[0]
-    parts = ['', 'conv1.'] + ([] if is_first else ['conv0.'])
-    if spec.architecture == 'resnet' and not is_first:
-      parts.append('skip.')
-    found += [f'synthesis.b{side}.{part}resample_filter' for part in parts]
-  return {name: _BINOMIAL.astype(np.float32) for name in found}
-
-
-def _binomials_of_discriminator(
-  arrays: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-  """Returns the filters of the discriminator with these arrays."""
-  convolutions = {
-    name.removesuffix('weight') for name, x in arrays.items() if x.ndim == 4
-  }
-  blocks = {name.partition('.')[0] + '.' for name in convolutions}
-  # The last block has no downsampling of its own.
-  blocks = {name for name in blocks if f'{name}skip.weight' in arrays}
-  return {
-    f'{name}resample_filter': _BINOMIAL.astype(np.float32)
-    for name in convolutions | blocks
-  }
-
-
-def _compare(name: str, found: np.ndarray, wanted: np.ndarray | None) -> None:
-  if (
-    wanted is None
-    or found.shape != wanted.shape
-    or not np.allclose(found, wanted, rtol=0, atol=_FILTER_TOLERANCE)
-  ):
-    raise CheckpointError(
-      f'the array {name} of the checkpoint is not what its design gives: it '
-      'would draw other pictures here'
-    )

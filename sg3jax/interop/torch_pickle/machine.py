@@ -30,7 +30,7 @@ from sg3jax.interop.torch_pickle.records import (
 
 
 class Symbol(Protocol):
-  """What a global name stands for."""
+  """Stands for a global name."""
 
   name: str
 

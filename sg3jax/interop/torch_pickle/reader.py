@@ -1,9 +1,9 @@
 """Reads checkpoints of PyTorch without PyTorch, and without running them.
 
-Three layouts, told apart by their first bytes:
+There are three layouts, which the first bytes distinguish:
 
-  pickle   one pickle, as the official networks are published; each tensor's
-           storage is a stream or zip of its own within it
+  pickle   one pickle, as the standard library writes it; each tensor's storage
+           is a stream or zip of its own within it
   stream   what `torch.save` wrote until version 1.6: pickles of a magic number,
            a protocol, the machine, the value and the storages' names; then the
            storages
@@ -11,7 +11,6 @@ Three layouts, told apart by their first bytes:
 """
 
 import functools
-import hashlib
 import io
 import pathlib
 import re
@@ -21,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sg3jax.interop.torch_pickle import machine, symbols
+from sg3jax.interop.torch_pickle import foreign, machine, symbols
 from sg3jax.interop.torch_pickle.records import (
   MAX_FILE_BYTES,
   MAX_NESTING,
@@ -44,57 +43,52 @@ _MAX_DIRECTORY = 2 << 20
 
 _FindGlobal = Callable[[str, str], Any]
 
+_NO_NAMES: symbols.Names = {}
 
-def read_checkpoint(path: str | pathlib.Path) -> Any:
-  """Reads a checkpoint file.
+
+def read_file(path: pathlib.Path) -> bytes:
+  """Returns the bytes of a file.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    CheckpointError: If it is no file, or too large.
+  """
+  if not path.exists():
+    raise FileNotFoundError(f'there is no file {path}')
+  if not path.is_file():
+    raise CheckpointError(f'{path} must be a file')
+  with path.open('rb') as file:
+    # In memory: a mapped file that shrinks meanwhile would end the process.
+    data = file.read(MAX_FILE_BYTES + 1)
+  if len(data) > MAX_FILE_BYTES:
+    raise CheckpointError(f'{path} is larger than {MAX_FILE_BYTES >> 30} GiB')
+  return data
+
+
+def read_bytes(data: bytes, names: symbols.Names = _NO_NAMES) -> Any:
+  """Reads a checkpoint.
 
   Nothing of it is executed: names are looked up in a table of inert
   substitutes (`symbols`), and everything else is refused.
 
   Args:
-    path: The file.
+    data: The bytes of the file.
+    names: Names that the checkpoint may ask for beside those of Python, NumPy
+      and PyTorch, and what a call of each stands for.
 
   Returns:
     Its value: dictionaries, lists, texts, numbers, and the records `Module`,
     `Tensor` and `NumpyArray` of `interop.torch_pickle.records`.
 
   Raises:
-    FileNotFoundError: If there is no such file.
     CheckpointError: If it is damaged, too large or of no known layout.
     UnsafeCheckpointError: If it asks for what no checkpoint needs.
   """
-  return read_hashed(path)[0]
-
-
-def read_hashed(path: str | pathlib.Path) -> tuple[Any, str]:
-  """Reads a checkpoint file, as `read_checkpoint`.
-
-  Returns:
-    Its value, and the SHA-256 of the very bytes that were read.
-  """
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise FileNotFoundError(f'there is no file {path}')
-  if not path.is_file():
-    raise CheckpointError(f'{path} is no file')
-  with path.open('rb') as file:
-    # In memory: a mapped file that shrinks meanwhile would end the process.
-    data = file.read(MAX_FILE_BYTES + 1)
-  if len(data) > MAX_FILE_BYTES:
-    raise CheckpointError(f'{path} is larger than {MAX_FILE_BYTES >> 30} GiB')
-  try:
-    return read_bytes(data), hashlib.sha256(data).hexdigest()
-  except CheckpointError as error:
-    raise type(error)(f'{path}: {error}') from error
-
-
-def read_bytes(data: bytes) -> Any:
-  """Reads a checkpoint; as `read_checkpoint`."""
   if not data:
-    raise CheckpointError('the checkpoint is empty')
+    raise CheckpointError('the file is empty: download it again')
   budget = Budget.of_file(len(data))
   load_storage = functools.partial(_load_storage, budget)
-  find = symbols.find_in(symbols.allowed_symbols(budget, load_storage))
+  find = symbols.find_in(symbols.allowed_symbols(budget, load_storage, names))
   value = _read_torch(memoryview(data), find, budget, plain=True)
   _check_nesting(value)
   return value
@@ -138,10 +132,7 @@ def _read_torch(
   if data[:4] == _ZIP_MAGIC:
     return _read_zip(data, find, budget)
   if data[:1] != b'\x80':
-    raise CheckpointError(
-      'this is no checkpoint of PyTorch: it starts with the bytes '
-      f'{bytes(data[:4]).hex(" ")}'
-    )
+    raise CheckpointError(foreign.describe(bytes(data[:512])))
   value, end = machine.run(data, 0, find, None, budget)
   if isinstance(value, int) and value == _MAGIC:
     return _read_stream(data, end, find, budget)
@@ -229,7 +220,7 @@ def _read_stream(
 
 def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
   """Reads a zip: `NAME/data.pkl` and the storages beside it."""
-  _check_directory(data)
+  check_directory(data)
   try:
     # Broken archives make `zipfile` raise several kinds of errors.
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -243,7 +234,7 @@ def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
     raise CheckpointError('the zip of the checkpoint is damaged') from error
 
 
-def _check_directory(data: memoryview) -> None:
+def check_directory(data: memoryview) -> None:
   """Refuses directories so long that opening the zip might fill the memory."""
   end = len(data) - 22
   # With a comment the record would be elsewhere; PyTorch writes none.
@@ -269,16 +260,14 @@ def _check_directory(data: memoryview) -> None:
 def _read_archive(
   archive: zipfile.ZipFile, limit: int, find: _FindGlobal, budget: Budget
 ) -> Any:
-  _check_members(archive.infolist(), limit)
   roots = [
     name.removesuffix('data.pkl')
     for name in archive.namelist()
     if re.fullmatch(r'[^/]+/data\.pkl', name)
   ]
   if len(roots) != 1:
-    raise CheckpointError(
-      'the zip is no checkpoint of PyTorch: it has no single NAME/data.pkl'
-    )
+    raise CheckpointError(foreign.describe_zip(archive.namelist()))
+  _check_members(archive.infolist(), limit)
   root = roots[0]
   names = frozenset(archive.namelist())
   order = root + 'byteorder'

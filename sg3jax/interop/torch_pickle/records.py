@@ -1,4 +1,4 @@
-"""What a foreign checkpoint is read into: inert records, errors, limits.
+"""Inert records that a foreign checkpoint is read into, errors and limits.
 
 Nothing here can run code of the file: records hold names, numbers and bytes.
 Values of a file may share parts (a list of two references to a list of two
@@ -57,7 +57,7 @@ def is_shape(values: tuple) -> bool:
 
 @dataclasses.dataclass
 class Budget:
-  """What is left to spend on a file, over all of its parts.
+  """Counts down the work that a file may cost, over all of its parts.
 
   Attributes:
     opcodes: Opcodes of all its pickles, and values they copy.
@@ -103,7 +103,7 @@ class Storage:
   """A flat array that tensors view.
 
   Attributes:
-    dtype: Of the elements.
+    dtype: The type of the elements.
     numel: Elements that the file declares.
     data: Their bytes, or None before they are read.
   """

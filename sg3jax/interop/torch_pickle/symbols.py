@@ -2,12 +2,16 @@
 
 No name leads to the function it means: each is a `Function` of this module that
 checks its arguments and returns an inert record. All others are refused.
+
+These are the names of Python, NumPy and PyTorch itself. Those of a code base
+that pickles classes of its own are an argument of the reader: `dictionary` and
+`module` may stand for them.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -27,7 +31,11 @@ from sg3jax.interop.torch_pickle.records import (
   quoted,
 )
 
+# A module and a name in it.
 Name = tuple[str, str]
+
+# Further names and what a call of each stands for.
+Names = Mapping[Name, Callable[..., Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +44,7 @@ class Function:
 
   Attributes:
     name: For messages.
-    call: What a call of it stands for; takes the call's arguments.
+    call: Takes the arguments of a call and returns what it stands for.
   """
 
   name: str
@@ -53,11 +61,11 @@ class Function:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Type:
-  """A name that a pickle may mention only: of a storage, or `ndarray`.
+  """A name that a pickle may only mention: a storage type, or `ndarray`.
 
   Attributes:
     name: For messages.
-    dtype: Of the elements of a storage.
+    dtype: The type of the elements, if it names a storage.
   """
 
   name: str
@@ -66,7 +74,7 @@ class Type:
 
 @dataclasses.dataclass(eq=False)
 class Dtype:
-  """A NumPy dtype, whose byte order is told later.
+  """A NumPy dtype, which takes its byte order later.
 
   Attributes:
     code: Kind and size, such as 'f4'.
@@ -115,19 +123,45 @@ STORAGE_TYPES: dict[Name, Any] = {
 }
 
 
+def dictionary(*args: Any) -> dict:
+  """Stands for the constructor of a dictionary, to be filled afterwards."""
+  if args:
+    raise CheckpointError('a dictionary of the checkpoint is of an old form')
+  return {}
+
+
+def module(*args: Any) -> Module:
+  """Stands for a call that makes a module of its class's name and state.
+
+  Args:
+    *args: One dictionary, with `type` = 'class', `class_name` and `state`.
+  """
+  meta = _only(args, 1, dict)[0]
+  name, state = meta.get('class_name'), meta.get('state')
+  if (
+    meta.get('type') != 'class'
+    or type(name) is not str
+    or type(state) is not dict
+  ):
+    raise CheckpointError('a module of the checkpoint has no class or state')
+  return Module(name, state)
+
+
 def allowed_symbols(
-  budget: Budget, load_from_bytes: Callable[[memoryview], Storage]
+  budget: Budget,
+  load_from_bytes: Callable[[memoryview], Storage],
+  names: Names,
 ) -> dict[Name, Any]:
-  """Returns all that a checkpoint may name.
+  """Returns everything that a checkpoint may name.
 
   Args:
     budget: Counts what calls copy.
     load_from_bytes: Reads the storage of a file within the file.
+    names: Names beside those of Python, NumPy and PyTorch.
   """
   calls = _Calls(budget, load_from_bytes)
   functions: dict[Name, Callable[..., Any]] = {
-    ('collections', 'OrderedDict'): calls.dictionary,
-    ('dnnlib.util', 'EasyDict'): calls.dictionary,
+    ('collections', 'OrderedDict'): dictionary,
     ('builtins', 'set'): calls.make_set,
     ('__builtin__', 'set'): calls.make_set,
     ('_codecs', 'encode'): calls.encode,
@@ -135,8 +169,8 @@ def allowed_symbols(
     ('torch._utils', '_rebuild_tensor_v2'): calls.tensor,
     ('torch._utils', '_rebuild_parameter'): calls.parameter,
     ('torch.storage', '_load_from_bytes'): calls.load_storage,
-    ('torch_utils.persistence', '_reconstruct_persistent_obj'): calls.module,
     ('numpy', 'dtype'): calls.dtype,
+    **names,
   }
   for numpy_core in ('numpy.core', 'numpy._core'):
     multiarray, numeric = f'{numpy_core}.multiarray', f'{numpy_core}.numeric'
@@ -171,7 +205,7 @@ def _find(symbols: dict[Name, Any], module: str, name: str) -> Any:
 
 
 class _Calls:
-  """What calls of the allowed functions stand for.
+  """Returns what calls of the allowed functions stand for.
 
   Args:
     budget: Counts what they copy.
@@ -183,11 +217,6 @@ class _Calls:
   ):
     self._budget = budget
     self._load_from_bytes = load_from_bytes
-
-  def dictionary(self, *args: Any) -> dict:
-    if args:
-      raise CheckpointError('a dictionary of the checkpoint is of an old form')
-    return {}
 
   def make_set(self, *args: Any) -> set:
     members = _only(args, 1, list)[0]
@@ -230,17 +259,6 @@ class _Calls:
     blob = _bytes(_only(args, 1, object)[0])
     self._budget.spend_bytes(len(blob))
     return self._load_from_bytes(memoryview(blob))
-
-  def module(self, *args: Any) -> Module:
-    meta = _only(args, 1, dict)[0]
-    name, state = meta.get('class_name'), meta.get('state')
-    if (
-      meta.get('type') != 'class'
-      or type(name) is not str
-      or type(state) is not dict
-    ):
-      raise CheckpointError('a module of the checkpoint has no class or state')
-    return Module(name, state)
 
   def dtype(self, *args: Any) -> Dtype:
     code = _only(args, 1, str, at_least=True)[0]

@@ -1,160 +1,22 @@
-"""The public `filtered_lrelu` and the registry of its implementations."""
+"""The public `filtered_lrelu`: its arguments, and how they make a plan."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.core import Tracer
 from jaxtyping import Float
 
-from sg3jax.ops.filtered_lrelu import (
-  banded,
-  measured,
-  partition,
-  platform,
-  reference,
-  vjp,
-)
+from sg3jax.ops.filtered_lrelu import dispatch
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
-from sg3jax.ops.filtered_lrelu.gpu import kernel as gpu_kernel
-from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Chain, Plan
-from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
-from sg3jax.ops.filtered_lrelu.tpu import kernel as tpu_kernel
+from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Plan
 from sg3jax.types import AnyArray, Array
 
 Number: TypeAlias = float | int
 Padding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
-
-# The kernels by name: the platform that they are for, and their module.
-KERNELS: dict[str, tuple[str, Any]] = {
-  'pallas_tpu': ('tpu', tpu_kernel),
-  'pallas_gpu': ('cuda', gpu_kernel),
-}
-
-
-def _kernel_refusal(
-  name: str, chain: Chain, *operands: Any, scaling: Scaling
-) -> str | None:
-  """Returns why a kernel cannot compute a chain here, or None if it can."""
-  platform_name, module = KERNELS[name]
-  actual, kind = platform.target()
-  if actual != platform_name and not platform.interpret():
-    return f'it runs on {platform_name}; here is {actual}'
-  reason = module.unsupported(chain, *operands, scaling=scaling, kind=kind)
-  return reason or partition.obstacle()
-
-
-def _run_kernel(
-  name: str, chain: Chain, *operands: Array, scaling: Scaling = NONE
-) -> Array:
-  if chain.is_pointwise:  # XLA fuses that into its neighbours: nothing to win.
-    return banded.run(chain, *operands, scaling=scaling)
-  if reason := _kernel_refusal(name, chain, *operands, scaling=scaling):
-    raise NotImplementedError(f'filtered_lrelu: {name}: {reason}.')
-  _, kind = platform.target()
-  run = functools.partial(
-    KERNELS[name][1].run, interpret=platform.interpret(), kind=kind
-  )
-  return partition.over_batch(run)(chain, *operands, scaling=scaling)
-
-
-def _run_pallas(
-  chain: Chain, *operands: Array, scaling: Scaling = NONE
-) -> Array:
-  """Computes a chain by the target's kernel if it can, else by `banded`."""
-  platform_name, kind = platform.target()
-  name = _kernel_of(platform_name)
-  if name is None:
-    return _run_banded(chain, *operands, scaling=scaling)
-  reason = _kernel_refusal(name, chain, *operands, scaling=scaling)
-  if chain.is_pointwise:
-    reason = 'without filters XLA fuses it'
-  if reason:
-    return _run_banded(
-      chain, *operands, scaling=scaling, note=f' ({name}: {reason})'
-    )
-  _announce(chain, operands, name)
-
-  def run(chain: Chain, *parts: Array, scaling: Scaling) -> Array:
-    # What runs on the host of an accelerator takes the plain form there.
-    kernel = functools.partial(KERNELS[name][1].run, kind=kind)
-    branches = {'default': banded.run, platform_name: kernel}
-    return jax.lax.platform_dependent(
-      scaling,
-      *parts,
-      **{
-        key: lambda scaling, *parts, call=call: call(
-          chain, *parts, scaling=scaling
-        )
-        for key, call in branches.items()
-      },
-    )
-
-  return partition.over_batch(run)(chain, *operands, scaling=scaling)
-
-
-def _run_banded(
-  chain: Chain, *operands: Array, scaling: Scaling = NONE, note: str = ''
-) -> Array:
-  _announce(chain, operands, 'banded' + note)
-  return banded.run(chain, *operands, scaling=scaling)
-
-
-def _run_default(
-  chain: Chain, *operands: Array, scaling: Scaling = NONE
-) -> Array:
-  platform_name, _ = platform.target()
-  if platform_name != 'cuda':
-    chosen = default_implementation(platform_name)
-    run = _run_pallas if chosen == 'pallas' else _run_banded
-    return run(chain, *operands, scaling=scaling)
-  ratio = measured.times_faster('pallas_gpu', chain)
-  if ratio is not None and ratio > 1:
-    return _run_pallas(chain, *operands, scaling=scaling)
-  speed = 'not measured' if ratio is None else f'{ratio:.2f} times as fast'
-  note = f' (pallas_gpu: {measured.kind_of(chain)} is {speed})'
-  return _run_banded(chain, *operands, scaling=scaling, note=note)
-
-
-def _kernel_of(platform_name: str) -> str | None:
-  names = (name for name, (p, _) in KERNELS.items() if p == platform_name)
-  return next(names, None)
-
-
-def _announce(chain: Chain, operands: Sequence[Array], choice: str) -> None:
-  x = operands[-1]
-  direction = 'forward' if len(operands) == 1 else 'derivative'
-  _say_once(
-    f'{direction} {list(x.shape)} {x.dtype} to {list(chain.out_size)} on '
-    f'{platform.target()[0]}: {choice}'
-  )
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-  logging.info('filtered_lrelu %s', message)
-
-
-# A name's function takes (plan, x, input scale, bias, output scale) and is
-# differentiable to any order. What it cannot serve it refuses with
-# NotImplementedError and the reason.
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
-  'banded': banded.filtered_lrelu,
-  'reference': reference.filtered_lrelu,
-  'pallas': vjp.differentiable(_run_pallas),
-  **{
-    name: vjp.differentiable(functools.partial(_run_kernel, name))
-    for name in KERNELS
-  },
-}
-
-_default = vjp.differentiable(_run_default)
 
 _SQRT_2 = math.sqrt(2)
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -163,11 +25,6 @@ _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 # show at the precision of the computation.
 _RANK_TOLERANCE = 4e-7
 _RANK_TOLERANCE_F64 = 1e-15
-
-
-def implementations() -> tuple[str, ...]:
-  """Returns the names that `filtered_lrelu` accepts as `implementation`."""
-  return tuple(IMPLEMENTATIONS)
 
 
 def filtered_lrelu(
@@ -233,39 +90,8 @@ def filtered_lrelu(
       the implementation's name is unknown.
     NotImplementedError: The named implementation cannot serve this call.
   """
-  if x.ndim != 4 or not x.size:
-    raise ValueError(
-      f'filtered_lrelu expects x [n, h, w, c], not empty, got shape {x.shape}.'
-    )
-  if any(jax.typeof(x).sharding.spec):
-    raise ValueError(
-      'filtered_lrelu leaves partitioning to the compiler, but x is sharded '
-      f'explicitly, {jax.typeof(x).sharding.spec}: make the mesh with '
-      'axis_types=(jax.sharding.AxisType.Auto,) for each axis.'
-    )
-  if jnp.dtype(x.dtype).name not in _DTYPES:
-    raise TypeError(
-      f'filtered_lrelu takes {", ".join(_DTYPES)}; x is {x.dtype}.'
-    )
-  if b is not None and b.shape != x.shape[-1:]:
-    raise ValueError(
-      f'filtered_lrelu expects a bias [{x.shape[-1]}] for x {x.shape}, '
-      f'got {b.shape}.'
-    )
-  for name, factors in (
-    ('input_scale', input_scale),
-    ('output_scale', output_scale),
-  ):
-    if factors is not None and factors.shape != (x.shape[0], x.shape[-1]):
-      raise ValueError(
-        f'filtered_lrelu expects {name} [{x.shape[0]}, {x.shape[-1]}] for x '
-        f'{x.shape}, got {factors.shape}.'
-      )
-  if implementation is not None and implementation not in IMPLEMENTATIONS:
-    raise ValueError(
-      f'Unknown filtered_lrelu implementation {implementation!r}; known are '
-      f'{", ".join(map(repr, IMPLEMENTATIONS))}.'
-    )
+  _check_operands(x, b, input_scale=input_scale, output_scale=output_scale)
+  call = dispatch.implementation_of(implementation)
   plan = make_plan(
     x.shape[1:3],
     x.dtype,
@@ -278,7 +104,6 @@ def filtered_lrelu(
     slope=slope,
     clamp=clamp,
   )
-  call = _default if implementation is None else IMPLEMENTATIONS[implementation]
   return call(
     plan,
     jnp.asarray(x),
@@ -321,17 +146,29 @@ def make_plan(
   )
 
 
-def default_implementation(platform_name: str) -> str:
-  """Returns what `None` means on a platform.
-
-  On GPUs 'pallas' means the kernel where `measured` says that it is faster.
-
-  Args:
-    platform_name: As JAX names it: cpu, gpu (or cuda), tpu.
-  """
-  if platform_name in ('gpu', 'cuda') and measured.is_proven('pallas_gpu'):
-    return 'pallas'
-  return 'pallas' if platform_name == 'tpu' else 'banded'
+def _check_operands(
+  x: AnyArray, b: AnyArray | None, **scales: AnyArray | None
+) -> None:
+  """Raises an error unless shapes fit together and the dtype is served."""
+  if x.ndim != 4 or not x.size:
+    raise ValueError(
+      f'filtered_lrelu expects x [n, h, w, c], not empty, got shape {x.shape}.'
+    )
+  if jnp.dtype(x.dtype).name not in _DTYPES:
+    raise TypeError(
+      f'filtered_lrelu takes {", ".join(_DTYPES)}; x is {x.dtype}.'
+    )
+  if b is not None and b.shape != x.shape[-1:]:
+    raise ValueError(
+      f'filtered_lrelu expects a bias [{x.shape[-1]}] for x {x.shape}, '
+      f'got {b.shape}.'
+    )
+  for name, factors in scales.items():
+    if factors is not None and factors.shape != (x.shape[0], x.shape[-1]):
+      raise ValueError(
+        f'filtered_lrelu expects {name} [{x.shape[0]}, {x.shape[-1]}] for x '
+        f'{x.shape}, got {factors.shape}.'
+      )
 
 
 def _scale_factors(factors: AnyArray | None, dtype: Any) -> Array | None:

@@ -64,8 +64,8 @@ def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
     value = fields.get(config, f'model.{field}')
     if value != data:
       raise ValueError(
-        f'config.model.{field} is {value}, but that of the data is {data}: '
-        'leave it unset'
+        f'model.{field} must be {data}, as in the data, got {value}: leave it '
+        'unset'
       )
   return reasons
 
@@ -134,16 +134,14 @@ def _check(config: Config) -> None:
       continue
     if not math.isfinite(value) or value < bound or (strict and value == bound):
       relation = 'above' if strict else 'at least'
-      raise ValueError(f'config.{name} must be {relation} {bound}, is {value}')
+      raise ValueError(f'{name} must be {relation} {bound}, got {value}')
   for name in ('train.style_mixing_prob', 'train.pl_decay'):
-    if fields.get(config, name) > 1:
-      raise ValueError(
-        f'config.{name} must be at most 1, is {fields.get(config, name)}'
-      )
+    if (value := fields.get(config, name)) > 1:
+      raise ValueError(f'{name} must be at most 1, got {value}')
   if config.train.init_partial and not config.train.init_from:
     raise ValueError(
-      'config.train.init_partial is set, but there is nothing to start from: '
-      'set train.init_from'
+      'train.init_partial must be False without networks to start from: set '
+      'train.init_from too'
     )
   _check_augment(config.train.augment)
 
@@ -151,13 +149,12 @@ def _check(config: Config) -> None:
 def _check_augment(options: Config) -> None:
   if options.mode not in AUGMENT_MODES:
     raise ValueError(
-      f'config.train.augment.mode must be one of {", ".join(AUGMENT_MODES)}, '
-      f'is {options.mode!r}'
+      f'train.augment.mode must be one of {", ".join(AUGMENT_MODES)}, got '
+      f'{options.mode!r}'
     )
   augment_lib.get_ops(options.pipeline)
   for name, low in (('p', 0), ('target', -1)):
     if not low <= options[name] <= 1:
       raise ValueError(
-        f'config.train.augment.{name} must be between {low} and 1, is '
-        f'{options[name]}'
+        f'train.augment.{name} must be between {low} and 1, got {options[name]}'
       )

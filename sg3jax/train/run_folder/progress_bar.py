@@ -25,7 +25,7 @@ def track(
     batches: One batch for each step.
     done_kimg: Thousands of images shown before.
     total_kimg: Thousands of images at which the run ends.
-    kimg_per_step: Thousands of images of a step.
+    kimg_per_step: Thousands of images that a step shows.
   """
   if jax.process_index() > 0 or not sys.stdout.isatty():
     yield from batches

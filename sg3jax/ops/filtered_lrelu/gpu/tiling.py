@@ -1,32 +1,22 @@
-"""Geometry and tile sizes of the Mosaic GPU kernel, in plain Python.
+"""Chooses the tile of the Mosaic GPU kernel, by estimates of its cost."""
 
-The kernel's block computes a strip of the output, `width` columns by `rows`
-rows, for 64 channels of one image. It walks down the rows. A step takes in
-`Stream.advance` rows of each operand, makes `Geometry.phases` rows at the
-middle rate and finishes `Geometry.groups_per_step` rows of the output. All
-positions below are relative to the first output sample of the strip, whose
-distance to the next strip's is a whole number of samples of every operand.
-"""
-
-import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-import numpy as np
+from sg3jax.ops.filtered_lrelu.gpu.geometry import (
+  CHANNELS,
+  RESIDENT,
+  Arrival,
+  Geometry,
+  make_geometry,
+)
+from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
 
-from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms, round_up
-
-CHANNELS = 64
-RESIDENT = 0
-
-# Of an H100: multiprocessors, bytes of shared memory that a block can have, and
-# those with which two blocks share a multiprocessor, 1 KiB for each reserved.
+# Multiprocessors of an H100, and bytes of shared memory that a block can have.
 _MULTIPROCESSORS = 132
 _SHARED_MEMORY = 227 * 1024
-_SHARED_MEMORY_OF_TWO = 113 * 1024
 
 _RATES = (1, 2, 4)
 _MOST_TERMS = 4
@@ -35,211 +25,6 @@ _WIDTHS = (8, 16, 24, 32)
 # Of `Geometry.registers`, an estimate: the spilling begins above, as compiling
 # for an H100 shows; a thread has 255.
 _MOST_REGISTERS = 238
-
-# A term weaker than this, relative to the first of its sum, is below what
-# float16 taps can express of the first.
-_WEAKEST_TERM = 3e-4
-
-# (row of the ones alive, tap), for one row at the middle rate.
-RowTaps: TypeAlias = tuple[tuple[int, float], ...]
-
-
-class Arrival(NamedTuple):
-  """What is done to an operand's rows when they arrive in registers.
-
-  Attributes:
-    is_wide: They are bfloat16, and become float16.
-    is_scaled: They are multiplied by factors of the channels.
-    is_biased: A bias is added.
-  """
-
-  is_wide: bool = False
-  is_scaled: bool = False
-  is_biased: bool = False
-
-
-class Stream(NamedTuple):
-  """How one operand is read and brought to the middle rate.
-
-  Attributes:
-    rate: Its upsampling factor.
-    advance: Rows that a step takes in.
-    first_row: Row that the strip begins with.
-    alive: Rows that a step needs at once.
-    row_taps: For each phase (middle row of a step) and term, its taps.
-    first_column: Column that the strip begins with.
-    columns: Columns that the strip needs, a multiple of 16.
-    matrices: For each term, the pass along w: [middle, columns] float64.
-    reads: How often rows are read, see `Tile`.
-    arrival: What is done to them first.
-    slots: Rows buffered in shared memory.
-  """
-
-  rate: int
-  advance: int
-  first_row: int
-  alive: int
-  row_taps: tuple[tuple[RowTaps, ...], ...]
-  first_column: int
-  columns: int
-  matrices: tuple[np.ndarray, ...]
-  reads: int
-  arrival: Arrival
-  slots: int
-
-  @property
-  def is_resident(self) -> bool:
-    """Whether the rows alive are in registers."""
-    return self.reads == RESIDENT
-
-  @property
-  def group(self) -> int:
-    """Phases that are filtered along h at once."""
-    return min(max(self.reads, 1), self.rate)
-
-  @property
-  def rank(self) -> int:
-    """Terms of the operand's filter."""
-    return len(self.matrices)
-
-  @property
-  def rows_read(self) -> int:
-    """Rows that a step loads from shared memory."""
-    if self.is_resident:
-      return self.advance
-    groups = [
-      self.row_taps[i : i + self.group]
-      for i in range(0, len(self.row_taps), self.group)
-    ]
-    return sum(
-      len({i for terms in group for taps in terms for i, _ in taps})
-      for group in groups
-    )
-
-  @property
-  def rows_in_registers(self) -> float:
-    """Rows that take registers at the same time, as ptxas goes about it."""
-    if self.is_resident:
-      return 1.15 * self.alive
-    return 2 if self.group == self.rank == 1 else self.alive
-
-
-class Geometry(NamedTuple):
-  """Everything about a chain and a strip width that is fixed while tracing.
-
-  Attributes:
-    width: Columns of the strip.
-    middle: Middle samples along w, padded to a multiple of 16.
-    phases: Middle rows a step makes.
-    down: Decimation factor of the result; a group is that many middle rows.
-    groups: Groups that an output row is a sum over.
-    groups_per_step: Output rows a step finishes.
-    streams: One for each operand.
-    row_taps: For each term of the result, its taps along h, zero-padded to
-      groups * down of them.
-    matrix: The passes of all terms along w: [terms * width, middle] float64.
-  """
-
-  width: int
-  middle: int
-  phases: int
-  down: int
-  groups: int
-  groups_per_step: int
-  streams: tuple[Stream, ...]
-  row_taps: tuple[tuple[float, ...], ...]
-  matrix: np.ndarray
-
-  @property
-  def rank(self) -> int:
-    """Terms of the result."""
-    return len(self.row_taps)
-
-  @property
-  def row_unit(self) -> int:
-    """What the rows of a strip must be a multiple of."""
-    rates = [stream.rate // self.down for stream in self.streams]
-    return max(1, *rates)
-
-  def steps(self, rows: int) -> int:
-    """Returns the steps that a strip of so many rows takes."""
-    return -(-(rows + self.groups - 1) // self.groups_per_step)
-
-  @property
-  def shared_bytes(self) -> int:
-    """Bytes of shared memory of a block."""
-    rows = sum(s.slots * s.columns for s in self.streams) + self.width
-    constants = self.matrix.size + sum(
-      m.size for s in self.streams for m in s.matrices
-    )
-    return 2 * (rows * CHANNELS + constants) + 1024
-
-  @property
-  def blocks_each(self) -> int:
-    """Blocks that a multiprocessor runs at once."""
-    return 2 if self.shared_bytes <= _SHARED_MEMORY_OF_TWO else 1
-
-  @property
-  def registers(self) -> float:
-    """Estimate of the registers a thread needs, fitted to what ptxas used."""
-    # A row of 64 channels x n columns is n / 4 registers of two halves, an
-    # accumulator n / 2 of one float32 each. ptxas loads all the rows that a sum
-    # reads before it adds the first, if several sums do.
-    rows = sum(s.columns / 4 * s.rows_in_registers for s in self.streams)
-    partial = (self.groups - 1) * self.width / 2
-    middle = len(self.streams) * self.middle / 4
-    results = self.groups_per_step * self.rank * self.width / 2
-    overhead = 20 + 6.5 * max(self.phases - 2, 0)
-    for s in self.streams:
-      # A bias within the image's borders is as large as a row.
-      overhead += 2 * s.arrival.is_scaled + s.arrival.is_biased * s.columns / 4
-    return overhead + rows + 0.95 * partial + 1.35 * middle + 1.4 * results
-
-  @property
-  def instructions(self) -> float:
-    """Estimate of the instructions a thread issues in a step."""
-    cost = 60.0 * self.groups_per_step
-    for s in self.streams:
-      # Barriers, then the rows from shared memory.
-      cost += s.advance * 12
-      cost += s.rows_read * s.columns / 8
-      is_wide, is_scaled, is_biased = s.arrival
-      cost += s.advance * s.columns * (is_wide + (is_scaled + is_biased) / 4)
-      # Taps along h in packed halves; zeroing and rounding an accumulator.
-      taps = sum(len(t) for terms in s.row_taps for t in terms)
-      cost += taps * s.columns / 4 + self.phases * self.middle * 0.75
-      cost += self.phases * s.rank * s.columns / 16
-    # Pointwise on packed halves, then the product and the taps along h.
-    pointwise = (4 if len(self.streams) == 1 else 9) * self.middle / 4
-    product = self.middle / 16 + self.rank * self.width / 2
-    sums = self.groups * self.rank * self.width / 2
-    cost += self.phases * (pointwise + product + sums)
-    # Rows that stay in registers beside those of another operand are moved
-    # about a lot.
-    is_moved = len(self.streams) > 1 and any(
-      s.is_resident for s in self.streams
-    )
-    return cost * (1.22 if is_moved else 1)
-
-  @property
-  def shared_traffic(self) -> int:
-    """Bytes that a step moves in or out of shared memory."""
-    rows = sum(s.columns * (s.advance + s.rows_read) for s in self.streams)
-    rows += 2 * self.groups_per_step * self.width
-    matrices = self.matrix.size + sum(
-      m.size for s in self.streams for m in s.matrices
-    )
-    return 2 * (CHANNELS * rows + self.phases * matrices)
-
-  @property
-  def cycles(self) -> float:
-    """Estimate of the cycles that a step takes a multiprocessor.
-
-    Issuing instructions (four warps, as many schedulers) or shared memory (128
-    bytes a cycle) limits it, tensor cores do not. The efficiencies are guesses.
-    """
-    issue = self.instructions / 0.75
-    return max(issue, self.shared_traffic / 128 / 0.85)
 
 
 class Tile(NamedTuple):
@@ -256,66 +41,6 @@ class Tile(NamedTuple):
   width: int
   rows: int
   reads: tuple[int, ...]
-
-
-def significant(terms: Terms) -> Terms:
-  """Returns the terms of a sum that 16-bit arithmetic can see."""
-
-  def weight(term: tuple[Pass, Pass]) -> float:
-    return math.prod(float(np.linalg.norm(p.taps)) for p in term)
-
-  strongest = max(map(weight, terms))
-  return tuple(t for t in terms if weight(t) >= _WEAKEST_TERM * strongest)
-
-
-def simplify(chain: Chain) -> Chain:
-  """Returns the chain without the terms that 16-bit arithmetic cannot see."""
-  return dataclasses.replace(
-    chain,
-    expand=tuple(map(significant, chain.expand)),
-    contract=significant(chain.contract),
-  )
-
-
-@functools.cache
-def geometry(
-  chain: Chain,
-  width: int,
-  reads: tuple[int, ...],
-  arrivals: tuple[Arrival, ...],
-) -> Geometry:
-  """Returns the geometry of a chain for one kind of `Tile`.
-
-  The gain's magnitude is in the matrices of the operands, where the bound of
-  the activation comes after it; its sign is in the taps of the result.
-  """
-  contract_h, contract_w = chain.contract[0]
-  down = contract_h.down
-  phases = max(down, *(terms[0][0].up for terms in chain.expand))
-  middle = down * (width - 1) + len(contract_w.taps)
-  padded = round_up(middle, 16)
-  groups = -(-len(contract_h.taps) // down)
-  streams = tuple(
-    _stream(terms, chain, phases, middle, padded, how, arrival)
-    for terms, how, arrival in zip(chain.expand, reads, arrivals, strict=True)
-  )
-  sign = math.copysign(1.0, chain.activation.gain)
-  return Geometry(
-    width=width,
-    middle=padded,
-    phases=phases,
-    down=down,
-    groups=groups,
-    groups_per_step=phases // down,
-    streams=streams,
-    row_taps=tuple(
-      tuple(sign * t for t in _padded(ph.taps, groups * down))
-      for ph, _ in chain.contract
-    ),
-    matrix=np.concatenate(
-      [_band(pw.taps, 0, width, padded, 1, down) for _, pw in chain.contract]
-    ),
-  )
 
 
 def unsupported(
@@ -388,100 +113,29 @@ def choose(
   best, least = None, math.inf
   ways = itertools.product((RESIDENT, 1, 2), repeat=len(chain.expand))
   for reads, width in itertools.product(ways, _WIDTHS):
-    plan = geometry(chain, width, reads, arrivals)
-    if not fits(plan):
+    geometry = make_geometry(chain, width, reads, arrivals)
+    if not fits(geometry):
       continue
     # A block alone cannot hide its waiting: it takes as long as two at once.
-    at_once = _MULTIPROCESSORS * plan.blocks_each
+    at_once = _MULTIPROCESSORS * geometry.blocks_each
     strips = n * -(-c // CHANNELS) * -(-w // width)
     for divisor in range(1, h + 1):
-      rows = round_up(-(-h // divisor), plan.row_unit)
-      if divisor > 1 and rows < 2 * plan.groups:
+      rows = round_up(-(-h // divisor), geometry.row_unit)
+      if divisor > 1 and rows < 2 * geometry.groups:
         break  # Mostly warm-up.
       rounds = -(-strips * -(-h // rows) // at_once)
-      cost = rounds * (plan.steps(rows) + 4) * plan.cycles
+      cost = rounds * (geometry.steps(rows) + 4) * geometry.cycles
       if cost < least:
         best, least = Tile(width, rows, reads), cost
   return best
 
 
-def fits(plan: Geometry) -> bool:
+def fits(geometry: Geometry) -> bool:
   """Whether a block compiles without spilling registers."""
   return (
-    plan.registers <= _MOST_REGISTERS
-    and plan.shared_bytes <= _SHARED_MEMORY
+    geometry.registers <= _MOST_REGISTERS
+    and geometry.shared_bytes <= _SHARED_MEMORY
     # The widest product and the widest copy there are.
-    and max(plan.middle, plan.rank * plan.width) <= 256
-    and max(s.columns for s in plan.streams) <= 256
+    and max(geometry.middle, geometry.rank * geometry.width) <= 256
+    and max(s.columns for s in geometry.streams) <= 256
   )
-
-
-def _stream(
-  terms: Terms,
-  chain: Chain,
-  phases: int,
-  middle: int,
-  padded: int,
-  reads: int,
-  arrival: Arrival,
-) -> Stream:
-  (along_h, along_w), (to_h, to_w) = terms[0], chain.contract[0]
-  rate = along_h.up
-  advance = phases // rate
-  # Middle sample m of the strip is sum_i taps[i rate - m + shift] in[i].
-  shift = along_h.low + to_h.low
-  first_row = -(shift // rate)
-  row_taps = tuple(
-    tuple(
-      tuple(
-        (i - first_row, tap)
-        for k, tap in enumerate(ph.taps)
-        if tap and (k + phase - shift) % rate == 0
-        for i in [(k + phase - shift) // rate]
-      )
-      for ph, _ in terms
-    )
-    for phase in range(phases)
-  )
-  alive = (len(along_h.taps) - 1 + phases - 1 - shift) // rate - first_row + 1
-  shift = along_w.low + to_w.low
-  first_column = -(shift // rate)
-  last_column = (len(along_w.taps) - 1 + middle - 1 - shift) // rate
-  columns = round_up(last_column - first_column + 1, 16)
-  gain = abs(chain.activation.gain)
-  return Stream(
-    rate=rate,
-    advance=advance,
-    first_row=first_row,
-    alive=alive,
-    row_taps=row_taps,
-    first_column=first_column,
-    columns=columns,
-    matrices=tuple(
-      gain
-      * _padded_rows(
-        _band(pw.taps, shift + first_column * rate, middle, columns, rate, 1),
-        padded,
-      )
-      for _, pw in terms
-    ),
-    reads=reads,
-    arrival=arrival,
-    # While a step runs, the rows of the next one or two arrive.
-    slots=2 * advance + 2 if reads == RESIDENT else alive + advance,
-  )
-
-
-def _band(
-  taps: Sequence[float], shift: int, rows: int, columns: int, up: int, down: int
-) -> np.ndarray:
-  """Returns [rows, columns]: taps[column * up - row * down + shift]."""
-  return Pass(tuple(taps), up, down, shift, columns, rows).matrix
-
-
-def _padded(taps: Sequence[float], size: int) -> tuple[float, ...]:
-  return (*taps, *(0.0,) * (size - len(taps)))
-
-
-def _padded_rows(matrix: np.ndarray, rows: int) -> np.ndarray:
-  return np.pad(matrix, ((0, rows - len(matrix)), (0, 0)))

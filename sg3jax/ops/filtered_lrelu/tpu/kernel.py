@@ -20,373 +20,208 @@ Operands are bfloat16 or float32, products accumulate in float32; bfloat16 is
 rounded before each of the four products, as the matrix unit takes it.
 """
 
-import functools
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from sg3jax.ops.filtered_lrelu.activation import Activation
 from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
-from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
-from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
 from sg3jax.ops.filtered_lrelu.tpu.tiling import LANES, Tiling, Window
 from sg3jax.types import Array
-
-_DTYPES = ('bfloat16', 'float32')
 
 # Rows or columns that one iteration of a loop takes, at most.
 _UNROLL = 4
 
 
-def unsupported(
-  chain: Chain, *operands: Any, kind: str, scaling: Scaling = NONE
-) -> str | None:
-  """Returns why the kernel cannot compute a chain, or None if it can.
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What all steps of the grid have in common.
 
-  Args:
+  Attributes:
     chain: What to compute.
-    *operands: Arrays or their shapes and dtypes, [n, h, w, c].
-    scaling: Any is served.
-    kind: The kind of the device, see `run`.
+    tiling: Its tiles.
+    dtype: Dtype of the operands, of the matrices and of the result.
+    is_scaled: Whether the result is multiplied by factors.
   """
-  del scaling
-  x = operands[0]
-  if jnp.dtype(x.dtype).name not in _DTYPES:
-    return f'it takes {" and ".join(_DTYPES)}, not {x.dtype}'
-  if not chain.activation.gain > 0:
-    return f'it takes a positive gain, not {chain.activation.gain}'
-  if tpu_tiling.generation_of(kind) is None:
-    return f'it has no tiles for {kind}'
-  if tiling(chain, x, kind) is None:
-    return 'no tile of it fits the vector memory'
-  return None
+
+  chain: Chain
+  tiling: Tiling
+  dtype: jnp.dtype
+  is_scaled: bool
+
+  @property
+  def wide(self) -> int:
+    """Rows or columns that go through the matrix unit side by side."""
+    return 2 if self.tiling.pair else 1
+
+  @property
+  def rows(self) -> int:
+    """Rows of the result that a term takes in a column, padded."""
+    return round_up(self.tiling.h.tile, 8)
+
+  @property
+  def line_sizes(self) -> list[tuple[int, int]]:
+    """Lines of the stored signals, and the vectors from one to the next.
+
+    Rows of each operand, expanded along w, then columns of the middle signal,
+    contracted along h. The distances are odd: see the top of the file.
+    """
+    h, w = self.tiling.h, self.tiling.w
+    rows = [
+      (window.size, len(terms) * w.middle + 1)
+      for terms, window in zip(self.chain.expand, h.windows, strict=True)
+    ]
+    return [*rows, (w.middle, len(self.chain.contract) * self.rows + 1)]
 
 
-@functools.partial(
-  jax.jit, static_argnums=0, static_argnames=('kind', 'interpret')
-)
-def run(
-  chain: Chain,
-  *operands: Array,
-  scaling: Scaling = NONE,
-  kind: str,
-  interpret: Any = False,
-) -> Array:
-  """Returns the chain's result, of the operands' dtype.
+class Step:
+  """One step of the grid: a tile of the result, for 128 channels."""
 
-  Args:
-    chain: What to compute; `unsupported` must have no objection.
-    *operands: [n, h, w, c] each, bfloat16 or float32.
-    scaling: Applied to the operands by XLA, which fuses it into what makes them
-      and relays them out in one go, and to the result by the kernel.
-    kind: The device kind, as JAX names it ('TPU v5 lite'), or a key of
-      `tpu.tiling.GENERATIONS`; 'cpu' takes the tiles of a v5e.
-    interpret: As of `pl.pallas_call`: True or `pltpu.InterpretParams()` to run
-      on a CPU.
-  """
-  cut = tiling(chain, operands[0], kind)
-  assert cut is not None
-  operands, factors = scaling.enter(*operands), scaling.result
-  with jax.enable_x64(False):  # The TPU counts in 32 bits.
-    if not cut.pack:
-      return _call(chain, cut, interpret, factors, *operands)
-    n, c = operands[0].shape[0], operands[0].shape[-1]
-    if factors is not None:
-      factors = factors.reshape(1, n * c)
-    y = _call(chain, cut, interpret, factors, *map(_pack, operands))
-    return jnp.moveaxis(y.reshape(*y.shape[1:3], n, c), 2, 0)
+  def __init__(self, program: Program, *refs: Any):
+    """Sorts the arguments of the kernel.
 
-
-def _pack(x: Array) -> Array:
-  n, h, w, c = x.shape
-  return jnp.moveaxis(x, 0, 2).reshape(1, h, w, n * c)
-
-
-def tiling(chain: Chain, x: Any, kind: str) -> Tiling | None:
-  """Returns the tiles for operands like x, or None if none fits."""
-  generation = tpu_tiling.generation_of(kind)
-  if generation is None:
-    return None
-  itemsize = jnp.dtype(x.dtype).itemsize
-  return tpu_tiling.choose(chain, x.shape[0], x.shape[-1], itemsize, generation)
-
-
-def _call(
-  chain: Chain,
-  tiling: Tiling,
-  interpret: Any,
-  factors: Array | None,
-  *operands: Array,
-) -> Array:
-  n, _, _, c = operands[0].shape
-  dtype = operands[0].dtype
-  h, w = tiling.h, tiling.w
-  constants, specs = _matrices(chain, tiling, dtype)
-  if factors is not None:
-    constants.append(factors.astype(jnp.float32)[:, None])
-    specs.append(pl.BlockSpec((1, 1, LANES), lambda n, k, i, j: (n, 0, k)))
-
-  def operand_spec(window_h: Window, window_w: Window) -> pl.BlockSpec:
-    # Interpreted, a window must not reach past its operand: padded there.
-    pads = [0 if interpret else a.over for a in (window_h, window_w)]
-    lanes = 0 if interpret else -c % LANES
-    return pl.BlockSpec(
-      (
-        pl.Element(1),
-        pl.Element(window_h.size, (0, pads[0])),
-        pl.Element(window_w.size, (0, pads[1])),
-        pl.Element(LANES, (0, lanes)),
-      ),
-      lambda n, k, i, j: (
-        n,
-        _start(window_h, i),
-        _start(window_w, j),
-        k * LANES,
-      ),
+    Args:
+      program: What all steps have in common.
+      *refs: The windows of the operands; for each of them the matrices along w
+        and h; those of the result along h and w; its factors, if there are any;
+        the result; then the memory of `Program.line_sizes`.
+    """
+    count = len(program.chain.expand)
+    self._program = program
+    self._operands, refs = refs[:count], refs[count:]
+    self._expand_w, self._expand_h = (
+      refs[: 2 * count : 2],
+      refs[1 : 2 * count : 2],
+    )
+    self._contract_h, self._contract_w, *rest = refs[2 * count :]
+    self._factors = rest.pop(0) if program.is_scaled else None
+    self._out, *self._lines, self._columns = rest
+    *self._line_strides, self._column_stride = (
+      stride for _, stride in program.line_sizes
     )
 
-  windows = list(zip(h.windows, w.windows, strict=True))
-  if interpret:
-    operands = tuple(
-      # What lies past an operand's end is undefined: be it the worst.
-      jnp.pad(
-        x,
-        ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)),
-        constant_values=jnp.nan,
-      )
-      for x, (wh, ww) in zip(operands, windows, strict=True)
+  def run(self) -> None:
+    """Computes the tile in three loops."""
+    program = self._program
+    wide, tiling = program.wide, program.tiling
+    for k in range(len(self._operands)):
+      self._expand_rows(k)
+    _pipelined(
+      tiling.w.middle, wide, self._middle_columns, self._contract_columns
     )
-  rank = len(chain.contract)
-  rows = round_up(h.tile, 8)
-  scratch = [
-    _scratch(wh.size, len(terms) * w.middle)
-    for terms, (wh, _) in zip(chain.expand, windows, strict=True)
-  ]
-  out_shape = jax.ShapeDtypeStruct(
-    (n, *chain.out_size, c),
-    dtype,
-    # Within `jax.shard_map`: the result varies over what the operands do.
-    manual_axis_type=jax.typeof(operands[0]).manual_axis_type,
-  )
-  return pl.pallas_call(
-    functools.partial(_kernel, chain, tiling, dtype, factors is not None),
-    grid=(n, -(-c // LANES), h.tiles, w.tiles),
-    in_specs=[operand_spec(*pair) for pair in windows] + specs,
-    out_specs=pl.BlockSpec(
-      (1, h.tile, w.tile, LANES), lambda n, k, i, j: (n, i, j, k)
-    ),
-    out_shape=out_shape,
-    scratch_shapes=[*scratch, _scratch(w.middle, rank * rows)],
-    compiler_params=pltpu.CompilerParams(
-      dimension_semantics=('parallel',) * 4,
-      vmem_limit_bytes=_vmem_limit(chain, tiling, dtype),
-    ),
-    cost_estimate=_cost(chain, n, c, dtype),
-    interpret=interpret,
-    name='filtered_lrelu',
-  )(*operands, *constants)
+    _loop(tiling.h.tile, wide, self._contract_rows)
 
+  def _expand_rows(self, k: int) -> None:
+    """Expands the rows of operand k's window along w and stores them."""
+    wide, tiling = self._program.wide, self._program.tiling
+    along_h, along_w = tiling.h.windows[k], tiling.w.windows[k]
+    size, operand = self._program.chain.in_sizes[k], self._operands[k]
+    starts = [
+      window_start(window, pl.program_id(i))
+      for i, window in ((2, along_h), (3, along_w))
+    ]
+    # What lies past the operand's end is undefined, and zero times NaN is NaN.
+    inside = None
+    if along_w.over:
+      shape = (along_w.size, LANES)
+      index = lax.broadcasted_iota(jnp.int32, shape, 0) + starts[1]
+      inside = index < size[1]
 
-def _start(window: Window, tile: Array) -> Array:
-  """`Window.start` of a traced tile."""
-  # Written as a product, so that the compiler sees the alignment.
-  units = jnp.clip(window.step * tile - window.back, 0, window.last)
-  return units * window.align
+    def row(at: Any) -> Array:
+      x = operand[0, at]
+      zero = jnp.zeros((), x.dtype)
+      if inside is not None:
+        x = jnp.where(inside, x, zero)
+      if along_h.over:
+        x = jnp.where(starts[0] + at < size[0], x, zero)
+      return x
 
+    def expand_rows(first: Any) -> None:
+      rows = [row(first + e) for e in range(wide)]
+      y = self._dot(self._expand_w[k][0], _beside(rows))
+      stride = self._line_strides[k]
+      self._put(self._lines[k], [(first + e) * stride for e in range(wide)], y)
 
-def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
-  planned = tpu_tiling.vmem_bytes(chain, tiling, dtype.itemsize)
-  return max(16 << 20, int(planned * 1.25) + (2 << 20))
+    _loop(along_h.size, wide, expand_rows)
 
-
-def _scratch(lines: int, length: int) -> Any:
-  """Memory for lines of 128-lane vectors, an odd number of them apart."""
-  return pltpu.VMEM((round_up(lines * (length + 1), 8), LANES), jnp.float32)
-
-
-def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
-  """What XLA should think the call costs: the filters' own multiply-adds."""
-  return pl.CostEstimate(
-    flops=int(chain.flops * n * c),
-    bytes_accessed=chain.samples * n * c * dtype.itemsize,
-    transcendentals=0,
-  )
-
-
-def _matrices(
-  chain: Chain, tiling: Tiling, dtype: jnp.dtype
-) -> tuple[list[Array], list[pl.BlockSpec]]:
-  """Returns the matrices in the kernel's order and which part a tile sees.
-
-  For each operand [tiles, rank * middle_w, window_w], whose terms lie along the
-  rows, and [tiles, middle_h, rank * window_h], whose terms lie along the
-  columns; for the result [rank * rows, middle_h] and [tile_w, rank * middle_w].
-  """
-  arrays, specs = [], []
-  contract = [tpu_tiling.passes(chain.contract, axis)[0] for axis in (0, 1)]
-  for k, terms in enumerate(chain.expand):
-    # Every operand is seen after the gain: the mask compares it to the clamp,
-    # and the second one is multiplied by it.
-    expanded = [
-      [
-        tpu_tiling.expand_matrices(step, axis.windows[k], axis, contract[i])
-        for step in tpu_tiling.passes(terms, i)
+  def _middle_columns(self, first: Any) -> Array:
+    """Returns `wide` columns of the middle signal, combined."""
+    program = self._program
+    middle = program.tiling.w.middle
+    expanded = []
+    for k, terms in enumerate(program.chain.expand):
+      parts = [
+        self._get(
+          self._lines[k],
+          [first + q * middle + e for e in range(program.wide)],
+          program.tiling.h.windows[k].size,
+          self._line_strides[k],
+        )
+        for q in range(len(terms))
       ]
-      for i, axis in enumerate((tiling.h, tiling.w))
+      expanded.append(self._dot(self._expand_h[k][0], _above(parts)))
+    combined = _combine(program.chain.activation, *expanded)
+    return combined.astype(program.dtype)
+
+  def _contract_columns(self, first: Any, y: Array) -> None:
+    """Contracts `wide` columns along h and stores them."""
+    z = self._dot(self._contract_h[...], y)
+    starts = [
+      (first + e) * self._column_stride for e in range(self._program.wide)
     ]
-    along_h = np.concatenate(expanded[0], axis=2) * chain.activation.gain
-    along_w = np.concatenate(expanded[1], axis=1)
-    arrays += [along_w, along_h]
-    specs += [
-      pl.BlockSpec((1, *along_w.shape[1:]), lambda n, k, i, j: (j, 0, 0)),
-      pl.BlockSpec((1, *along_h.shape[1:]), lambda n, k, i, j: (i, 0, 0)),
+    self._put(self._columns, starts, z)
+
+  def _contract_rows(self, row: Any) -> None:
+    """Contracts `wide` rows along w and writes them to the result."""
+    program = self._program
+    parts = [
+      self._get(
+        self._columns,
+        [row + e + q * program.rows for e in range(program.wide)],
+        program.tiling.w.middle,
+        self._column_stride,
+      )
+      for q in range(len(program.chain.contract))
     ]
-  steps_h, steps_w = (tpu_tiling.passes(chain.contract, i) for i in (0, 1))
-  rows = -tiling.h.tile % 8
-  down_h = np.concatenate([
-    np.pad(tpu_tiling.contract_matrix(step, tiling.h), ((0, rows), (0, 0)))
-    for step in steps_h
-  ])  # fmt: skip
-  down_w = np.concatenate(
-    [tpu_tiling.contract_matrix(step, tiling.w) for step in steps_w], axis=1
-  )
-  arrays += [down_h, down_w]
-  for array in (down_h, down_w):
-    specs.append(pl.BlockSpec(array.shape, lambda n, k, i, j: (0, 0)))
-  return [jnp.asarray(a, dtype) for a in arrays], specs
+    z = self._dot(self._contract_w[...], _above(parts))
+    for e in range(program.wide):
+      result = z[:, e * LANES : (e + 1) * LANES]
+      if self._factors is not None:
+        result = result * self._factors[0]
+      self._out[0, row + e] = result.astype(self._out.dtype)
 
-
-def _kernel(
-  chain: Chain,
-  tiling: Tiling,
-  dtype: jnp.dtype,
-  is_scaled: bool,
-  *refs: Any,
-) -> None:
-  count = len(chain.expand)
-  operands, refs = refs[:count], refs[count:]
-  up_refs, refs = refs[: 2 * count], refs[2 * count :]
-  (down_h, down_w, *factors), refs = (
-    refs[: 2 + is_scaled],
-    refs[2 + is_scaled :],
-  )
-  out, *lines, columns = refs
-  h, w = tiling.h, tiling.w
-  wide = 2 if tiling.pair else 1
-
-  def dot(a: Array, b: Array) -> Array:
+  def _dot(self, a: Array, b: Array) -> Array:
     # float32 on the matrix unit is made of bfloat16 products: ask for them all.
-    exact = lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=exact)
+    is_exact = self._program.dtype == jnp.float32
+    precision = lax.Precision.HIGHEST if is_exact else None
+    return jnp.dot(
+      a, b, preferred_element_type=jnp.float32, precision=precision
+    )
 
-  def put(ref: Any, at: list[Any], x: Array) -> None:
+  def _put(self, ref: Any, at: list[Any], x: Array) -> None:
+    """Stores columns of 128 lanes from the given vectors on."""
     for k, first in enumerate(at):
       part = x[:, k * LANES : (k + 1) * LANES]
       ref[pl.ds(first, x.shape[0]), :] = part
 
-  def get(ref: Any, at: list[Any], size: int, stride: int) -> Array:
-    parts = [ref[pl.ds(first, size, stride), :].astype(dtype) for first in at]
-    return _beside(parts)
-
-  for k, (terms, size) in enumerate(
-    zip(chain.expand, chain.in_sizes, strict=True)
-  ):
-    _expand_rows(
-      operands[k], up_refs[2 * k][0], lines[k], size,
-      (h.windows[k], w.windows[k]), len(terms) * w.middle, wide, dot, put,
-    )  # fmt: skip
-
-  rank = len(chain.contract)
-  rows = round_up(h.tile, 8)
-  stride = rank * rows + 1
-
-  def expand_columns(first: Any) -> Array:
-    """Returns `wide` columns of the middle signal, combined."""
-    expanded = []
-    for k, terms in enumerate(chain.expand):
-      parts = [
-        get(
-          lines[k],
-          [first + q * w.middle + e for e in range(wide)],
-          h.windows[k].size,
-          len(terms) * w.middle + 1,
-        )
-        for q in range(len(terms))
-      ]
-      expanded.append(dot(up_refs[2 * k + 1][0], _above(parts)))
-    return _combine(chain.activation, *expanded).astype(dtype)
-
-  def contract_columns(first: Any, y: Array) -> None:
-    z = dot(down_h[...], y)
-    put(columns, [(first + e) * stride for e in range(wide)], z)
-
-  _pipelined(w.middle, wide, expand_columns, contract_columns)
-
-  def contract_rows(row: Any) -> None:
-    parts = [
-      get(
-        columns,
-        [row + e + q * rows for e in range(wide)],
-        w.middle,
-        stride,
-      )
-      for q in range(rank)
-    ]
-    z = dot(down_w[...], _above(parts))
-    for e in range(wide):
-      result = z[:, e * LANES : (e + 1) * LANES]
-      if is_scaled:
-        result = result * factors[0][0]
-      out[0, row + e] = result.astype(out.dtype)
-
-  _loop(h.tile, wide, contract_rows)
+  def _get(self, ref: Any, at: list[Any], size: int, stride: int) -> Array:
+    """Loads vectors `stride` apart, from each of the given ones on."""
+    dtype = self._program.dtype
+    return _beside(
+      [ref[pl.ds(first, size, stride), :].astype(dtype) for first in at]
+    )
 
 
-def _expand_rows(
-  operand: Any,
-  matrix: Array,
-  lines: Any,
-  size: tuple[int, int],
-  windows: tuple[Window, Window],
-  length: int,
-  wide: int,
-  dot: Callable[[Array, Array], Array],
-  put: Callable[[Any, list[Any], Array], None],
-) -> None:
-  """Expands the rows of a window along w and stores them as lines."""
-  along_h, along_w = windows
-  starts = [
-    _start(window, pl.program_id(i))
-    for i, window in ((2, along_h), (3, along_w))
-  ]
-  # What lies past the operand's end is undefined, and zero times NaN is NaN.
-  inside = None
-  if along_w.over:
-    shape = (along_w.size, LANES)
-    index = lax.broadcasted_iota(jnp.int32, shape, 0) + starts[1]
-    inside = index < size[1]
-
-  def row(at: Any) -> Array:
-    x = operand[0, at]
-    zero = jnp.zeros((), x.dtype)
-    if inside is not None:
-      x = jnp.where(inside, x, zero)
-    if along_h.over:
-      x = jnp.where(starts[0] + at < size[0], x, zero)
-    return x
-
-  def expand_rows(first: Any) -> None:
-    y = dot(matrix, _beside([row(first + e) for e in range(wide)]))
-    put(lines, [(first + e) * (length + 1) for e in range(wide)], y)
-
-  _loop(along_h.size, wide, expand_rows)
+def window_start(window: Window, tile: Array) -> Array:
+  """Returns `Window.start` of a traced tile."""
+  # Written as a product, so that the compiler sees the alignment.
+  units = jnp.clip(window.step * tile - window.back, 0, window.last)
+  return units * window.align
 
 
 def _combine(activation: Activation, *ys: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Draws seeds with an exported generator; sg3jax is not needed.
+"""Generates images with an exported generator; sg3jax is not needed.
 
     pip install jax flatbuffers numpy pillow
-    python draw_stablehlo.py g.stablehlo out 0 1 2
+    python generate_stablehlo.py g.stablehlo out 0 1 2
 
 `g.stablehlo` is what `sg3jax export --network=... --output=g.stablehlo` wrote.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 def main() -> None:
   """Reads the command line and writes `seed0000.png` and so on."""
-  parser = argparse.ArgumentParser(description='Draws seeds.')
+  parser = argparse.ArgumentParser(description='Generates images of seeds.')
   parser.add_argument('program', type=pathlib.Path)
   parser.add_argument('outdir', type=pathlib.Path)
   parser.add_argument('seeds', type=int, nargs='+')

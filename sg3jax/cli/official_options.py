@@ -1,0 +1,75 @@
+"""The words of the official tools, and those for them here.
+
+`docs/options.md` has the whole table, with the differences.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+_TRAIN = {
+  'outdir': '--workdir',
+  'data': '--config.data.source',
+  'batch': '--config.train.batch',
+  'cfg': '--config=stylegan3_t:RESOLUTION, stylegan3_r or stylegan2',
+  'gamma': '--config.train.r1_gamma',
+  'cond': '--config.data.cond',
+  'mirror': '--config.data.mirror',
+  'aug': '--config.train.augment.mode',
+  'resume': '--init_from',
+  'freezed': '--config.train.freeze_d',
+  'p': '--config.train.augment.p',
+  'target': '--config.train.augment.target',
+  'batch-gpu': '--config.train.micro_batches',
+  'cbase': '--config.model.synthesis.channel_base',
+  'cmax': '--config.model.synthesis.channel_max',
+  'glr': '--config.train.g_lr',
+  'dlr': '--config.train.d_lr',
+  'map-depth': '--config.model.mapping_layers',
+  'mbstd-group': '--config.model.discriminator.mbstd_group',
+  'desc': '--workdir',
+  'metrics': '--config.log.metrics',
+  'kimg': '--config.train.total_kimg',
+  'tick': '--config.log.kimg_per_tick',
+  'snap': '--config.log.ticks_per_snapshot',
+  'seed': '--config.seed',
+  'fp32': '--config.model.precision=fp32',
+  'nobench': 'not needed',
+  'workers': '--config.data.workers',
+  'dry-run': '--plan',
+  'n': '--plan',
+}
+_GENERATE = {
+  'noise-mode': '--noise_mode',
+  **dict.fromkeys(
+    ('output', 'grid', 'w-frames', 'num-keyframes', 'shuffle-seed'),
+    'for videos, which are not here yet',
+  ),
+}
+_EVALUATE = {'mirror': 'not needed', 'verbose': 'not needed'}
+
+# By command: the official option without its dashes, and what it is here.
+WORDS = {'train': _TRAIN, 'generate': _GENERATE, 'evaluate': _EVALUATE}
+
+
+def explain(module: str, unknown: Sequence[str], known: Sequence[str]) -> str:
+  """Returns a sentence about options that a command does not take.
+
+  Args:
+    module: The module of the command.
+    unknown: The names of the options.
+    known: The names of all flags.
+  """
+  words = WORDS.get(module.rpartition('.')[2], {})
+  parts, is_official = [], False
+  for name in dict.fromkeys(unknown):
+    word = words.get(name.replace('_', '-'))
+    if word:
+      is_official = True
+      dashes = '-' if len(name) == 1 else '--'
+      parts.append(f'{dashes}{name} is {word} here')
+      continue
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f": did you mean '{close[0]}'?" if close else ''
+    parts.append(f"unknown command line flag '{name}'{hint}")
+  page = '; docs/options.md has all official options' if is_official else ''
+  return ', '.join(parts) + page

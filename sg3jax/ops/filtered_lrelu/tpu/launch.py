@@ -1,0 +1,234 @@
+"""Runs the TPU kernel: what it takes, its matrices and blocks, and its grid."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
+from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
+from sg3jax.ops.filtered_lrelu.tpu import kernel
+from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
+from sg3jax.ops.filtered_lrelu.tpu.tiling import LANES, Tiling, Window
+from sg3jax.types import Array
+
+_DTYPES = ('bfloat16', 'float32')
+
+
+def unsupported(
+  chain: Chain, *operands: Any, kind: str, scaling: Scaling = NONE
+) -> str | None:
+  """Returns why the kernel cannot compute a chain, or None if it can.
+
+  Args:
+    chain: What to compute.
+    *operands: Arrays or their shapes and dtypes, [n, h, w, c].
+    scaling: Any is served.
+    kind: The kind of the device, see `run`.
+  """
+  del scaling
+  x = operands[0]
+  if jnp.dtype(x.dtype).name not in _DTYPES:
+    return f'it takes {" and ".join(_DTYPES)}, not {x.dtype}'
+  if not chain.activation.gain > 0:
+    return f'it takes a positive gain, not {chain.activation.gain}'
+  if tpu_tiling.generation_of(kind) is None:
+    return f'it has no tiles for {kind}'
+  if tiling(chain, x, kind) is None:
+    return 'no tile of it fits the vector memory'
+  return None
+
+
+@functools.partial(
+  jax.jit, static_argnums=0, static_argnames=('kind', 'interpret')
+)
+def run(
+  chain: Chain,
+  *operands: Array,
+  scaling: Scaling = NONE,
+  kind: str,
+  interpret: Any = False,
+) -> Array:
+  """Returns the chain's result, of the operands' dtype.
+
+  Args:
+    chain: What to compute; `unsupported` must have no objection.
+    *operands: [n, h, w, c] each, bfloat16 or float32.
+    scaling: Applied to the operands by XLA, which fuses it into what makes them
+      and relays them out in one go, and to the result by the kernel.
+    kind: The device kind, as JAX names it ('TPU v5 lite'), or a key of
+      `tpu.tiling.GENERATIONS`; 'cpu' takes the tiles of a v5e.
+    interpret: As of `pl.pallas_call`: True or `pltpu.InterpretParams()` to run
+      on a CPU.
+  """
+  cut = tiling(chain, operands[0], kind)
+  assert cut is not None
+  operands, factors = scaling.enter(*operands), scaling.result
+  with jax.enable_x64(False):  # The TPU counts in 32 bits.
+    if not cut.pack:
+      return launch(chain, cut, interpret, factors, *operands)
+    n, c = operands[0].shape[0], operands[0].shape[-1]
+    if factors is not None:
+      factors = factors.reshape(1, n * c)
+    y = launch(chain, cut, interpret, factors, *map(_pack, operands))
+    return jnp.moveaxis(y.reshape(*y.shape[1:3], n, c), 2, 0)
+
+
+def _pack(x: Array) -> Array:
+  n, h, w, c = x.shape
+  return jnp.moveaxis(x, 0, 2).reshape(1, h, w, n * c)
+
+
+def tiling(chain: Chain, x: Any, kind: str) -> Tiling | None:
+  """Returns the tiles for operands like x, or None if none fits."""
+  generation = tpu_tiling.generation_of(kind)
+  if generation is None:
+    return None
+  itemsize = jnp.dtype(x.dtype).itemsize
+  return tpu_tiling.choose(chain, x.shape[0], x.shape[-1], itemsize, generation)
+
+
+def launch(
+  chain: Chain,
+  tiling: Tiling,
+  interpret: Any,
+  factors: Array | None,
+  *operands: Array,
+) -> Array:
+  """Returns the chain's result, for one choice of tiles.
+
+  Args:
+    chain: What to compute.
+    tiling: The tiles.
+    interpret: As of `run`.
+    factors: Of the result, [n, c], or None for 1.
+    *operands: [n, h, w, c] each, samples packed into the lanes already.
+  """
+  n, _, _, c = operands[0].shape
+  dtype = operands[0].dtype
+  h, w = tiling.h, tiling.w
+  constants, specs = _matrices(chain, tiling, dtype)
+  if factors is not None:
+    constants.append(factors.astype(jnp.float32)[:, None])
+    specs.append(pl.BlockSpec((1, 1, LANES), lambda n, k, i, j: (n, 0, k)))
+
+  def operand_spec(window_h: Window, window_w: Window) -> pl.BlockSpec:
+    # Interpreted, a window must not reach past its operand: padded there.
+    pads = [0 if interpret else a.over for a in (window_h, window_w)]
+    lanes = 0 if interpret else -c % LANES
+    return pl.BlockSpec(
+      (
+        pl.Element(1),
+        pl.Element(window_h.size, (0, pads[0])),
+        pl.Element(window_w.size, (0, pads[1])),
+        pl.Element(LANES, (0, lanes)),
+      ),
+      lambda n, k, i, j: (
+        n,
+        kernel.window_start(window_h, i),
+        kernel.window_start(window_w, j),
+        k * LANES,
+      ),
+    )
+
+  windows = list(zip(h.windows, w.windows, strict=True))
+  if interpret:
+    operands = tuple(
+      # What lies past an operand's end is undefined: be it the worst.
+      jnp.pad(
+        x,
+        ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)),
+        constant_values=jnp.nan,
+      )
+      for x, (wh, ww) in zip(operands, windows, strict=True)
+    )
+  program = kernel.Program(chain, tiling, dtype, factors is not None)
+  out_shape = jax.ShapeDtypeStruct(
+    (n, *chain.out_size, c),
+    dtype,
+    # Within `jax.shard_map`: the result varies over what the operands do.
+    manual_axis_type=jax.typeof(operands[0]).manual_axis_type,
+  )
+  return pl.pallas_call(
+    lambda *refs: kernel.Step(program, *refs).run(),
+    grid=(n, -(-c // LANES), h.tiles, w.tiles),
+    in_specs=[operand_spec(*pair) for pair in windows] + specs,
+    out_specs=pl.BlockSpec(
+      (1, h.tile, w.tile, LANES), lambda n, k, i, j: (n, i, j, k)
+    ),
+    out_shape=out_shape,
+    scratch_shapes=[_scratch(*size) for size in program.line_sizes],
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=('parallel',) * 4,
+      vmem_limit_bytes=_vmem_limit(chain, tiling, dtype),
+    ),
+    cost_estimate=_cost(chain, n, c, dtype),
+    interpret=interpret,
+    name='filtered_lrelu',
+  )(*operands, *constants)
+
+
+def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
+  planned = tpu_tiling.vmem_bytes(chain, tiling, dtype.itemsize)
+  return max(16 << 20, int(planned * 1.25) + (2 << 20))
+
+
+def _scratch(lines: int, stride: int) -> Any:
+  """Returns memory for lines of 128-lane vectors, `stride` vectors apart."""
+  return pltpu.VMEM((round_up(lines * stride, 8), LANES), jnp.float32)
+
+
+def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
+  """What XLA should think the call costs: the filters' own multiply-adds."""
+  return pl.CostEstimate(
+    flops=int(chain.flops * n * c),
+    bytes_accessed=chain.samples * n * c * dtype.itemsize,
+    transcendentals=0,
+  )
+
+
+def _matrices(
+  chain: Chain, tiling: Tiling, dtype: jnp.dtype
+) -> tuple[list[Array], list[pl.BlockSpec]]:
+  """Returns the matrices in the kernel's order and which part a tile sees.
+
+  For each operand [tiles, rank * middle_w, window_w], whose terms lie along the
+  rows, and [tiles, middle_h, rank * window_h], whose terms lie along the
+  columns; for the result [rank * rows, middle_h] and [tile_w, rank * middle_w].
+  """
+  arrays, specs = [], []
+  contract = [tpu_tiling.passes(chain.contract, axis)[0] for axis in (0, 1)]
+  for k, terms in enumerate(chain.expand):
+    # Every operand is seen after the gain: the mask compares it to the clamp,
+    # and the second one is multiplied by it.
+    expanded = [
+      [
+        tpu_tiling.expand_matrices(step, axis.windows[k], axis, contract[i])
+        for step in tpu_tiling.passes(terms, i)
+      ]
+      for i, axis in enumerate((tiling.h, tiling.w))
+    ]
+    along_h = np.concatenate(expanded[0], axis=2) * chain.activation.gain
+    along_w = np.concatenate(expanded[1], axis=1)
+    arrays += [along_w, along_h]
+    specs += [
+      pl.BlockSpec((1, *along_w.shape[1:]), lambda n, k, i, j: (j, 0, 0)),
+      pl.BlockSpec((1, *along_h.shape[1:]), lambda n, k, i, j: (i, 0, 0)),
+    ]
+  steps_h, steps_w = (tpu_tiling.passes(chain.contract, i) for i in (0, 1))
+  rows = -tiling.h.tile % 8
+  down_h = np.concatenate([
+    np.pad(tpu_tiling.contract_matrix(step, tiling.h), ((0, rows), (0, 0)))
+    for step in steps_h
+  ])  # fmt: skip
+  down_w = np.concatenate(
+    [tpu_tiling.contract_matrix(step, tiling.w) for step in steps_w], axis=1
+  )
+  arrays += [down_h, down_w]
+  for array in (down_h, down_w):
+    specs.append(pl.BlockSpec(array.shape, lambda n, k, i, j: (0, 0)))
+  return [jnp.asarray(a, dtype) for a in arrays], specs
