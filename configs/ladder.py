@@ -110,7 +110,7 @@ def _changes(rigid_layers: int) -> dict[str, dict]:
     },
     'fixed': {'model.synthesis.learned_transform': False},
     'path_length': {'train.pl_weight': 0.5},
-    'half': {},  # Of the channels; see `get_config`.
+    'half': {},  # Half the channels; see `get_config`.
     'double': {},
     'lanczos': _SEPARABLE | {'model.synthesis.filter': 'lanczos'},
     'gaussian': _SEPARABLE | {'model.synthesis.filter': 'gaussian'},

@@ -1,4 +1,4 @@
-"""Calling evaluators so that their failures do not end the run."""
+"""Calls evaluators so that their failures do not end the run."""
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +20,10 @@ class Evaluators:
   a full disk say, ends the run on all: the others would wait for ever.
 
   Args:
-    evaluators: What to call.
+    evaluators: The evaluators, called in this order.
     log: Takes a line of text, or several.
-    stop: Returns whether the run has been asked to stop: no further one is
-      called then.
+    stop: Returns whether the run has been asked to stop; no further evaluator
+      is called then.
   """
 
   def __init__(

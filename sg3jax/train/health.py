@@ -1,4 +1,4 @@
-"""Noticing that a run has diverged, before it spends days on it."""
+"""Notices that a run has diverged, before it spends days on it."""
 
 import math
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from sg3jax.train.step import ada
 
 
 def diverged(reason: str, last_good: str) -> FloatingPointError:
-  """Returns the error that ends a run: the reason, where it was well, remedies.
+  """Returns the error that ends a run, with the reason and the remedies.
 
   Args:
-    reason: What is not finite.
-    last_good: What the message calls the last good checkpoint.
+    reason: Says what is not finite.
+    last_good: Describes the last good checkpoint, its path say.
   """
   return FloatingPointError(
     f'the run has diverged: {reason}. The last good checkpoint is {last_good}. '
     'Try a lower train.g_lr and train.d_lr, model.precision=fp32 or a higher '
-    'train.r1_gamma: with --allow_config_change from that checkpoint, or in '
-    'another --workdir'
+    'train.r1_gamma: with allow_config_change from that checkpoint, or in '
+    'another workdir'
   )
 
 
@@ -29,8 +29,8 @@ class LossWatch:
     healthy: Whether the losses were finite when there last were any.
 
   Args:
-    max_ticks: Ticks in a row with a loss that is not finite, at which the run
-      is over.
+    max_ticks: Number of ticks in a row with a loss that is not finite, after
+      which the run ends.
     log: Takes a line of text.
   """
 
@@ -52,10 +52,10 @@ class LossWatch:
     Args:
       stats: name -> {num, mean, std}; the losses are called `Loss/...`.
       kimg: Thousands of images shown at its end.
-      last_good: What the message calls the last good checkpoint.
+      last_good: Describes the last good checkpoint.
 
     Raises:
-      FloatingPointError: If this is one such tick too many.
+      FloatingPointError: If this is the last such tick that is allowed.
     """
     losses = {
       name: value['mean']

@@ -119,17 +119,17 @@ def prepare(
   hints = list(_model_differences(there, here))
   if not comparison.fitting:
     raise ValueError(
-      f'nothing of --init_from={options.init_from} fits'
+      f'nothing of train.init_from={options.init_from} fits'
       + ''.join(f': {hint}' for hint in hints[:1])
     )
   is_exact = comparison.is_exact and not any(_design_differences(there, here))
   if not is_exact and not options.init_partial:
     message = [
-      f'--init_from={options.init_from} does not fit: '
+      f'train.init_from={options.init_from} does not fit: '
       + '; '.join(hints or ['its arrays are others']),
       *_describe(comparison),
-      f'--config=finetune:{options.init_from} takes the fields of the source; '
-      '--init_partial copies what fits',
+      f'config=finetune:{options.init_from} takes the fields of the source; '
+      'train.init_partial=True copies what fits',
     ]
     raise ValueError('\n'.join(message))
   return Start(

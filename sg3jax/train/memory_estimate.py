@@ -76,7 +76,7 @@ def estimate(
     trainer: Networks and recipe.
     mesh: The devices.
     batch: Images a step.
-    flops: Operations of the step if they have been counted.
+    flops: Operations of the step, if they were counted before.
   """
   lowered, state, images = _lower(trainer, mesh, batch)
   with jax.set_mesh(mesh):
@@ -95,7 +95,7 @@ def estimate(
     flops=flops,
     memory={
       'state': bytes_of_state,
-      # Those of the steps in flight, and the one that is handed over next.
+      # The steps in flight hold one each, and one more is handed over next.
       'batch': (trainer_lib.STEPS_IN_FLIGHT + 1) * _bytes(images) // mesh.size,
       # The new state takes the place of the old one.
       'results': analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
@@ -109,8 +109,8 @@ def estimate(
 def count_flops(trainer: trainer_lib.Trainer, mesh: Mesh, batch: int) -> float:
   """Returns the operations of a step on one device.
 
-  Those of a batch in one piece: of a loop over micro-batches XLA counts one
-  turn.
+  They are counted for a batch in one piece, because XLA counts only one turn of
+  a loop over micro-batches.
   """
   recipe = dataclasses.replace(trainer.recipe, micro_batches=1)
   whole = dataclasses.replace(trainer, recipe=recipe)

@@ -1,4 +1,4 @@
-"""Ending a run early, on request, without losing a step.
+"""Ends a run early, on request, without losing a step.
 
 A scheduler that takes the machine back sends SIGTERM, a user Ctrl-C. The run
 then finishes its step, saves and ends; the same command goes on from there.
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-# Of a process that has stopped on request: EX_TEMPFAIL, "try again later".
+# Exit status of a process that has stopped on request: EX_TEMPFAIL, "try again
+# later".
 EXIT_CODE = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -55,11 +56,12 @@ def stop_on_signals(
 ) -> Iterator[Stop]:
   """Turns the first SIGTERM or SIGINT into a request; a second ends at once.
 
-  For the main thread of a program: it takes the handlers of these signals, and
-  gives them back. On several hosts it takes none, see `Stop.reached`.
+  Use it in the main thread of a program: it replaces the handlers of these
+  signals, and restores them at the end. On several hosts it replaces none, see
+  `Stop.reached`.
 
   Args:
-    meaning: What the program does on the first, to be said then.
+    meaning: Says what the program does on the first signal; printed then.
   """
   stop = Stop()
   if jax.process_count() > 1:

@@ -22,13 +22,13 @@ def where(condition: bool) -> list[int]:
 
 @contextlib.contextmanager
 def fail_together(task: str) -> Iterator[None]:
-  """Lets a block that raises on one process raise on all.
+  """Makes a block that raises on one process raise on all.
 
   All processes enter the block, and it computes nothing collectively: compute
   first, then write in such a block.
 
   Args:
-    task: What the block does, for the message: `write the tick`, say.
+    task: Completes `could not ...` in the message: `write the tick`, say.
 
   Raises:
     Exception: What the block raised on this process.

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, and rules for states and batches.
+"""Places arrays on devices: the mesh, and rules for states and batches.
 
 Images are spread over the mesh's 'data' axis, everything else is replicated.
 One program is traced for all devices, on global shapes, so statistics over the
@@ -98,13 +98,13 @@ def check_batch(
     below = max(batch // mesh.size, 1) * mesh.size
     raise ValueError(
       f'a batch of {batch} cannot be spread over {mesh.size} devices: use '
-      f'--config.train.batch={below} or another multiple of {mesh.size}, or '
+      f'train.batch={below} or another multiple of {mesh.size}, or '
       f'fewer --devices'
     )
   if batch % (micro_batches * mesh.size):
     raise ValueError(
       f'a batch of {batch} cannot be computed in {micro_batches} micro-batches '
-      f'on {mesh.size} devices: --config.train.micro_batches must divide '
+      f'on {mesh.size} devices: train.micro_batches must divide '
       f'{batch // mesh.size}'
     )
   shrunk = batch // pl_batch_shrink
@@ -112,7 +112,7 @@ def check_batch(
     raise ValueError(
       f'the batch of path lengths, {batch} // {pl_batch_shrink}, cannot be '
       f'spread over {mesh.size} devices: use '
-      '--config.train.pl_batch_shrink=1 or a larger batch'
+      'train.pl_batch_shrink=1 or a larger batch'
     )
 
 

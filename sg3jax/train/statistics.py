@@ -1,4 +1,4 @@
-"""Statistics of a tick: the mean and the spread of what its steps report.
+"""Statistics of a tick: the mean and the spread of the values of its steps.
 
 A jitted step returns, for each name, the moments `[count, sum, sum of squares]`
 of that step's values. Moments of steps add up, so a tick's mean and standard
@@ -15,7 +15,7 @@ from jaxtyping import Float, Num
 
 from sg3jax.types import AnyArray, Array
 
-# What `Accumulator.result` returns, and a line of `stats.jsonl` holds.
+# Statistics by name, as a line of `stats.jsonl` holds them.
 Stats = dict[str, dict[str, float | int]]
 
 

@@ -148,7 +148,7 @@ def test_impossible_points_are_refused_together(tmp_path):
 def test_a_training_without_images_is_refused(tmp_path):
   path = sweep_files.write(tmp_path, '')
   error = _fails(path, tmp_path / 'out', '--mode=train')
-  assert 'there are no training images' in error
+  assert 'must name the training images' in error
 
 
 def test_list_shows_what_there_is_and_runs_nothing(tmp_path):

@@ -29,7 +29,7 @@ def test_losses_that_stay_not_finite_end_the_run():
     'the run has diverged: Loss/D/loss = inf, not finite since 4 kimg, for 3 '
     'tick(s) in a row. The last good checkpoint is a/7. Try a lower train.g_lr'
   )
-  for remedy in ('model.precision=fp32', 'train.r1_gamma', '--workdir'):
+  for remedy in ('model.precision=fp32', 'train.r1_gamma', 'another workdir'):
     assert remedy in str(error.value)
 
 

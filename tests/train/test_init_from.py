@@ -99,8 +99,8 @@ def test_another_resolution_is_refused_with_the_difference(source):
     _prepare(config)
   lines = str(error.value).splitlines()
   assert lines[0] == (
-    f'--init_from={source[0]} does not fit: the source is of 16 pixels, the '
-    'data of 32'
+    f'train.init_from={source[0]} does not fit: the source is of 16 pixels, '
+    'the data of 32'
   )
   assert any(line.startswith('  of another shape, ') for line in lines)
   assert any(line.startswith('  not in the source, ') for line in lines)
@@ -108,7 +108,7 @@ def test_another_resolution_is_refused_with_the_difference(source):
   assert '    discriminator/b32/conv0/bias: 2' in lines
   assert '    discriminator/b16/fromrgb/bias: 4' in lines
   assert lines.count('    and 3 more') <= 3
-  assert '--init_partial' in lines[-1]
+  assert 'train.init_partial' in lines[-1]
   assert len(lines) < 20
 
 
@@ -215,7 +215,9 @@ def test_networks_of_any_origin_do(source):
 
 def test_nothing_at_all_is_no_start():
   config = _config('empty', init_partial=True)
-  with pytest.raises(ValueError, match=r'^nothing of --init_from=empty fits'):
+  with pytest.raises(
+    ValueError, match=r'^nothing of train.init_from=empty fits'
+  ):
     init_from_lib.prepare(
       config,
       build.make_trainer(config),

@@ -91,7 +91,7 @@ def test_leaves_every_file_that_users_expect(run):
   events = {name for name in names if name.startswith('events.out.tfevents.')}
   assert len(events) == 1
   assert names - events == {
-    'training_options.json', 'data.json', 'log.txt', 'stats.jsonl',
+    '.lock', 'training_options.json', 'data.json', 'log.txt', 'stats.jsonl',
     'checkpoints',
     'reals.png', 'fakes_init.png', 'fakes000000.png', 'curves.png',
     'equivariance.webp', 'metric-swd.jsonl', 'metric-eqt50k_int.jsonl',
@@ -149,7 +149,7 @@ def test_the_log_tells_what_ran(run):
     'noise, 20 images of 16x16x3',
     'filtered_lrelu: ',
     'Augmentation:   bgc, p adapts to r_t = -0.9',
-    'tick 0     kimg 0.0 ',
+    'tick 0     kimg 0.016 ',
     'sec/kimg',
     'left ',
     'Settled:        train.ema_kimg = 2.5: batch * 10/32',

@@ -1,4 +1,4 @@
-"""What differs between two configurations, and which differences matter."""
+"""Compares two configurations, and decides which differences matter."""
 
 import json
 import pathlib

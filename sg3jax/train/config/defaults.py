@@ -19,19 +19,29 @@ def default_config() -> Config:
   other fields. There are no others: to set one that is misspelt is an error.
   """
   config: Config = ml_collections.ConfigDict()
-  config.seed = 0  # Of the initial weights, latents and the data order.
+  config.seed = 0  # Random seed for initial weights, latents and data order.
+  config.data = _data()
+  config.model = _model()
+  config.train = _train()
+  config.log = _log()
+  return config.lock()
 
-  config.data = ml_collections.ConfigDict()
-  data = config.data
+
+def _data() -> Config:
+  """Returns the fields of the training images."""
+  data: Config = ml_collections.ConfigDict()
   # A folder, a zip file, embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR].
   data.source = config_dict.placeholder(str)
   data.mirror = False  # Also show every image flipped left to right.
   data.cond = False  # Train on the labels.
   data.max_images = config_dict.placeholder(int)
   data.workers = 2  # Threads that read and decode images.
+  return data
 
-  config.model = ml_collections.ConfigDict()
-  model = config.model
+
+def _model() -> Config:
+  """Returns the fields of the networks."""
+  model: Config = ml_collections.ConfigDict()
   model.generator = 'stylegan3'  # Or stylegan2.
   model.resolution = 256
   model.img_channels = config_dict.placeholder(int)  # From the data.
@@ -43,7 +53,7 @@ def default_config() -> Config:
   model.precision = 'fp32'
   # Bound of the feature maps; without one, 256 where they are of 16 bits.
   model.conv_clamp = config_dict.placeholder(float)
-  model.output_scale = 0.25  # Of what ToRGB puts out; of alias-free ones.
+  model.output_scale = 0.25  # Factor of the images of an alias-free ToRGB.
   model.filtered_lrelu_implementation = config_dict.placeholder(str)
   model.remat = False  # Gradients compute layers again: slower, less memory.
   # The designs of the two generators; that of the other one is not used.
@@ -53,11 +63,14 @@ def default_config() -> Config:
   discriminator = model.discriminator
   discriminator.channel_base, discriminator.channel_max = 32768, 512
   discriminator.mbstd_group = 4  # Images that are compared with each other.
-  discriminator.mapping_layers = 8  # Of labels.
+  discriminator.mapping_layers = 8  # Layers that map labels.
   discriminator.conv_clamp = config_dict.placeholder(float)  # As that of G.
+  return model
 
-  config.train = ml_collections.ConfigDict()
-  train = config.train
+
+def _train() -> Config:
+  """Returns the fields of training."""
+  train: Config = ml_collections.ConfigDict()
   train.batch = 32  # Images a step, over all devices.
   # Parts that a batch is computed in, to save memory; 0: as many as it takes.
   train.micro_batches = 1
@@ -74,7 +87,7 @@ def default_config() -> Config:
   # batch * 200/32, or 0, for no blur, if the run starts from other networks.
   train.blur_fade_kimg = config_dict.placeholder(float)
   train.style_mixing_prob = 0.0  # StyleGAN2 mixes the styles of 0.9 of batches.
-  train.pl_weight = 0.0  # Of path lengths; StyleGAN2 has 2.
+  train.pl_weight = 0.0  # Weight of path lengths; StyleGAN2 has 2.
   train.pl_interval = 4  # Steps from one path length phase to the next.
   train.pl_batch_shrink = 2  # How many times smaller its batch is.
   train.pl_decay = 0.01  # Weight of a batch in the mean path length.
@@ -86,31 +99,39 @@ def default_config() -> Config:
   train.freeze_g = ()  # Parts that stay: mapping, synthesis, embedding.
 
   # Augmentation of what D sees, for data sets of less than some 70,000 images.
-  train.augment = ml_collections.ConfigDict()
-  augment = train.augment
+  train.augment = _augment()
+  return train
+
+
+def _augment() -> Config:
+  """Returns the fields of augmentation."""
+  augment: Config = ml_collections.ConfigDict()
   augment.mode = 'ada'  # none, fixed, or ada: as much as the data call for.
   augment.pipeline = 'bgc'  # blit, geom, color and so on; bg keeps colours.
   augment.p = 0.2  # Probability of each augmentation, where it is fixed.
   augment.target = 0.6  # Mean sign of D(real) that ada keeps.
-  # In which ada could take p from 0 to 1: 500, or 100 if the run starts from
-  # other networks.
+  # Thousands of images in which ada could take p from 0 to 1: 500, or 100 if
+  # the run starts from other networks.
   augment.speed_kimg = config_dict.placeholder(float)
   augment.interval = 4  # Steps from one adaptation to the next.
+  return augment
 
-  config.log = ml_collections.ConfigDict()
-  log = config.log
+
+def _log() -> Config:
+  """Returns the fields of what a run records."""
+  log: Config = ml_collections.ConfigDict()
   log.kimg_per_tick = 4.0  # A line in the log and in stats.jsonl.
   log.ticks_per_snapshot = 50  # Pictures, metrics and a checkpoint.
   log.keep_checkpoints = 3  # The newest ones; older ones are deleted.
-  # Keep the best one too: by swd, eqt50k_int or another figure of log.metrics.
+  # Keep the best one too: by swd, eqt50k_int or another value of log.metrics.
   log.keep_best = config_dict.placeholder(str)
   log.grid = (32, 32)  # Columns and rows of picture grids, at most.
   # At every snapshot: swd, eqt, eqt_frac, eqr; or none.
   log.metrics = _Names(())
-  log.metric_samples = 2000  # Images a metric draws.
+  log.metric_samples = 2000  # Images that a metric generates.
   log.max_nonfinite_ticks = 3  # In a row, of a loss; the run stops then.
   log.wandb_project = config_dict.placeholder(str)  # Also record it there.
-  return config.lock()
+  return log
 
 
 class _Names(config_dict.FieldReference):

@@ -1,4 +1,4 @@
-"""How strongly to augment: a fixed probability, or one that adapts (ADA).
+"""The strength of augmentation: a fixed probability, or an adaptive one (ADA).
 
 Where the training images are few, the discriminator comes to know them by heart
 and calls all of them real: the mean sign of its logits of real images, r_t,
@@ -19,7 +19,7 @@ HEALTHY_P = 0.8
 
 
 class AdaState(NamedTuple):
-  """What the adaptation remembers, part of the state of training.
+  """Memory of the adaptation, part of the state of training.
 
   Attributes:
     p: Probability of each augmentation, float32 [] in [0, 1].
@@ -34,7 +34,7 @@ class AdaState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-  """Which augmentations, and with what probability.
+  """The augmentations and their probability.
 
   Attributes:
     ops: Operators, see `augment.get_ops`.
@@ -74,14 +74,14 @@ class Augmentation:
     """Returns the state after a step; every `interval` steps p moves.
 
     Args:
-      state: That before.
+      state: The state before the step.
       signs: Moments of sign(D(real)) of the step, over the global batch.
       step: Steps done, this one included.
-      batch: Real images a step.
+      batch: Real images a step; the interval's steps count as of this batch.
     """
     if state is None:
       return None
-    # Scores that are no numbers have no say, or p would be none for ever.
+    # Scores that are not finite are ignored: they would make p NaN for ever.
     signs = jnp.where(jnp.isfinite(signs[1]), jnp.asarray(signs), 0.0)
     count = state.sign_count + signs[0]
     total = state.sign_sum + signs[1]

@@ -50,7 +50,7 @@ def settle_micro_batches(
 
   Args:
     config: The configuration; `train.micro_batches` is set in place if it is 0.
-    trainer: What `prepare` returned for it.
+    trainer: The trainer that `prepare` returned for it.
     mesh: The devices.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Parameters that training leaves alone: parts of G, the first layers of D.
+"""Freezes parameters during training: parts of G, the first layers of D.
 
 Frozen parameters have gradients of zero. Adam starts at zero, so that its state
 stays there and its updates are exactly zero: 0 / (sqrt(0) + epsilon).
@@ -23,7 +23,7 @@ Paths = tuple[tuple[str, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-  """What gets no update.
+  """Parameters that get no update.
 
   Attributes:
     generator: Parameters of G. Its moving averages stay too where they belong
@@ -53,20 +53,20 @@ def make_frozen(
   generator_parts: Sequence[str] = (),
   discriminator_layers: int = 0,
 ) -> Frozen:
-  """Returns what the options `freeze_g` and `freeze_d` mean.
+  """Returns the parameters that `freeze_g` and `freeze_d` name.
 
   Args:
     generator: G.
     discriminator: D.
-    generator_parts: Of `GENERATOR_PARTS`: `mapping` is all of the mapping
-      network but the embedding of labels.
+    generator_parts: Names from `GENERATOR_PARTS`. `mapping` is all of the
+      mapping network but the embedding of labels.
     discriminator_layers: Convolutions, from the image's side: `fromrgb`,
       `conv0`, `conv1` and `skip` of the first block, the last three of the
       others, and that of the last resolution. So 10 and 13, as in the paper's
       advice, are three and four whole blocks (math.md 5.3).
 
   Raises:
-    ValueError: If the networks have no such part, or less layers.
+    ValueError: If the networks have no such part, or fewer layers.
   """
   unknown = sorted(set(generator_parts) - set(GENERATOR_PARTS))
   if unknown:
@@ -129,8 +129,8 @@ def zero_gradients(grads: Tree, frozen: Paths) -> Tree:
 def hold_averages(old: Tree, new: Tree, frozen: Paths) -> Tree:
   """Returns new moving averages, but the old ones of what is frozen.
 
-  A frozen synthesis network is to draw the same images of the same styles, and
-  input magnitudes are a part of that.
+  A frozen synthesis network has to generate the same images from the same
+  styles, and that depends on its input magnitudes too.
   """
   return jax.tree.map_with_path(
     lambda path, before, after: before if _is_under(path, frozen) else after,

@@ -21,7 +21,7 @@ def gradients(
   micro_batches: int = 1,
   group: int = 1,
 ) -> tuple[Tree, Any]:
-  """Returns the gradients of the mean loss over a batch, and what else it says.
+  """Returns the gradients of the mean loss over a batch, and its other outputs.
 
   Only one micro-batch's intermediate results are in memory at a time. The
   gradients are the batch's own, up to rounding, if the loss of a row depends on
@@ -29,17 +29,17 @@ def gradients(
 
   Args:
     loss_fn: The mean loss over rows and a tree of arrays beside it.
-    params: What to differentiate with respect to.
+    params: The parameters to differentiate with respect to.
     rows: A tree of arrays whose first axis is the batch.
-    micro_batches: How many, a divisor of the batch.
-    group: Rows that must stay together: of n rows those n / group apart, as the
-      discriminator's minibatch statistics take them.
+    micro_batches: Number of micro-batches, a divisor of the batch.
+    group: Number of rows that must stay together. Of n rows these are n / group
+      apart, as the discriminator's minibatch statistics take them.
 
   Returns:
     The gradients, and the trees of all micro-batches, stacked.
 
   Raises:
-    ValueError: The micro-batches cannot be made of whole groups.
+    ValueError: If the micro-batches cannot be made of whole groups.
   """
   grad_fn = jax.grad(loss_fn, has_aux=True)
   if micro_batches == 1:
@@ -61,7 +61,7 @@ def gradients(
 def apply(
   fn: Callable[[Any], Array], rows: Any, *, micro_batches: int
 ) -> Array:
-  """Returns what a function says of each micro-batch, stacked."""
+  """Applies `fn` to each micro-batch and stacks the results."""
   return jax.lax.map(
     lambda rows: fn(sharding.constrain_batch(rows)),
     jax.tree.map(lambda x: split(x, micro_batches, 1), rows),

@@ -25,7 +25,7 @@ R1_MOMENTS = ('Loss/r1_penalty', 'Loss/D/reg')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """What a step does, beside the networks (math.md 2.2, 2.7).
+  """Weights and intervals of a step's losses and averages (math.md 2.2, 2.7).
 
   Attributes:
     r1_gamma: Weight of the R1 penalty.
@@ -39,7 +39,7 @@ class Recipe:
     pl_interval: Steps from one path length phase to the next.
     pl_batch_shrink: How many times smaller its batch is.
     pl_decay: Weight of a batch in the moving average of path lengths.
-    augmentation: What D's images go through after the blur; None for nothing.
+    augmentation: Applied to D's images after the blur; None for none.
     micro_batches: Parts in which gradients of a batch are computed.
   """
 
@@ -60,17 +60,18 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Phases:
-  """Gradients of the four losses, and moments of what they are made of.
+  """Gradients of the four losses, and moments of the values in them.
 
   The methods take the state before the phase; real `images` in [-1, 1], [n, h,
   w, c]; latents `z` [n, z_dim]; labels [n, label_dim] or None without them; and
-  a `key` of augmentations, style mixing, noise inputs and path directions; None
-  for none of the middle two, where the others are not needed either.
+  a random `key` for augmentations, style mixing, noise inputs and path
+  directions; with None styles are not mixed and noise inputs stay, which a
+  recipe with random augmentations or path lengths does not allow.
 
   Attributes:
     generator: G.
     discriminator: D.
-    recipe: Weights and the like.
+    recipe: Weights and intervals.
   """
 
   generator: generator_lib.Generator

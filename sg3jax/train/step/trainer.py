@@ -100,8 +100,9 @@ class Trainer:
         `label`, their labels [n, label_dim]; `g_label` and `d_label`, labels
         for the images generated in the G and in the D phase.
       latents: z of the G and the D phase, [2, n, z_dim].
-      key: Of augmentations, style mixing, noise inputs and path lengths; None
-        for neither mixing nor new noise, if there are none of the others.
+      key: Random key for augmentations, style mixing, noise inputs and path
+        lengths. With None there is neither mixing nor new noise; a recipe with
+        one of the others needs a key.
 
     Returns:
       The state after, and the moments of losses and scores by name.

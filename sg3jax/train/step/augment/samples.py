@@ -14,8 +14,8 @@ from jaxtyping import Float
 from sg3jax.train import sharding
 from sg3jax.types import AnyArray, Array
 
-# What `apply` needs, by operator: values [n, features], or, of `noise`, the
-# noise itself [n, h, w, c]. An operator that is missing is not compiled.
+# Sampled values by operator: [n, features], or, for `noise`, the noise itself
+# [n, h, w, c]. An operator that is missing is not compiled.
 Samples = dict[str, Any]
 
 
@@ -131,7 +131,7 @@ def sample(
     key: A random key, of this batch alone.
     p: Probability of each operator, in [0, 1], may be traced. With 0 all values
       are neutral.
-    shape: That of the images, [n, h, w, c].
+    shape: Shape of the images, [n, h, w, c].
     ops: Names from `OPS`.
 
   Returns:
