@@ -81,7 +81,7 @@ class Generator(nn.Module):
         name='synthesis',
       )
     self.w_avg = self.variable(
-      'moving_averages', 'w_avg', jnp.zeros, (self.w_dim,)
+      'moving_averages', 'w_avg', jnp.zeros, (self.w_dim,), jnp.float32
     )
 
   def __call__(
@@ -150,14 +150,15 @@ class Generator(nn.Module):
     ws = jnp.repeat(w[:, None], self.spec.num_ws, axis=1)
     if isinstance(truncation_psi, float | int) and truncation_psi == 1:
       return ws
-    center = self.w_avg.value
-    if truncation_center is not None:
-      center = jnp.asarray(truncation_center)[..., None, :]
+    center = (
+      self.w_avg.value if truncation_center is None else truncation_center
+    )
+    center = jnp.reshape(center, (-1, 1, self.w_dim))
     truncated = center + truncation_psi * (ws - center)
     is_truncated = jnp.arange(self.spec.num_ws) < (
       self.spec.num_ws if truncation_cutoff is None else truncation_cutoff
     )
-    return jnp.where(is_truncated[:, None], truncated, ws)
+    return jnp.where(is_truncated[None, :, None], truncated, ws)
 
   def synthesis(
     self,

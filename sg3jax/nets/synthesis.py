@@ -68,22 +68,22 @@ class SynthesisLayer(nn.Module):
       kernel = (*kernel, spec.group)  # Orientations of the input.
     self.weight = self.param(
       'weight',
-      nn.initializers.normal(1.0),
+      layers.normal(1.0),
       (*kernel, spec.in_channels, spec.out_channels),
     )
-    self.bias = self.param('bias', nn.initializers.zeros, (spec.out_channels,))
+    self.bias = self.param('bias', layers.zeros, (spec.out_channels,))
     self.affine = layers.Dense(spec.in_channels, bias_init=1.0)
     # The moving average of the input's mean square.
-    self.magnitude = self.variable('moving_averages', 'magnitude', jnp.ones, ())
+    self.magnitude = self.variable(
+      'moving_averages', 'magnitude', jnp.ones, (), jnp.float32
+    )
     if spec.noise:
-      self.noise_strength = self.param(
-        'noise_strength', nn.initializers.zeros, ()
-      )
+      self.noise_strength = self.param('noise_strength', layers.zeros, ())
       size = (spec.padded_size, spec.padded_size)
       self.noise_const = self.variable(
         'noise',
         'noise_const',
-        lambda: jax.random.normal(self.make_rng('params'), size),
+        lambda: jax.random.normal(self.make_rng('params'), size, jnp.float32),
       )
 
   def __call__(

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sg3jax.ops.bias_act import bias_act
+from sg3jax.ops.dtypes import widen
 from sg3jax.types import AnyArray, Array
 
 
@@ -49,7 +50,7 @@ def ideal_filtered_lrelu(
       about its centre.
   """
   x = jnp.asarray(x)
-  y = bias_act(x.astype(jnp.promote_types(x.dtype, jnp.float32)), b)
+  y = bias_act(x.astype(widen(x.dtype)), b)
   y = ideal_resample(y, up=up, cutoff=up_cutoff)
   y = bias_act(y, activation='lrelu', gain=gain, slope=slope, clamp=clamp)
   y = ideal_resample(y, down=down, cutoff=down_cutoff)
@@ -95,6 +96,6 @@ def _resample(x: Array, axis: int, up: int, down: int, cutoff: float) -> Array:
     up * (frequencies < cutoff) * np.exp(-2j * np.pi * frequencies * shift)
   )
   spectrum = jnp.fft.rfft(x)
-  spectrum = spectrum * jnp.asarray(response, spectrum.dtype)
+  spectrum = spectrum * jnp.asarray(response, spectrum.dtype)[None, None, None]
   x = jnp.fft.irfft(spectrum, size)[..., ::down]
   return jnp.moveaxis(x, -1, axis)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from sg3jax.ops.dtypes import widen
 from sg3jax.ops.filtered_lrelu import dispatch
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
@@ -175,7 +176,7 @@ def _scale_factors(factors: AnyArray | None, dtype: Any) -> Array | None:
   """Returns them in float32, or in float64 for x of that dtype."""
   if factors is None:
     return None
-  return jnp.asarray(factors, jnp.promote_types(dtype, jnp.float32))
+  return jnp.asarray(factors, widen(dtype))
 
 
 def _filter(name: str, f: Any) -> np.ndarray | None:
