@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from sg3jax.eval.metrics import equivariance
+from sg3jax.nets import abstract, layer_tables
 from sg3jax.nets import generator as generator_lib
-from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
 from sg3jax.train import loop
 from sg3jax.types import Array, Config, Variables
@@ -29,9 +29,8 @@ def check(config: Config) -> None:
     ValueError: If a value is out of its range, or the networks are impossible.
   """
   trainer = _make_trainer(config)
-  layer_tables.shapes(
-    trainer.generator, trainer.discriminator, config.train.batch
-  )
+  abstract.shapes(trainer.generator)
+  abstract.shapes(trainer.discriminator, config.train.batch)
 
 
 def analyse(
@@ -58,13 +57,12 @@ def analyse(
   """
   trainer = _make_trainer(config)
   generator = trainer.generator
-  shapes, d_shapes = layer_tables.shapes(
-    generator, trainer.discriminator, config.train.batch
-  )
+  shapes = abstract.shapes(generator)
+  d_shapes = abstract.shapes(trainer.discriminator, config.train.batch)
   worst, worst_lowered = layer_tables.worst_attenuations(generator.spec)
   figures: Figures = {
-    'g_parameters': layer_tables.count(shapes['params']),
-    'd_parameters': layer_tables.count(d_shapes['params']),
+    'g_parameters': abstract.count(shapes['params']),
+    'd_parameters': abstract.count(d_shapes['params']),
     'attenuation_db': worst,
     'noncritical_db': worst_lowered,
   }
