@@ -19,7 +19,7 @@ class FourierInput(nn.Module):
     channels: Sinusoids, and channels of the output.
     size: Samples a side, margins included.
     sampling_rate: Samples a side of the canvas.
-    bandwidth: Largest frequency drawn, cycles a canvas side.
+    bandwidth: Largest frequency sampled, cycles a canvas side.
     learned_transform: Whether the style turns and shifts the features; without
       it they are fixed (config B of the ladder).
   """
@@ -77,7 +77,7 @@ class FourierInput(nn.Module):
     return jnp.clip(1 - excess, 0, 1)
 
   def _init_freqs(self) -> Float[Array, 'c 2']:
-    """Draws frequencies uniformly from the disc of radius `bandwidth`."""
+    """Samples frequencies uniformly from the disc of radius `bandwidth`."""
     g = jax.random.normal(
       self.make_rng('params'), (self.channels, 2), jnp.float32
     )

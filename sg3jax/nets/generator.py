@@ -25,8 +25,8 @@ class Generator(nn.Module):
   """Latents and labels to images (paper section 3; math.md 2.2, 2.4).
 
   Collections: 'params'; 'moving_averages' (w_avg and the input magnitudes);
-  'buffers' (the Fourier frequencies and phases, drawn once); 'noise'
-  (StyleGAN2's constant noise, drawn once).
+  'buffers' (the Fourier frequencies and phases, sampled once); 'noise'
+  (StyleGAN2's constant noise, sampled once).
 
   Attributes:
     spec: Design of the synthesis network: alias-free or StyleGAN2's.
@@ -175,7 +175,7 @@ class Generator(nn.Module):
       transform: Inverse of the transform that the images shall undergo, in
         units of the image's width: [3, 3] or [n, 3, 3]. A network that starts
         from a learned constant takes none.
-      noise_mode: Of StyleGAN2's noise: 'const' for the stored one, 'random' for
+      noise_mode: Noise of StyleGAN2: 'const' for the stored one, 'random' for
         new one (from the rng 'noise'), 'none' for none.
       update_averages: Whether to update the input magnitudes.
     """

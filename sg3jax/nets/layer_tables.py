@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def down_attenuation(layer: spec_lib.LayerSpec) -> float | None:
-  """Returns what Kaiser's formula says of the downsampling filter, in dB.
+  """Returns the attenuation of the downsampling filter by Kaiser's formula, dB.
 
   None where nothing is filtered, or by other filters than Kaiser's. The formula
   is the design's own measure of how much aliasing a layer lets through (paper

@@ -41,9 +41,9 @@ def scaled_noise(
   """Returns noise for a module's features, equal in all channels.
 
   Args:
-    module: Whose rng 'noise' random noise is drawn from.
+    module: The module whose rng 'noise' samples random noise.
     mode: 'const' for `const`, 'random' for new noise, 'none' for none.
-    shape: Of the features, [n, h, w, c].
+    shape: Shape of the features, [n, h, w, c].
     strength: Factor.
     const: Stored noise [h, w], or what stands for it: [n, h, w].
   """

@@ -145,7 +145,7 @@ class SynthesisLayer(nn.Module):
 
     Args:
       x: Input features, times the modulation's `input_scale`.
-      modulation: Of `modulate`.
+      modulation: The result of `modulate`.
       noise_mode: See `stylegan2.Synthesis`; with noise inputs the features are
         demodulated before the noise is added.
     """
@@ -170,7 +170,7 @@ class SynthesisLayer(nn.Module):
 
     Args:
       x: Features of `convolve`.
-      modulation: Of `modulate`.
+      modulation: The result of `modulate`.
       output_scale: Factors, or None for 1.
     """
     spec = self.spec
@@ -298,7 +298,7 @@ class Synthesis(nn.Module):
       ws: Styles, one each for the input, the layers and ToRGB.
       transform: Inverse of the transform the images shall undergo, canvas
         units (the image is 1 wide): [3, 3] or [n, 3, 3].
-      noise_mode: Of layers that add noise: see `stylegan2.Synthesis`.
+      noise_mode: For layers that add noise, see `stylegan2.Synthesis`.
       update_averages: Whether to update the input magnitudes.
 
     Raises:

@@ -31,19 +31,20 @@ def ideal_filtered_lrelu(
 
   Args:
     x: Activations of any float dtype; it computes in float32 or wider.
-    b: Bias.
+    b: Bias, one value for each channel.
     up: Upsampling factor, at least 1.
     down: Downsampling factor, at least 1.
-    up_cutoff: Frequency from which the upsampled signal has nothing, cycles a
-      sample of the upsampled one.
-    down_cutoff: The same of the signal that is downsampled, and in its samples.
+    up_cutoff: Frequency above which the upsampled signal is zero, in cycles per
+      sample of that signal.
+    down_cutoff: Frequency above which the signal is cut off before it is
+      downsampled, in cycles per sample of that signal.
     size: Samples a side of the result, cropped about the centre.
     gain: Factor on the leaky ReLU.
     slope: Slope of its negative part.
     clamp: Bound of the result's magnitude between the filters, or None.
 
   Returns:
-    The dtype of x.
+    The activations [n, size, size, c], in the dtype of x.
 
   Raises:
     ValueError: If the result would be smaller than `size`, or cannot be cropped

@@ -79,7 +79,9 @@ def filtered_lrelu(
       platform where it can serve the call, else 'banded'; any other name means
       exactly that one. None: `default_implementation` of the devices of the
       context's mesh (`jax.set_mesh`) or, without one, of the default device;
-      the log says once per shape what that is.
+      the log says once per shape what that is. Arrays on a mesh of Explicit
+      axes need that mesh in the context; the result is sharded as x is along
+      samples and channels.
 
   Returns:
     The result, in the dtype of x.

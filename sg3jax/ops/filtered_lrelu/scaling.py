@@ -16,7 +16,7 @@ from sg3jax.types import Array
 
 
 class Scaling(NamedTuple):
-  """What to do to a chain's operands first, and to its result in the end.
+  """Scales and biases a chain's operands, and scales its result.
 
   Attributes:
     operands: Factors of the first and the second operand, float32 [n, c], or

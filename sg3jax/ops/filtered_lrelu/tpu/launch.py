@@ -1,4 +1,4 @@
-"""Runs the TPU kernel: what it takes, its matrices and blocks, and its grid."""
+"""Launches the TPU kernel: checks operands, makes its matrices and grid."""
 
 import functools
 from typing import Any
@@ -104,8 +104,8 @@ def launch(
   Args:
     chain: What to compute.
     tiling: The tiles.
-    interpret: As of `run`.
-    factors: Of the result, [n, c], or None for 1.
+    interpret: See `run`.
+    factors: Factors on the result, [n, c], or None for 1.
     *operands: [n, h, w, c] each, samples packed into the lanes already.
   """
   n, _, _, c = operands[0].shape
@@ -138,7 +138,7 @@ def launch(
   windows = list(zip(h.windows, w.windows, strict=True))
   if interpret:
     operands = tuple(
-      # What lies past an operand's end is undefined: be it the worst.
+      # What lies past an operand's end is undefined: take the worst.
       jnp.pad(
         x,
         ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)),
@@ -183,7 +183,7 @@ def _scratch(lines: int, stride: int) -> Any:
 
 
 def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
-  """What XLA should think the call costs: the filters' own multiply-adds."""
+  """Returns the cost that XLA plans with: the multiply-adds of the filters."""
   return pl.CostEstimate(
     flops=int(chain.flops * n * c),
     bytes_accessed=chain.samples * n * c * dtype.itemsize,
