@@ -116,25 +116,6 @@ def launch(
     constants.append(factors.astype(jnp.float32)[:, None])
     specs.append(pl.BlockSpec((1, 1, LANES), lambda n, k, i, j: (n, 0, k)))
 
-  def operand_spec(window_h: Window, window_w: Window) -> pl.BlockSpec:
-    # Interpreted, a window must not reach past its operand: padded there.
-    pads = [0 if interpret else a.over for a in (window_h, window_w)]
-    lanes = 0 if interpret else -c % LANES
-    return pl.BlockSpec(
-      (
-        pl.Element(1),
-        pl.Element(window_h.size, (0, pads[0])),
-        pl.Element(window_w.size, (0, pads[1])),
-        pl.Element(LANES, (0, lanes)),
-      ),
-      lambda n, k, i, j: (
-        n,
-        kernel.window_start(window_h, i),
-        kernel.window_start(window_w, j),
-        k * LANES,
-      ),
-    )
-
   windows = list(zip(h.windows, w.windows, strict=True))
   if interpret:
     operands = tuple(
@@ -156,7 +137,7 @@ def launch(
   return pl.pallas_call(
     lambda *refs: kernel.Step(program, *refs).run(),
     grid=(n, -(-c // LANES), h.tiles, w.tiles),
-    in_specs=[operand_spec(*pair) for pair in windows] + specs,
+    in_specs=[_operand_spec(*pair, c, interpret) for pair in windows] + specs,
     out_specs=pl.BlockSpec(
       (1, h.tile, w.tile, LANES), lambda n, k, i, j: (n, i, j, k)
     ),
@@ -170,6 +151,29 @@ def launch(
     interpret=interpret,
     name='filtered_lrelu',
   )(*operands, *constants)
+
+
+def _operand_spec(
+  window_h: Window, window_w: Window, channels: int, interpret: Any
+) -> pl.BlockSpec:
+  """Returns which part of an operand a grid step sees."""
+  # Interpreted, a window must not reach past its operand, which is padded.
+  pads = [0 if interpret else a.over for a in (window_h, window_w)]
+  lanes = 0 if interpret else -channels % LANES
+  return pl.BlockSpec(
+    (
+      pl.Element(1),
+      pl.Element(window_h.size, (0, pads[0])),
+      pl.Element(window_w.size, (0, pads[1])),
+      pl.Element(LANES, (0, lanes)),
+    ),
+    lambda n, k, i, j: (
+      n,
+      kernel.window_start(window_h, i),
+      kernel.window_start(window_w, j),
+      k * LANES,
+    ),
+  )
 
 
 def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
