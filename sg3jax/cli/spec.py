@@ -20,7 +20,7 @@ from absl import flags
 from sg3jax import files, text
 from sg3jax.cli import common, config_flag
 from sg3jax.eval.plots import layers
-from sg3jax.nets import factory, layer_tables
+from sg3jax.nets import abstract, factory, layer_tables
 from sg3jax.nets import spec as spec_lib
 
 flags.declare_key_flag('config')
@@ -44,16 +44,16 @@ def _spec() -> None:
   generator = factory.make_generator(model)
   discriminator = factory.make_discriminator(model)
   spec = generator.spec
-  g, d = layer_tables.shapes(generator, discriminator, config.train.batch)
-  params = g['params']
+  params = abstract.shapes(generator)['params']
+  d = abstract.shapes(discriminator, config.train.batch)
   mapping = params.get('mapping', {})  # There may be no layers.
   print(text.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
   print(
-    f'\nGenerator:      {layer_tables.count(params):,} parameters, '
-    f'{layer_tables.count(mapping):,} of them in the mapping; '
+    f'\nGenerator:      {abstract.count(params):,} parameters, '
+    f'{abstract.count(mapping):,} of them in the mapping; '
     f'{spec.num_layers} layers, {spec.num_ws} styles'
   )
-  print(f'Discriminator:  {layer_tables.count(d["params"]):,} parameters')
+  print(f'Discriminator:  {abstract.count(d["params"]):,} parameters')
   worst, worst_lowered = layer_tables.worst_attenuations(spec)
   if worst is not None:
     lowered = '-' if worst_lowered is None else f'{worst_lowered:.1f} dB'

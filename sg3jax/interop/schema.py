@@ -6,10 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
 from sg3jax.interop.torch_pickle.records import CheckpointError
-from sg3jax.nets import factory
+from sg3jax.nets import abstract, factory
 from sg3jax.trees import flatten
 
 GENERATORS = ('generator_ema', 'generator')
@@ -42,19 +40,12 @@ def _traced_shapes(network: str, text: str) -> dict[str, tuple[int, ...]]:
   model = json.loads(text)
   # The form of the nonlinearity that is traced fastest; it has no arrays.
   model['filtered_lrelu_implementation'] = 'reference'
-  labels = (1, model['label_dim'])
-  if network == 'discriminator':
-    module = factory.make_discriminator(model)
-    side = model['resolution']
-    images = (1, side, side, model['img_channels'])
-    inputs = [jax.ShapeDtypeStruct(shape, 'float32') for shape in (images,)]
-  else:
-    module = factory.make_generator(model)
-    inputs = [jax.ShapeDtypeStruct((1, model['z_dim']), 'float32')]
-  if model['label_dim']:
-    inputs.append(jax.ShapeDtypeStruct(labels, 'float32'))
-  tree = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-  return {path: leaf.shape for path, leaf in flatten(tree).items()}
+  is_discriminator = network == 'discriminator'
+  make = (
+    factory.make_discriminator if is_discriminator else factory.make_generator
+  )
+  shapes = abstract.shapes(make(model))
+  return {path: leaf.shape for path, leaf in flatten(shapes).items()}
 
 
 def check_design(model: Mapping[str, Any]) -> None:

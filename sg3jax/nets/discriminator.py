@@ -4,11 +4,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from sg3jax.nets import layers
 from sg3jax.nets import mapping as mapping_lib
+from sg3jax.ops import explicit
 from sg3jax.types import AnyArray, Array, Images, Labels
 
 
@@ -74,13 +74,18 @@ def minibatch_std(
   """
   n = x.shape[0]
   size = images_in_group(n, group_size)
-  groups = jnp.reshape(x, (size, n // size, *x.shape[1:]))
-  stddev = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
-  statistic = jnp.tile(jnp.mean(stddev, axis=(1, 2, 3)), size)
-  statistic = jnp.broadcast_to(
-    statistic[:, None, None, None], (*x.shape[:3], 1)
-  )
-  return jnp.concatenate([x, statistic], axis=3)
+
+  def statistic(x: Array) -> Array:
+    groups = jnp.reshape(x, (size, n // size, *x.shape[1:]))
+    stddev = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
+    of_images = jnp.tile(jnp.mean(stddev, axis=(1, 2, 3)), size)
+    return jnp.broadcast_to(of_images[:, None, None, None], (*x.shape[:3], 1))
+
+  x = jnp.asarray(x)
+  # A group's images lie on several devices: no type says how groups do.
+  spec = explicit.spec_of(x)
+  y = explicit.automatic(statistic, *spec[:3], None)(x)
+  return jnp.concatenate([x, y], axis=3)
 
 
 class Block(nn.Module):
@@ -113,7 +118,7 @@ class Block(nn.Module):
       1,
       down=2,
       activation='linear',
-      gain=np.sqrt(0.5),
+      gain=0.5**0.5,
       use_bias=False,
       name='skip',
     )(x)
@@ -122,7 +127,7 @@ class Block(nn.Module):
       self.features,
       3,
       down=2,
-      gain=np.sqrt(0.5),
+      gain=0.5**0.5,
       clamp=self.clamp,
       name='conv1',
     )(x)
@@ -248,4 +253,4 @@ class Discriminator(nn.Module):
       num_layers=self.mapping_layers,
       name='mapping',
     )(None, c)
-    return jnp.sum(x * embedding, axis=1, keepdims=True) / np.sqrt(width)
+    return jnp.sum(x * embedding, axis=1, keepdims=True) / width**0.5

@@ -19,7 +19,7 @@ class FourierInput(nn.Module):
     channels: Sinusoids, and channels of the output.
     size: Samples a side, margins included.
     sampling_rate: Samples a side of the canvas.
-    bandwidth: Largest frequency drawn, cycles a canvas side.
+    bandwidth: Largest frequency sampled, cycles a canvas side.
     learned_transform: Whether the style turns and shifts the features; without
       it they are fixed (config B of the ladder).
   """
@@ -46,9 +46,9 @@ class FourierInput(nn.Module):
     freqs = self.variable('buffers', 'freqs', self._init_freqs).value
     phases = self.variable('buffers', 'phases', self._init_phases).value
     weight = self.param(
-      'weight', nn.initializers.normal(1.0), (self.channels, self.channels)
+      'weight', layers.normal(1.0), (self.channels, self.channels)
     )
-    matrix = jnp.broadcast_to(jnp.eye(3), (w.shape[0], 3, 3))
+    matrix = jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32), (w.shape[0], 3, 3))
     if self.learned_transform:
       t = layers.Dense(
         4, bias_init=(1.0, 0.0, 0.0, 0.0), weight_init_scale=0.0, name='affine'
@@ -56,14 +56,14 @@ class FourierInput(nn.Module):
       matrix = _learned_transform(t)
     if transform is not None:
       matrix = _matmul(matrix, jnp.asarray(transform, jnp.float32))
-    phases = phases + _matmul(matrix[:, :2, 2], freqs.T)
-    freqs = _matmul(freqs, matrix[:, :2, :2])
+    phases = phases[None] + _matmul(matrix[:, :2, 2], freqs.T)
+    freqs = _matmul(freqs[None], matrix[:, :2, :2])
     amplitudes = self._amplitudes(jnp.linalg.norm(freqs, axis=2))
 
     centers = jnp.arange(self.size, dtype=jnp.float32) + 0.5 - self.size / 2
     centers = centers / self.sampling_rate
-    across = freqs[:, None, :, 0] * centers[:, None]
-    down = freqs[:, None, :, 1] * centers[:, None] + phases[:, None]
+    across = freqs[:, None, :, 0] * centers[None, :, None]
+    down = freqs[:, None, :, 1] * centers[None, :, None] + phases[:, None]
     x = jnp.sin(2 * jnp.pi * (across[:, None] + down[:, :, None]))
     x = x * amplitudes[:, None, None]
     return _matmul(x, weight / self.channels**0.5)
@@ -77,14 +77,17 @@ class FourierInput(nn.Module):
     return jnp.clip(1 - excess, 0, 1)
 
   def _init_freqs(self) -> Float[Array, 'c 2']:
-    """Draws frequencies uniformly from the disc of radius `bandwidth`."""
-    g = jax.random.normal(self.make_rng('params'), (self.channels, 2))
+    """Samples frequencies uniformly from the disc of radius `bandwidth`."""
+    g = jax.random.normal(
+      self.make_rng('params'), (self.channels, 2), jnp.float32
+    )
     radii = jnp.linalg.norm(g, axis=1, keepdims=True)
     # exp(-r²/2) is uniform in (0, 1), and its root is a disc's radius.
     return g / radii * jnp.exp(-jnp.square(radii) / 4) * self.bandwidth
 
   def _init_phases(self) -> Float[Array, ' c']:
-    return jax.random.uniform(self.make_rng('params'), (self.channels,)) - 0.5
+    key = self.make_rng('params')
+    return jax.random.uniform(key, (self.channels,), jnp.float32) - 0.5
 
 
 def _learned_transform(t: Float[Array, 'n 4']) -> Float[Array, 'n 3 3']:

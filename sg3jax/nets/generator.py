@@ -25,8 +25,8 @@ class Generator(nn.Module):
   """Latents and labels to images (paper section 3; math.md 2.2, 2.4).
 
   Collections: 'params'; 'moving_averages' (w_avg and the input magnitudes);
-  'buffers' (the Fourier frequencies and phases, drawn once); 'noise'
-  (StyleGAN2's constant noise, drawn once).
+  'buffers' (the Fourier frequencies and phases, sampled once); 'noise'
+  (StyleGAN2's constant noise, sampled once).
 
   Attributes:
     spec: Design of the synthesis network: alias-free or StyleGAN2's.
@@ -81,7 +81,7 @@ class Generator(nn.Module):
         name='synthesis',
       )
     self.w_avg = self.variable(
-      'moving_averages', 'w_avg', jnp.zeros, (self.w_dim,)
+      'moving_averages', 'w_avg', jnp.zeros, (self.w_dim,), jnp.float32
     )
 
   def __call__(
@@ -150,14 +150,15 @@ class Generator(nn.Module):
     ws = jnp.repeat(w[:, None], self.spec.num_ws, axis=1)
     if isinstance(truncation_psi, float | int) and truncation_psi == 1:
       return ws
-    center = self.w_avg.value
-    if truncation_center is not None:
-      center = jnp.asarray(truncation_center)[..., None, :]
+    center = (
+      self.w_avg.value if truncation_center is None else truncation_center
+    )
+    center = jnp.reshape(center, (-1, 1, self.w_dim))
     truncated = center + truncation_psi * (ws - center)
     is_truncated = jnp.arange(self.spec.num_ws) < (
       self.spec.num_ws if truncation_cutoff is None else truncation_cutoff
     )
-    return jnp.where(is_truncated[:, None], truncated, ws)
+    return jnp.where(is_truncated[None, :, None], truncated, ws)
 
   def synthesis(
     self,
@@ -174,7 +175,7 @@ class Generator(nn.Module):
       transform: Inverse of the transform that the images shall undergo, in
         units of the image's width: [3, 3] or [n, 3, 3]. A network that starts
         from a learned constant takes none.
-      noise_mode: Of StyleGAN2's noise: 'const' for the stored one, 'random' for
+      noise_mode: Noise of StyleGAN2: 'const' for the stored one, 'random' for
         new one (from the rng 'noise'), 'none' for none.
       update_averages: Whether to update the input magnitudes.
     """

@@ -6,20 +6,17 @@ Rows are dicts of column names to values; `None` is what a layer has not.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
+from sg3jax.nets.abstract import count
 from sg3jax.ops import filters
 
 Row = dict[str, Any]
 
 
 def down_attenuation(layer: spec_lib.LayerSpec) -> float | None:
-  """Returns what Kaiser's formula says of the downsampling filter, in dB.
+  """Returns the attenuation of the downsampling filter by Kaiser's formula, dB.
 
   None where nothing is filtered, or by other filters than Kaiser's. The formula
   is the design's own measure of how much aliasing a layer lets through (paper
@@ -51,40 +48,6 @@ def worst_attenuations(
     if value is not None and not layer.is_critical
   ]
   return min(every, default=None), min(lowered, default=None)
-
-
-def shapes(
-  generator: generator_lib.Generator,
-  discriminator: discriminator_lib.Discriminator,
-  batch: int,
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-  """Returns the shapes of the variables of G and D, without computing any.
-
-  Args:
-    generator: G.
-    discriminator: D.
-    batch: Images a step, which D's minibatch statistics must divide.
-
-  Raises:
-    ValueError: If the networks are impossible.
-  """
-
-  def struct(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-  label_dim = generator.label_dim
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  labels = (struct(1, label_dim),) if label_dim else ()
-  g = jax.eval_shape(generator.init, key, struct(1, generator.z_dim), *labels)
-  images = struct(batch, *generator.spec.image_shape)
-  labels = (struct(batch, label_dim),) if label_dim else ()
-  d = jax.eval_shape(discriminator.init, key, images, *labels)
-  return g, d
-
-
-def count(tree: Any) -> int:
-  """Returns how many numbers a tree of arrays, or of shapes, has."""
-  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def largest_layer(spec: generator_lib.Spec) -> int:

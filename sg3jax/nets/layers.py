@@ -1,11 +1,11 @@
 """Layers that several networks share."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from sg3jax.nets import spec as spec_lib
@@ -13,6 +13,17 @@ from sg3jax.ops import bias_act, filters, resample_conv
 from sg3jax.types import AnyArray, Array, Shape
 
 NOISE_MODES = ('const', 'random', 'none')
+
+
+def normal(stddev: float) -> Callable[..., Array]:
+  """Returns the initializer N(0, stddev^2), float32 whatever JAX's default."""
+  return nn.initializers.normal(stddev, jnp.float32)
+
+
+def zeros(key: Array, shape: Shape) -> Array:
+  """Initializes with zeros, float32 whatever JAX's default."""
+  del key
+  return jnp.zeros(shape, jnp.float32)
 
 
 def check_noise_mode(mode: str) -> None:
@@ -30,19 +41,21 @@ def scaled_noise(
   """Returns noise for a module's features, equal in all channels.
 
   Args:
-    module: Whose rng 'noise' random noise is drawn from.
+    module: The module whose rng 'noise' samples random noise.
     mode: 'const' for `const`, 'random' for new noise, 'none' for none.
-    shape: Of the features, [n, h, w, c].
+    shape: Shape of the features, [n, h, w, c].
     strength: Factor.
     const: Stored noise [h, w], or what stands for it: [n, h, w].
   """
   n, height, width, _ = shape
   if mode == 'random':
-    noise = jax.random.normal(module.make_rng('noise'), (n, height, width, 1))
+    noise = jax.random.normal(
+      module.make_rng('noise'), (n, height, width, 1), jnp.float32
+    )
   elif mode == 'const':
     noise = jnp.asarray(const).reshape(-1, height, width, 1)
   else:
-    noise = jnp.zeros((1, 1, 1, 1))
+    noise = jnp.zeros((1, 1, 1, 1), jnp.float32)
   return noise * strength
 
 
@@ -81,9 +94,7 @@ class Dense(nn.Module):
     """Returns the activated outputs, float32."""
     fan_in = x.shape[-1]
     stddev = self.weight_init_scale / self.lr_multiplier
-    weight = self.param(
-      'weight', nn.initializers.normal(stddev), (fan_in, self.features)
-    )
+    weight = self.param('weight', normal(stddev), (fan_in, self.features))
     bias = self.param(
       'bias',
       lambda _: jnp.broadcast_to(
@@ -130,13 +141,13 @@ class Conv(nn.Module):
   ) -> Float[Array, 'n h2 w2 o']:
     """Returns the activations at the new rate, in the dtype of `x`."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    weight = self.param('weight', nn.initializers.normal(1.0), shape)
+    weight = self.param('weight', normal(1.0), shape)
     bias = None
     if self.use_bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      bias = self.param('bias', zeros, (self.features,))
     x = resample_conv.resample_conv(
       x,
-      weight / np.sqrt(np.prod(shape[:3])),
+      weight / math.sqrt(math.prod(shape[:3])),
       filters.BINOMIAL,
       up=self.up,
       down=self.down,

@@ -303,7 +303,7 @@ class SynthesisSpec:
     """Returns the length of a filter; even, so that it keeps the centre.
 
     Args:
-      factor: Of the resampling.
+      factor: Factor of the resampling.
       cutoff_period: That of the cutoff, samples.
     """
     if factor == 1 or self.filter == 'ideal':

@@ -130,8 +130,8 @@ class StyledConv(nn.Module):
     """Returns features [n, h up, w up, features] in the dtype of `x`."""
     in_channels = x.shape[-1]
     shape = (3, 3, in_channels, self.features)
-    weight = self.param('weight', nn.initializers.normal(1.0), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    weight = self.param('weight', layers.normal(1.0), shape)
+    bias = self.param('bias', layers.zeros, (self.features,))
     styles = layers.Dense(in_channels, bias_init=1.0, name='affine')(w)
     x = modulated_conv(
       x,
@@ -153,11 +153,13 @@ class StyledConv(nn.Module):
 
   def _noise(self, shape: Shape, mode: str) -> Float[Array, '#n #h #w 1']:
     """Returns scaled noise, equal in all channels."""
-    strength = self.param('noise_strength', nn.initializers.zeros, ())
+    strength = self.param('noise_strength', layers.zeros, ())
     const = self.variable(
       'noise',
       'noise_const',
-      lambda: jax.random.normal(self.make_rng('params'), shape[1:3]),
+      lambda: jax.random.normal(
+        self.make_rng('params'), shape[1:3], jnp.float32
+      ),
     )
     value = jnp.asarray(const.value)
     return layers.scaled_noise(self, mode, shape, strength, value)
@@ -181,8 +183,8 @@ class ToRGB(nn.Module):
     """Returns images [n, h, w, features], float32."""
     in_channels = x.shape[-1]
     shape = (1, 1, in_channels, self.features)
-    weight = self.param('weight', nn.initializers.normal(1.0), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    weight = self.param('weight', layers.normal(1.0), shape)
+    bias = self.param('bias', layers.zeros, (self.features,))
     styles = layers.Dense(in_channels, bias_init=1.0, name='affine')(w)
     # Not demodulated, so it needs the learning-rate gain.
     styles = styles / in_channels**0.5
@@ -231,7 +233,7 @@ class Block(nn.Module):
     )
     if x is None:
       shape = (size, size, channels)
-      const = self.param('const', nn.initializers.normal(1.0), shape)
+      const = self.param('const', layers.normal(1.0), shape)
       x = jnp.broadcast_to(const, (ws.shape[0], *shape))
     x = shortcut = x.astype(self.dtype)
     if not is_first:

@@ -68,22 +68,22 @@ class SynthesisLayer(nn.Module):
       kernel = (*kernel, spec.group)  # Orientations of the input.
     self.weight = self.param(
       'weight',
-      nn.initializers.normal(1.0),
+      layers.normal(1.0),
       (*kernel, spec.in_channels, spec.out_channels),
     )
-    self.bias = self.param('bias', nn.initializers.zeros, (spec.out_channels,))
+    self.bias = self.param('bias', layers.zeros, (spec.out_channels,))
     self.affine = layers.Dense(spec.in_channels, bias_init=1.0)
     # The moving average of the input's mean square.
-    self.magnitude = self.variable('moving_averages', 'magnitude', jnp.ones, ())
+    self.magnitude = self.variable(
+      'moving_averages', 'magnitude', jnp.ones, (), jnp.float32
+    )
     if spec.noise:
-      self.noise_strength = self.param(
-        'noise_strength', nn.initializers.zeros, ()
-      )
+      self.noise_strength = self.param('noise_strength', layers.zeros, ())
       size = (spec.padded_size, spec.padded_size)
       self.noise_const = self.variable(
         'noise',
         'noise_const',
-        lambda: jax.random.normal(self.make_rng('params'), size),
+        lambda: jax.random.normal(self.make_rng('params'), size, jnp.float32),
       )
 
   def __call__(
@@ -145,7 +145,7 @@ class SynthesisLayer(nn.Module):
 
     Args:
       x: Input features, times the modulation's `input_scale`.
-      modulation: Of `modulate`.
+      modulation: The result of `modulate`.
       noise_mode: See `stylegan2.Synthesis`; with noise inputs the features are
         demodulated before the noise is added.
     """
@@ -170,7 +170,7 @@ class SynthesisLayer(nn.Module):
 
     Args:
       x: Features of `convolve`.
-      modulation: Of `modulate`.
+      modulation: The result of `modulate`.
       output_scale: Factors, or None for 1.
     """
     spec = self.spec
@@ -298,7 +298,7 @@ class Synthesis(nn.Module):
       ws: Styles, one each for the input, the layers and ToRGB.
       transform: Inverse of the transform the images shall undergo, canvas
         units (the image is 1 wide): [3, 3] or [n, 3, 3].
-      noise_mode: Of layers that add noise: see `stylegan2.Synthesis`.
+      noise_mode: For layers that add noise, see `stylegan2.Synthesis`.
       update_averages: Whether to update the input magnitudes.
 
     Raises:

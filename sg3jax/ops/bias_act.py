@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from sg3jax.ops.dtypes import widen
 from sg3jax.types import AnyArray, Array
 
 Activation = Literal['linear', 'lrelu']
@@ -54,8 +55,10 @@ def bias_act(
   if b is not None:
     # In float32, so that the bias gradient is summed over the feature map in
     # float32 too: thousands of 16-bit terms would not survive it.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    x = (x.astype(wide) + jnp.asarray(b, wide)).astype(x.dtype)
+    wide = widen(x.dtype)
+    x = (
+      x.astype(wide) + lax.expand_dims(jnp.asarray(b, wide), range(x.ndim - 1))
+    ).astype(x.dtype)
   if activation == 'lrelu':
     x = jnp.where(x >= 0, x, x * float(slope))
   if gain != 1:

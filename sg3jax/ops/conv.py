@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from sg3jax.ops import barrier
+from sg3jax.ops import barrier, explicit
 from sg3jax.types import AnyArray, Array, Shape
 
 
@@ -133,6 +133,14 @@ def _convolve_on_cpu(geometry: _Geometry, x: Array, w: Array) -> Array:
 
 @_differentiable
 def _kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
+  channels = (explicit.spec_of(v)[-1] for v in (x, g))
+  call = functools.partial(_kernel_gradient_by_platform, geometry)
+  return explicit.automatic(call, None, None, *channels)(x, g)
+
+
+def _kernel_gradient_by_platform(
+  geometry: _Geometry, x: Array, g: Array
+) -> Array:
   on_gpu = functools.partial(_kernel_gradient_on_gpu, geometry)
   return lax.platform_dependent(
     x,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sg3jax.ops.bias_act import bias_act
+from sg3jax.ops.dtypes import widen
 from sg3jax.types import AnyArray, Array
 
 
@@ -30,26 +31,27 @@ def ideal_filtered_lrelu(
 
   Args:
     x: Activations of any float dtype; it computes in float32 or wider.
-    b: Bias.
+    b: Bias, one value for each channel.
     up: Upsampling factor, at least 1.
     down: Downsampling factor, at least 1.
-    up_cutoff: Frequency from which the upsampled signal has nothing, cycles a
-      sample of the upsampled one.
-    down_cutoff: The same of the signal that is downsampled, and in its samples.
+    up_cutoff: Frequency above which the upsampled signal is zero, in cycles per
+      sample of that signal.
+    down_cutoff: Frequency above which the signal is cut off before it is
+      downsampled, in cycles per sample of that signal.
     size: Samples a side of the result, cropped about the centre.
     gain: Factor on the leaky ReLU.
     slope: Slope of its negative part.
     clamp: Bound of the result's magnitude between the filters, or None.
 
   Returns:
-    The dtype of x.
+    The activations [n, size, size, c], in the dtype of x.
 
   Raises:
     ValueError: If the result would be smaller than `size`, or cannot be cropped
       about its centre.
   """
   x = jnp.asarray(x)
-  y = bias_act(x.astype(jnp.promote_types(x.dtype, jnp.float32)), b)
+  y = bias_act(x.astype(widen(x.dtype)), b)
   y = ideal_resample(y, up=up, cutoff=up_cutoff)
   y = bias_act(y, activation='lrelu', gain=gain, slope=slope, clamp=clamp)
   y = ideal_resample(y, down=down, cutoff=down_cutoff)
@@ -95,6 +97,6 @@ def _resample(x: Array, axis: int, up: int, down: int, cutoff: float) -> Array:
     up * (frequencies < cutoff) * np.exp(-2j * np.pi * frequencies * shift)
   )
   spectrum = jnp.fft.rfft(x)
-  spectrum = spectrum * jnp.asarray(response, spectrum.dtype)
+  spectrum = spectrum * jnp.asarray(response, spectrum.dtype)[None, None, None]
   x = jnp.fft.irfft(spectrum, size)[..., ::down]
   return jnp.moveaxis(x, -1, axis)

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Float
 
 from sg3jax.ops import conv, resample_conv
+from sg3jax.ops.dtypes import widen
 from sg3jax.types import AnyArray, Array
 
 
@@ -57,13 +58,13 @@ def modulate(
   For those who can scale in passing: the kernel in front of the convolution, or
   behind it. In float32, or wider if an operand is wider.
   """
-  wide = jnp.promote_types(jnp.float32, jnp.result_type(w, styles))
+  wide = widen(w.dtype, styles.dtype)
   w = jnp.asarray(w, wide)
   styles = jnp.asarray(styles, wide)
 
   demodulation = None
   if demodulate:
-    w = w * lax.rsqrt(jnp.sum(jnp.square(w), axis=(0, 1, 2)))
+    w = w * lax.rsqrt(jnp.sum(jnp.square(w), (0, 1, 2), keepdims=True))
     styles = styles * lax.rsqrt(jnp.mean(jnp.square(styles)))
     power = jnp.einsum(
       'ni,io->no',
@@ -158,5 +159,5 @@ def scale_channels(
   """
   if scale is None:
     return x
-  wide = jnp.promote_types(x.dtype, scale.dtype)
-  return (x.astype(wide) * scale[:, None, None, :]).astype(x.dtype)
+  wide = widen(x.dtype, scale.dtype)
+  return (x.astype(wide) * scale.astype(wide)[:, None, None]).astype(x.dtype)

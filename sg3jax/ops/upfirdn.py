@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
+from sg3jax.ops.dtypes import widen
 from sg3jax.types import AnyArray, Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -76,7 +77,7 @@ def upfirdn(
   x = jnp.asarray(x)
   # A NumPy filter stays NumPy, so that its taps are compiled as constants.
   xp = jnp if isinstance(f, jax.Array) else np
-  f = xp.asarray(f, jnp.promote_types(x.dtype, jnp.float32))
+  f = xp.asarray(f, widen(x.dtype))
   if not flip:
     f = xp.flip(f)
   # A Python float, unlike NumPy's, leaves the dtype alone.

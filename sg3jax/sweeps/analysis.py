@@ -10,8 +10,8 @@ import numpy as np
 from sg3jax.data import labels as labels_lib
 from sg3jax.eval import image_generator
 from sg3jax.eval.metrics import base
+from sg3jax.nets import abstract, layer_tables
 from sg3jax.nets import generator as generator_lib
-from sg3jax.nets import layer_tables
 from sg3jax.train import config as config_lib
 from sg3jax.train import sharding
 from sg3jax.train.step import build
@@ -37,9 +37,8 @@ def check(config: Config) -> None:
     ValueError: If a value is out of its range, or the networks are impossible.
   """
   trainer = _make_trainer(config)
-  layer_tables.shapes(
-    trainer.generator, trainer.discriminator, config.train.batch
-  )
+  abstract.shapes(trainer.generator)
+  abstract.shapes(trainer.discriminator, config.train.batch)
 
 
 def metric_names() -> tuple[str, ...]:
@@ -88,13 +87,12 @@ def analyse(
   names = parse_metrics(metrics)
   trainer = _make_trainer(config)
   generator = trainer.generator
-  shapes, d_shapes = layer_tables.shapes(
-    generator, trainer.discriminator, config.train.batch
-  )
+  shapes = abstract.shapes(generator)
+  d_shapes = abstract.shapes(trainer.discriminator, config.train.batch)
   worst, worst_lowered = layer_tables.worst_attenuations(generator.spec)
   values: Values = {
-    'g_parameters': layer_tables.count(shapes['params']),
-    'd_parameters': layer_tables.count(d_shapes['params']),
+    'g_parameters': abstract.count(shapes['params']),
+    'd_parameters': abstract.count(d_shapes['params']),
     'attenuation_db': worst,
     'noncritical_db': worst_lowered,
   }

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from sg3jax.nets import abstract
 from sg3jax.nets import discriminator as discriminator_lib
-from sg3jax.nets import layer_tables
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Tree
 
@@ -90,8 +90,8 @@ def estimate(
   return StepCost(
     batch=batch,
     micro_batches=trainer.recipe.micro_batches,
-    generator_parameters=layer_tables.count(state.generator['params']),
-    discriminator_parameters=layer_tables.count(state.discriminator['params']),
+    generator_parameters=abstract.count(state.generator['params']),
+    discriminator_parameters=abstract.count(state.discriminator['params']),
     flops=flops,
     memory={
       'state': bytes_of_state,

@@ -170,7 +170,8 @@ def random_operators(draw):
     / (2 * rate) ** 0.5
     for rate in (up, down)
   )
-  h, w, c = draw(st.tuples(*[st.integers(4, 40)] * 2, st.integers(1, 9)))
+  # Over few channels the norm of a bias gradient is a matter of luck.
+  h, w, c = draw(st.tuples(*[st.integers(4, 40)] * 2, st.integers(9, 24)))
   least = len(fu) + len(fd) - up * min(h, w)
   pads = st.integers(max(-3, least // 2 + 1), max(20, least))
   options, _, _ = small_operator(
@@ -247,19 +248,16 @@ class ValuesContract:
     Where U x is nearly zero its sign, hence the mask, may differ by rounding: a
     part of the samples of about eps, and in 16 bits at least one sample of even
     the smallest arrays. A part p of the samples moves the norm by sqrt(p);
-    twice that is allowed. The gradient of a bias is a sum over pixels: the
-    errors around such a sample add up in it, and it cancels itself; in 16 bits
-    it is allowed twice as much.
+    twice that is allowed.
     """
     for a, e in zip(actual, expected, strict=True):
       if self.dtype == np.float64:
         assert_close(a, e, self.dtype)
         continue
-      part, factor = float(jnp.finfo(self.dtype).eps), 2
+      part = float(jnp.finfo(self.dtype).eps)
       if jnp.dtype(self.dtype).itemsize == 2:
         part = max(part, 1 / expected[0].size)
-        factor = 4 if e.ndim == 1 else 2
-      assert relative_error(a, e) < max(1e-3, factor * part**0.5)
+      assert relative_error(a, e) < max(1e-3, 2 * part**0.5)
 
   # Values and derivatives.
 

@@ -281,15 +281,15 @@ def test_a_mesh_that_it_cannot_use(monkeypatch):
     tpu_text(gradient(implementation='pallas_tpu'), mesh, jax.P('batch'))
 
 
-def test_an_explicit_sharding_is_refused():
-  mesh = jax.make_mesh(
-    (4,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,)
-  )
-  x = jax.device_put(
-    np.zeros((4, 8, 8, 2), np.float32), jax.NamedSharding(mesh, jax.P('data'))
-  )
-  with pytest.raises(ValueError, match=r'AxisType\.Auto'):
-    op(x)
+def test_on_explicit_axes_of_any_name():
+  mesh = tpu_mesh(batch=4, model=2)
+  explicit = jax.sharding.AxisType.Explicit
+  mesh = mesh.update(axis_types=(explicit, explicit))
+  for spec in (jax.P('batch'), jax.P('batch', None, None, 'model')):
+    for f in (op, gradient(), gradient(implementation='pallas_tpu')):
+      text = tpu_text(f, mesh, spec)
+      assert 'tpu_custom_call' in text
+      assert 'all_gather' not in text
 
 
 def test_an_image_that_is_mostly_cropped():

@@ -41,4 +41,8 @@ class Activation:
     return jnp.where(jnp.abs(y * slopes) < self.clamp, slopes, 0)
 
   def _slopes(self, y: Array) -> Array:
-    return jnp.where(y >= 0, self.gain, self.gain * self.slope).astype(y.dtype)
+    steep, flat = (
+      jnp.asarray(value, y.dtype)
+      for value in (self.gain, self.gain * self.slope)
+    )
+    return jnp.where(y >= 0, steep, flat)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from sg3jax.ops.dtypes import widen
 from sg3jax.ops.filtered_lrelu import dispatch
 from sg3jax.ops.filtered_lrelu import plan as plan_lib
 from sg3jax.ops.filtered_lrelu.activation import Activation
@@ -78,7 +79,9 @@ def filtered_lrelu(
       platform where it can serve the call, else 'banded'; any other name means
       exactly that one. None: `default_implementation` of the devices of the
       context's mesh (`jax.set_mesh`) or, without one, of the default device;
-      the log says once per shape what that is.
+      the log says once per shape what that is. Arrays on a mesh of Explicit
+      axes need that mesh in the context; the result is sharded as x is along
+      samples and channels.
 
   Returns:
     The result, in the dtype of x.
@@ -175,7 +178,7 @@ def _scale_factors(factors: AnyArray | None, dtype: Any) -> Array | None:
   """Returns them in float32, or in float64 for x of that dtype."""
   if factors is None:
     return None
-  return jnp.asarray(factors, jnp.promote_types(dtype, jnp.float32))
+  return jnp.asarray(factors, widen(dtype))
 
 
 def _filter(name: str, f: Any) -> np.ndarray | None:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sg3jax.ops import barrier
+from sg3jax.ops.dtypes import widen
 from sg3jax.ops.filtered_lrelu import diagonals, partition, platform, vjp
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
@@ -93,7 +94,7 @@ def _matrix_spelling(
     stored: Dtype in which results of products are stored; float32 or wider by
       default. Products and sums of terms accumulate in that in any case.
   """
-  accumulator = jnp.promote_types(dtype, jnp.float32)
+  accumulator = widen(dtype)
   options = {
     'precision': lax.Precision.HIGHEST,
     'preferred_element_type': stored or accumulator,
@@ -130,7 +131,7 @@ def _diagonal_spelling(phases: int, dtype: jnp.dtype) -> Spelling:
 
 def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   """Returns the spelling 'einsum', 'batched' or 'diagonals' for a chain."""
-  wide = jnp.promote_types(dtype, jnp.float32)
+  wide = widen(dtype)
   if name == 'batched':
     # The compiler for GPUs does not fuse the activation into the products.
     # Their results are in memory, and would be twice as large.
@@ -196,7 +197,7 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     return functools.partial(evaluate, spell(name, chain, dtype), chain)
 
   def on_cpu(*xs: Array) -> Array:
-    itemsize = jnp.promote_types(dtype, jnp.float32).itemsize
+    itemsize = widen(dtype).itemsize
     most = _MAX_MIDDLE_BYTES['cpu']
     y = _in_blocks(spelled('diagonals'), chain, most, itemsize, *xs)
     # Stored, as everything that reads it would compute the last pass anew.

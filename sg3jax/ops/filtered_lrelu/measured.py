@@ -1,4 +1,4 @@
-"""Which kernels a device has shown to be right, and faster than `banded`.
+"""Looks up which kernels were measured right, and faster than `banded`.
 
 `measured.json` is made by `scripts/hardware_tables.py` from the committed
 results of `scripts/prove_hardware.py`. A kernel that has no results there is

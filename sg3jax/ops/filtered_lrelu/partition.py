@@ -1,19 +1,25 @@
-"""Runs a kernel on each device's part of a batch.
+"""Runs a chain on each device's part of a batch.
 
 A compiler does not look into a kernel: under plain `jit` it would gather the
 batch on every device, or refuse. The operator acts on each sample alone, so
 each device runs the kernel on the samples that it has.
+
+Meshes of Auto axes leave open which of them carries the batch: it is 'data'. On
+meshes of Explicit axes the types of the arrays say how they are sharded, and
+all implementations run on the parts that there are.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from sg3jax.ops import explicit
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
-from sg3jax.types import DATA_AXIS, Array
+from sg3jax.types import DATA_AXIS, AnyArray, Array
 
 
 def open_axes() -> dict[str, int]:
@@ -35,9 +41,6 @@ def obstacle() -> str | None:
       f'it shares the batch over an axis {DATA_AXIS!r}, and the axes of this '
       f'mesh are {", ".join(map(repr, mesh.axis_names))}'
     )
-  types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-  if any(types[name] == AxisType.Explicit for name in axes):
-    return 'it needs a mesh of Auto axes (axis_types=)'
   return None
 
 
@@ -68,6 +71,53 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
       out_specs=spec,
       axis_names=set(axes),
       check_vma=False,  # Interpreted kernels do not say what they vary over.
+    )(scaling, *operands)
+
+  return sharded
+
+
+def align(
+  x: AnyArray, s: Array | None, b: Array | None, o: Array | None
+) -> tuple[AnyArray, Array | None, Array | None, Array | None]:
+  """Returns operands sharded by samples and channels alone, as x is.
+
+  They are what they were unless x has a mesh of Explicit axes.
+
+  Args:
+    x: Feature maps [n, h, w, c].
+    s: Factors [n, c], or None.
+    b: Bias [c], or None.
+    o: Factors [n, c], or None.
+  """
+  if not explicit.axes(x):
+    return x, s, b, o
+  n, _, _, c = explicit.spec_of(x)
+
+  def put(value: Any, *spec: Any) -> Any:
+    return None if value is None else explicit.reshard(value, x, *spec)
+
+  return put(x, n, None, None, c), put(s, n, c), put(b, c), put(o, n, c)
+
+
+def over_parts(run: Callable[..., Array]) -> Callable[..., Array]:
+  """Returns `run`, (chain, *operands, scaling=) -> result, of explicit types.
+
+  On a mesh of Explicit axes each device runs it on the samples and channels
+  that it has; operands must be as from `align`, and so is the result.
+  Elsewhere `run` is called as it is.
+  """
+
+  def sharded(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
+    axes = explicit.axes(operands[0])
+    if not axes:
+      return run(chain, *operands, scaling=scaling)
+    sharding = jax.typeof(operands[0]).sharding
+    return jax.shard_map(
+      lambda scaling, *parts: run(chain, *parts, scaling=scaling),
+      mesh=sharding.mesh,
+      out_specs=sharding.spec,
+      axis_names=axes,
+      check_vma=False,
     )(scaling, *operands)
 
   return sharded

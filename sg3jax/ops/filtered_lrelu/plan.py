@@ -1,4 +1,4 @@
-"""What one `filtered_lrelu` call does, as hashable static values.
+"""Describes one `filtered_lrelu` call in hashable static values.
 
 A FIR filter with zero insertion, padding and decimation is, along one axis, the
 banded matrix of a `Pass`. A separable filter is one pass per axis (`Term`), a

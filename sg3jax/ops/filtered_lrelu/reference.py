@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sg3jax.ops.dtypes import widen
 from sg3jax.ops.filtered_lrelu.plan import AxisPadding, Plan
 from sg3jax.ops.filtered_lrelu.scaling import Scaling
 from sg3jax.types import Array
@@ -25,7 +26,7 @@ def filtered_lrelu(
   Computed in float32 or wider.
   """
   scaling = Scaling((s, None), b, result=o)
-  (y,) = scaling.enter(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+  (y,) = scaling.enter(x.astype(widen(x.dtype)))
   y = _resample(y, plan.fu, up=plan.up, padding=plan.padding)
   y = plan.activation.value(y)
   y = _resample(y, plan.fd, down=plan.down)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from sg3jax.ops.dtypes import widen
 from sg3jax.ops.modulated_conv import scale_channels
 from sg3jax.types import Array
 
 
 class Scaling(NamedTuple):
-  """What to do to a chain's operands first, and to its result in the end.
+  """Scales and biases a chain's operands, and scales its result.
 
   Attributes:
     operands: Factors of the first and the second operand, float32 [n, c], or
@@ -35,7 +36,7 @@ class Scaling(NamedTuple):
     first, *rest = map(scale_channels, operands, self.operands)
     if self.bias is not None:
       # In the operand's dtype: widened, XLA relays the feature map out on TPUs.
-      first = first + self.bias.astype(first.dtype)
+      first = first + self.bias.astype(first.dtype)[None, None, None]
     return (first, *rest)
 
   def leave(self, result: Array) -> Array:
@@ -49,7 +50,7 @@ NONE = Scaling()
 def sum_pixels(*xs: Array) -> Array:
   """Returns the sum of products over the pixels, [n, c], float32 or wider."""
   # Thousands of 16-bit terms would not survive a 16-bit sum.
-  wide = jnp.promote_types(jnp.result_type(*xs), jnp.float32)
+  wide = widen(*(x.dtype for x in xs))
   product = xs[0].astype(wide)
   for x in xs[1:]:
     product = product * x.astype(wide)

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import jax
 
-from sg3jax.ops.filtered_lrelu import scaling
+from sg3jax.ops.filtered_lrelu import partition, scaling
 from sg3jax.ops.filtered_lrelu.plan import Chain, Plan
 from sg3jax.ops.filtered_lrelu.scaling import Scaling
 from sg3jax.ops.modulated_conv import scale_channels
@@ -39,6 +39,7 @@ def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
     run: (chain, *operands, scaling=) -> the chain's result, of the operands'
       dtype.
   """
+  run = partition.over_parts(run)
 
   def chain_of(direction: str, call: Callable[..., Array]) -> Any:
     def apply(plan: Plan, *operands: AnyArray | None) -> Array:
@@ -108,6 +109,6 @@ def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
     b: Array | None = None,
     o: Array | None = None,
   ) -> Array:
-    return primal(plan, x, s, b, o)
+    return primal(plan, *partition.align(x, s, b, o))
 
   return cast(Callable[..., Array], call)

@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from sg3jax.data import sources
+from sg3jax.nets import abstract
 from sg3jax.ops.filtered_lrelu import default_implementation
 from sg3jax.train import init_from
 from sg3jax.train.run_folder import writer as writer_lib
@@ -26,7 +27,7 @@ def log_run(
   """Logs what is about to be trained, on which data and devices, and how."""
 
   def count(variables: Variables) -> str:
-    return f'{sum(x.size for x in jax.tree.leaves(variables["params"])):,}'
+    return f'{abstract.count(variables["params"]):,}'
 
   device = mesh.devices.flat[0]
   lines = [

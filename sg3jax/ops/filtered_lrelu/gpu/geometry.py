@@ -34,7 +34,7 @@ RowTaps: TypeAlias = tuple[tuple[int, float], ...]
 
 
 class Arrival(NamedTuple):
-  """What is done to an operand's rows when they arrive in registers.
+  """Describes how an operand's rows are changed when they arrive in registers.
 
   Attributes:
     is_wide: They are bfloat16, and become float16.
@@ -151,7 +151,7 @@ class Geometry(NamedTuple):
 
   @property
   def row_unit(self) -> int:
-    """What the rows of a strip must be a multiple of."""
+    """The number that the rows of a strip must be a multiple of."""
     rates = [stream.rate // self.down for stream in self.streams]
     return max(1, *rates)
 

@@ -43,7 +43,7 @@ _LARGEST = 6e4  # A little below the largest float16.
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What all blocks of a launch have in common.
+  """Holds what all blocks of a launch have in common.
 
   Attributes:
     chain: What to compute, `geometry.simplify`d.
@@ -73,7 +73,7 @@ class Program:
 
   @property
   def scratch(self) -> list[Any]:
-    """What a block has in shared memory, in the order of `Block`'s arguments.
+    """The shared memory of a block, in the order of `Block`'s arguments.
 
     Rows of the operands, matrices, a row of the result, and a barrier for each
     row and for all matrices together.

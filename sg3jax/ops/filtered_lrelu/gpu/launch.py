@@ -1,4 +1,4 @@
-"""Runs the Mosaic GPU kernel: what it takes, in which form, and on what grid.
+"""Launches the Mosaic GPU kernel: checks, scales, pads, sets up the grid.
 
 The kernel computes in float16. Operands whose range or alignment does not suit
 it are scaled and padded here.
@@ -84,7 +84,7 @@ def run(
     The result [n, h, w, c], of the operands' dtype.
 
   Raises:
-    NotImplementedError: The kernel cannot compute this; says why.
+    NotImplementedError: The kernel cannot compute this; the message says why.
   """
   reason = unsupported(chain, *operands, scaling=scaling, kind=kind)
   if reason is not None:

@@ -28,7 +28,7 @@ _MOST_REGISTERS = 238
 
 
 class Tile(NamedTuple):
-  """What a block does.
+  """The size of a block's part, and how the block reads operands.
 
   Attributes:
     width: Output columns.
@@ -50,7 +50,7 @@ def unsupported(
 
   Args:
     chain: What to compute, `simplify`d.
-    out_shape: Of the result, [n, h, w, c].
+    out_shape: Shape of the result, [n, h, w, c].
     arrivals: What is done to each operand first.
   """
   sums = (*chain.expand, chain.contract)
@@ -106,7 +106,7 @@ def choose(
 
   Args:
     chain: What to compute, `simplify`d.
-    out_shape: Of the result, [n, h, w, c].
+    out_shape: Shape of the result, [n, h, w, c].
     arrivals: What is done to each operand first.
   """
   n, h, w, c = out_shape

@@ -40,7 +40,7 @@ _UNROLL = 4
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What all steps of the grid have in common.
+  """Holds what all steps of the grid have in common.
 
   Attributes:
     chain: What to compute.

@@ -1,4 +1,4 @@
-"""Runs the TPU kernel: what it takes, its matrices and blocks, and its grid."""
+"""Launches the TPU kernel: checks operands, makes its matrices and grid."""
 
 import functools
 from typing import Any
@@ -104,8 +104,8 @@ def launch(
   Args:
     chain: What to compute.
     tiling: The tiles.
-    interpret: As of `run`.
-    factors: Of the result, [n, c], or None for 1.
+    interpret: See `run`.
+    factors: Factors on the result, [n, c], or None for 1.
     *operands: [n, h, w, c] each, samples packed into the lanes already.
   """
   n, _, _, c = operands[0].shape
@@ -116,29 +116,10 @@ def launch(
     constants.append(factors.astype(jnp.float32)[:, None])
     specs.append(pl.BlockSpec((1, 1, LANES), lambda n, k, i, j: (n, 0, k)))
 
-  def operand_spec(window_h: Window, window_w: Window) -> pl.BlockSpec:
-    # Interpreted, a window must not reach past its operand: padded there.
-    pads = [0 if interpret else a.over for a in (window_h, window_w)]
-    lanes = 0 if interpret else -c % LANES
-    return pl.BlockSpec(
-      (
-        pl.Element(1),
-        pl.Element(window_h.size, (0, pads[0])),
-        pl.Element(window_w.size, (0, pads[1])),
-        pl.Element(LANES, (0, lanes)),
-      ),
-      lambda n, k, i, j: (
-        n,
-        kernel.window_start(window_h, i),
-        kernel.window_start(window_w, j),
-        k * LANES,
-      ),
-    )
-
   windows = list(zip(h.windows, w.windows, strict=True))
   if interpret:
     operands = tuple(
-      # What lies past an operand's end is undefined: be it the worst.
+      # What lies past an operand's end is undefined: take the worst.
       jnp.pad(
         x,
         ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)),
@@ -156,7 +137,7 @@ def launch(
   return pl.pallas_call(
     lambda *refs: kernel.Step(program, *refs).run(),
     grid=(n, -(-c // LANES), h.tiles, w.tiles),
-    in_specs=[operand_spec(*pair) for pair in windows] + specs,
+    in_specs=[_operand_spec(*pair, c, interpret) for pair in windows] + specs,
     out_specs=pl.BlockSpec(
       (1, h.tile, w.tile, LANES), lambda n, k, i, j: (n, i, j, k)
     ),
@@ -172,6 +153,29 @@ def launch(
   )(*operands, *constants)
 
 
+def _operand_spec(
+  window_h: Window, window_w: Window, channels: int, interpret: Any
+) -> pl.BlockSpec:
+  """Returns which part of an operand a grid step sees."""
+  # Interpreted, a window must not reach past its operand, which is padded.
+  pads = [0 if interpret else a.over for a in (window_h, window_w)]
+  lanes = 0 if interpret else -channels % LANES
+  return pl.BlockSpec(
+    (
+      pl.Element(1),
+      pl.Element(window_h.size, (0, pads[0])),
+      pl.Element(window_w.size, (0, pads[1])),
+      pl.Element(LANES, (0, lanes)),
+    ),
+    lambda n, k, i, j: (
+      n,
+      kernel.window_start(window_h, i),
+      kernel.window_start(window_w, j),
+      k * LANES,
+    ),
+  )
+
+
 def _vmem_limit(chain: Chain, tiling: Tiling, dtype: jnp.dtype) -> int:
   planned = tpu_tiling.vmem_bytes(chain, tiling, dtype.itemsize)
   return max(16 << 20, int(planned * 1.25) + (2 << 20))
@@ -183,7 +187,7 @@ def _scratch(lines: int, stride: int) -> Any:
 
 
 def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
-  """What XLA should think the call costs: the filters' own multiply-adds."""
+  """Returns the cost that XLA plans with: the multiply-adds of the filters."""
   return pl.CostEstimate(
     flops=int(chain.flops * n * c),
     bytes_accessed=chain.samples * n * c * dtype.itemsize,

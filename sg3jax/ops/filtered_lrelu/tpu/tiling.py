@@ -29,7 +29,7 @@ _LEAST_OUTPUTS, _MOST_OUTPUTS = 8, 192
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-  """What a TPU generation offers one core.
+  """Describes one core of a TPU generation.
 
   Attributes:
     vmem: Bytes of vector memory that a kernel may plan with.
@@ -104,7 +104,7 @@ class AxisTiling:
     tile: Outputs in a tile.
     tiles: Tiles.
     middle: Samples of the middle signal in a tile, rounded up to matrix rows.
-    windows: Of each operand.
+    windows: The window of each operand.
   """
 
   tile: int
