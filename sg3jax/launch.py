@@ -13,6 +13,7 @@ from sg3jax.data import sources
 from sg3jax.eval import evaluators
 from sg3jax.nets import factory
 from sg3jax.train import loop, preemption
+from sg3jax.train.checkpoint import ranking
 from sg3jax.types import Config
 
 
@@ -77,6 +78,7 @@ def train(
   allow_config_change: bool = False,
 ) -> None:
   """Trains, or goes on training; arguments and errors as in `loop.train`."""
+  keep_best = config.log.keep_best
   loop.train(
     config,
     source,
@@ -87,4 +89,5 @@ def train(
     profile=profile,
     allow_config_change=allow_config_change,
     read_networks=model_lib.read_networks,
+    best=ranking.old_best(keep_best) if keep_best else None,
   )

@@ -8,7 +8,6 @@ A record is written whole or not at all. What is measured again is never lost:
 the older record and run folder get a number, `NAME.json.1` and `NAME.1`.
 """
 
-import fcntl
 import json
 import pathlib
 from typing import Any
@@ -36,19 +35,16 @@ class Store:
       ValueError: If one is.
       OSError: If the folder cannot be written.
     """
-    path = self.folder / '.lock'
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      self._lock = path.open('w', encoding='utf-8')
+      self._lock = files.lock(self.folder / '.lock')
+    except files.LockedError as error:
+      raise ValueError(
+        f'another process is running the sweep in {self.folder} ({error}): '
+        'wait for it, or choose another --outdir'
+      ) from error
     except OSError as error:
       raise files.write_error(self.folder, error) from error
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ValueError(
-        f'another process is running the sweep in {self.folder}: wait for it, '
-        'or choose another --outdir'
-      ) from error
 
   def run_folder(self, name: str) -> pathlib.Path:
     """Returns where a point is trained."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sg3jax import text
+from sg3jax import files, text
 from sg3jax.data import loader as loader_lib
 from sg3jax.data import sources
 from sg3jax.nets import factory
@@ -25,7 +25,6 @@ from sg3jax.train import (
   sharding,
   statistics,
 )
-from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import compare
 from sg3jax.train.run_folder import progress_bar, startup_summary, ticks
 from sg3jax.train.run_folder import writer as writer_lib
@@ -46,6 +45,7 @@ def train(
   profile: range = range(0),
   allow_config_change: bool = False,
   read_networks: init_from.Reader = checkpoint_lib.load_networks,
+  best: checkpoint_lib.Best | None = None,
 ) -> TrainState:
   """Trains, or goes on training, and returns the last state.
 
@@ -64,6 +64,7 @@ def train(
     allow_config_change: Whether to go on with another configuration than the
       run began with, as far as the arrays keep their shapes.
     read_networks: Reads what `train.init_from` names.
+    best: The metric by which the best checkpoint is kept beside the newest.
 
   Raises:
     FileNotFoundError: If the run is to start from networks that do not exist.
@@ -73,6 +74,7 @@ def train(
     OSError: If the run folder cannot be written, or its disk is full.
     FloatingPointError: If the losses are not finite for too long.
   """
+  workdir = files.local_path(workdir)
   trainer, reasons = prepare(config, source, mesh)
   if not config.train.micro_batches:
     reasons.append(_settle_micro_batches(config, trainer, mesh))
@@ -85,7 +87,7 @@ def train(
     if config.log.wandb_project:
       writer.open_wandb(config.log.wandb_project, config)
     checkpoints = checkpoint_lib.Checkpoints(
-      workdir, keep=config.log.keep_checkpoints, best=config.log.keep_best
+      workdir, keep=config.log.keep_checkpoints, best=best
     )
     stack.callback(checkpoints.close)
     state = _restore_or_init(
@@ -365,6 +367,7 @@ class _Run:
       if not is_last and self._stop.reached(done):
         self._stop_early(state, stats.result())
         return state
+    self._checkpoints.wait()  # Done only when it is known to be saved.
     self._writer.log(f'Done: {int(state.nimg) / 1000:g} kimg')
     return state
 
@@ -399,7 +402,7 @@ class _Run:
   def _save(self, state: TrainState, figures: Mapping[str, float]) -> None:
     """Saves the state, unless that would put a sick one over good ones."""
     chosen = self._config.log.keep_best
-    if chosen and figures and ranking.select(figures, chosen) is None:
+    if chosen and figures and not math.isfinite(figures.get(chosen, math.nan)):
       self._writer.log(
         f'Warning: config.log.keep_best is {chosen}, which is none of the '
         f'figures, or no number: {", ".join(figures)}; see config.log.metrics'
@@ -429,6 +432,7 @@ class _Run:
     self._check_losses(stats, kimg)
     if self._checkpoints.latest() != int(state.step):
       self._save(state, {})
+    self._checkpoints.wait()
     self._stop.obeyed = True
     self._writer.log(
       f'Stopped:        by {self._stop.signal} at step {int(state.step)}, '

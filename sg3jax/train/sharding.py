@@ -15,13 +15,37 @@ from jax.sharding import PartitionSpec as P
 from sg3jax.types import DATA_AXIS, Array, Tree
 
 
+def find_devices() -> list[jax.Device]:
+  """Returns the devices that JAX sees.
+
+  Raises:
+    ValueError: If there is no device of the platform that JAX was told to use.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # The latter says nothing.
+    platforms = jax.config.jax_platforms
+    told = (
+      f'of the platform {platforms}, which JAX_PLATFORMS={platforms} asks for'
+      if platforms
+      else 'that it can use'
+    )
+    reason = str(error).partition('\n')[0] or 'no such hardware or plugin'
+    raise ValueError(
+      f'JAX finds no device {told} ({reason}): unset JAX_PLATFORMS, or set it '
+      'to a platform of this machine, such as cpu; a GPU or TPU needs the '
+      'package sg3jax[cuda] or sg3jax[tpu]'
+    ) from error
+
+
 def make_mesh(num_devices: int | None = None) -> Mesh:
   """Returns a mesh of one 'data' axis over devices, all of them by default.
 
   Raises:
-    ValueError: If there are fewer devices than asked for.
+    ValueError: If there are fewer devices than asked for, or none of the
+      platform that JAX was told to use.
   """
-  devices = jax.devices()
+  devices = find_devices()
   if num_devices is not None:
     if not 1 <= num_devices <= len(devices):
       raise ValueError(

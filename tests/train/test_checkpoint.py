@@ -180,5 +180,5 @@ def test_other_shapes_are_one_clear_error(saved):
   message = str(error.value)
   assert 'generator/params/conv/bias is (512,), not (511,)' in message
   assert 'generator/params/torgb is absent, not ()' in message
-  assert 'another --workdir' in message
+  assert 'another run folder' in message
   assert '\n' not in message

@@ -18,6 +18,10 @@ from sg3jax.train import checkpoint as checkpoint_lib
 
 _OPTIONS = {'train': {'batch': 8}}
 _STEPS = (3, 7)
+_BESTS = {
+  'swd': checkpoint_lib.Best('swd', higher_is_better=False),
+  'eqt50k_int': checkpoint_lib.Best('eqt50k_int', higher_is_better=True),
+}
 
 
 def _script(text, **values):
@@ -184,7 +188,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_stay(run):
   with pytest.raises(ValueError, match=r'can be read: 7: .*; 3: .*') as error:
     _restore(run)
   assert str(run / checkpoint_lib.FOLDER) in str(error.value)
-  assert 'another --workdir to start over' in str(error.value)
+  assert 'another run folder to start over' in str(error.value)
   assert '\n' not in str(error.value)
   assert _names(run) == ['3', '7']
 
@@ -276,9 +280,10 @@ def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
   ],
 )
 def test_the_best_one_is_kept_beside_the_newest(tmp_path, figure, kept, best):
-  _save(tmp_path, [3.0, 1.0, 2.0], keep=2, best=figure)
+  chosen = figure and _BESTS[figure]
+  _save(tmp_path, [3.0, 1.0, 2.0], keep=2, best=chosen)
   # Another session, which measures less well or not at all.
-  checkpoints = checkpoint_lib.Checkpoints(tmp_path, keep=2, best=figure)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, keep=2, best=chosen)
   checkpoints.save(
     fake_state.make_state(4, width=4), _OPTIONS, {'swd': float('nan')}
   )
@@ -289,11 +294,11 @@ def test_the_best_one_is_kept_beside_the_newest(tmp_path, figure, kept, best):
   if best:
     assert checkpoint_lib.load_networks(path)[2] == best
   else:
-    with pytest.raises(FileNotFoundError, match='keep_best=FIGURE'):
+    with pytest.raises(FileNotFoundError, match='keep_best set to the name'):
       checkpoint_lib.load_networks(path)
   assert checkpoint_lib.load_networks(tmp_path)[2] == 5
 
 
 def test_a_better_one_takes_the_place_of_the_best(tmp_path):
-  _save(tmp_path, [3.0, 1.0, None, 0.5, 2.0, 4.0], keep=1, best='swd')
+  _save(tmp_path, [3.0, 1.0, None, 0.5, 2.0, 4.0], keep=1, best=_BESTS['swd'])
   assert _names(tmp_path) == ['4', '6']

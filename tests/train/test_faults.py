@@ -19,6 +19,8 @@ from sg3jax.train.step import trainer
 
 pytestmark = pytest.mark.slow
 
+_SWD = checkpoint_lib.Best('swd', higher_is_better=False)
+
 
 def _config(**log):
   """Ticks of two steps, a snapshot with each."""
@@ -57,6 +59,7 @@ def run(tmp_path_factory):
     workdir,
     evaluators=[_broken, _figures],
     profile=range(3, 5),
+    best=_SWD,
   )
   return workdir
 
@@ -88,7 +91,7 @@ def test_a_change_of_options_is_made_when_told(run, tmp_path):
   config.train.augment.p = 0.5  # Not used: the program stays the same.
   with pytest.raises(ValueError, match='pass --allow_config_change if'):
     _train(config, workdir)
-  state = _train(config, workdir, allow_config_change=True)
+  state = _train(config, workdir, allow_config_change=True, best=_SWD)
   assert int(state.step) == 8
   changes = json.loads((workdir / 'options_changes.jsonl').read_text())
   assert changes['step'] == 6

@@ -6,7 +6,6 @@ import pathlib
 import pytest
 
 from sg3jax.train import evaluation, health, profiling, statistics
-from sg3jax.train.checkpoint import ranking
 from sg3jax.types import Snapshot
 
 _GOOD = statistics.summarize({'Loss/G/loss': 0.7, 'Timing/total_sec': math.nan})
@@ -87,27 +86,6 @@ def test_a_run_that_has_to_stop_evaluates_no_further():
   assert evaluators(_snapshot(0)) == {'swd': 1.0}
   assert len(asked) == 1
   assert said[-1].startswith('Evaluation is skipped')
-
-
-@pytest.mark.parametrize(
-  ('name', 'sign'),
-  [('swd', -1), ('fid50k_full', -1), ('kid50k', -1), ('ppl2_wend', -1),
-   ('eqt50k_int', 1), ('eqr50k', 1), ('is50k_mean', 1), ('pr50k3', 1)],
-)  # fmt: skip
-def test_figures_rank_by_their_kind(name, sign):
-  assert ranking.rank(name, 2.0) == 2.0 * sign
-
-
-def test_a_figure_of_no_known_kind_is_refused():
-  with pytest.raises(ValueError, match=r"keep_best is 'loss'.* with swd"):
-    ranking.rank('loss', 1.0)
-
-
-def test_only_numbers_are_chosen_by():
-  figures = {'swd': 2.0, 'fid50k_full': math.nan}
-  assert ranking.select(figures, 'swd') == {'swd': 2.0}
-  assert ranking.select(figures, 'fid50k_full') is None
-  assert ranking.select(figures, 'kid50k') is None
 
 
 @pytest.mark.parametrize(

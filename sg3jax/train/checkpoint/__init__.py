@@ -4,6 +4,7 @@ from sg3jax.train.checkpoint.manager import Checkpoints as Checkpoints
 from sg3jax.train.checkpoint.manager import (
   IncompatibleError as IncompatibleError,
 )
+from sg3jax.train.checkpoint.ranking import Best as Best
 from sg3jax.train.checkpoint.reader import BEST as BEST
 from sg3jax.train.checkpoint.reader import FOLDER as FOLDER
 from sg3jax.train.checkpoint.reader import has_checkpoint as has_checkpoint

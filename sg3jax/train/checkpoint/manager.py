@@ -2,14 +2,15 @@
 
 A run keeps them in `checkpoints/STEP/`. Orbax writes each into a temporary
 folder and renames it when it is complete, so a run that dies while saving
-leaves the checkpoints before it intact and no half of one. What a disk garbles
-later, the checksum of every array betrays.
+leaves the checkpoints before it intact and no half of one. Each is looked at
+once it is there, before it counts as saved. What a disk garbles later, the
+checksum of every array betrays.
 """
 
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,28 +19,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sg3jax import files
-from sg3jax.train.checkpoint import ranking
-from sg3jax.train.checkpoint.reader import (
-  CHECKSUMS,
-  FOLDER,
-  checksum,
-  open_reader,
-  reason_of,
-  silence_unread,
-  verify,
-)
+from sg3jax.train import sharding
+from sg3jax.train.checkpoint import ranking, reader, storage
+from sg3jax.train.checkpoint.reader import CHECKSUMS, FOLDER, NETWORKS, PROGRESS
 from sg3jax.train.step.state import TrainState
 from sg3jax.trees import flatten
 from sg3jax.types import Tree
 
-# Parts of a checkpoint: a reader of pictures needs only the first and the
-# options, and never meets the optimizers.
-_NETWORKS = ('generator_ema', 'generator', 'discriminator')
-
-
-_PROGRESS = (
-  'step', 'nimg', 'generator_opt', 'discriminator_opt', 'pl_mean', 'augment'
-)  # fmt: skip
+# The fields of the state that each part of a checkpoint holds.
+_FIELDS = {
+  NETWORKS: ('generator_ema', 'generator', 'discriminator'),
+  PROGRESS: (
+    'step', 'nimg', 'generator_opt', 'discriminator_opt', 'pl_mean', 'augment'
+  ),
+}  # fmt: skip
 
 
 class IncompatibleError(ValueError):
@@ -52,10 +45,12 @@ class Checkpoints:
   Args:
     workdir: The run folder.
     keep: Newest checkpoints to keep.
-    best: Name of the figure by which the best one is kept too; None: no one is.
+    best: The metric by which the best one is kept too; None to keep none for
+      that.
 
   Raises:
     OSError: If the folder cannot be written.
+    ValueError: If it is not of a local or mounted file system.
   """
 
   def __init__(
@@ -63,41 +58,35 @@ class Checkpoints:
     workdir: str | pathlib.Path,
     *,
     keep: int = 3,
-    best: str | None = None,
+    best: ranking.Best | None = None,
   ):
-    self._folder = pathlib.Path(workdir).absolute() / FOLDER
+    self._folder = files.local_path(workdir).absolute() / FOLDER
+    self._keep = keep
     self._best = best
-    policy: Any = ocp.checkpoint_managers.LatestN(n=keep)
-    if best:
-      policy = ocp.checkpoint_managers.AnyPreservationPolicy(
-        [
-          policy,
-          ocp.checkpoint_managers.BestN(
-            n=1,
-            get_metric_fn=self._rank,
-            keep_checkpoints_without_metrics=False,
-          ),
-        ]
-      )
-    try:
+    # Shapes of the arrays of a checkpoint that is not known to be complete.
+    self._unchecked: tuple[int, dict[str, Any]] | None = None
+    sharding.find_devices()
+    with storage.writing(self._folder):
       if jax.process_index() == 0:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Not at the first save, hours later.
         tempfile.TemporaryFile(dir=self._folder).close()
+      self._measured = _read_measured(self._folder)
       self._manager = ocp.CheckpointManager(
-        self._folder,
+        storage.safe_path(self._folder),
         options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy,
-          best_fn=self._rank if best else None,
+          preservation_policy=_Policy(self._kept),
           cleanup_tmp_directories=True,
         ),
       )
-    except OSError as error:
-      raise files.write_error(self._folder, error) from error
 
-  def _rank(self, figures: Any) -> float:
-    assert self._best is not None
-    return ranking.rank(self._best, figures[self._best])
+  def _kept(self, steps: Sequence[int]) -> set[int | None]:
+    """Returns which of the checkpoints to keep; steps are in order."""
+    measured = {
+      step: self._measured[step] for step in steps if step in self._measured
+    }
+    best = self._best and ranking.best_step(measured, self._best)
+    return {*steps[-self._keep :], best}
 
   def latest(self) -> int | None:
     """Returns the step of the newest complete checkpoint, or None."""
@@ -112,60 +101,89 @@ class Checkpoints:
     self,
     state: TrainState,
     options: dict[str, Any],
-    figures: Mapping[str, float] | None = None,
+    values: Mapping[str, float] | None = None,
   ) -> None:
     """Starts saving a state and returns; writing goes on in the background.
 
     Args:
       state: The state. It may be donated as soon as this returns.
       options: The run's configuration, kept beside the arrays.
-      figures: What was measured of it, to find the best one by.
+      values: The values of all metrics that were measured of it, by name.
 
     Raises:
       FloatingPointError: If the state has values that are not finite; it is not
         saved.
-      OSError: If the one before could not be written.
+      OSError: If this one or the one before could not be written.
     """
-    self.check()
+    self.wait()
     arrays = flatten(jax.device_get(state))
     for name, array in arrays.items():
       if not np.all(np.isfinite(array)):
         raise FloatingPointError(f'{name} has values that are not finite')
-    checksums = {name: checksum(array) for name, array in arrays.items()}
+    checksums = {name: reader.checksum(array) for name, array in arrays.items()}
     if jax.default_backend() == 'cpu':
       # There the writer would read the live buffers, which the next training
       # step overwrites.
       state = jax.tree.map(jnp.copy, state)
-    chosen = (
-      ranking.select(figures, self._best) if self._best and figures else None
-    )
-    try:
+    step = int(state.step)
+    self._measured[step] = ranking.measure(values, self._best)
+    with storage.writing(self._folder):
       self._manager.save(
-        int(state.step),
+        step,
         args=ocp.args.Composite(
-          networks=ocp.args.StandardSave(_part(state, _NETWORKS)),
-          progress=ocp.args.StandardSave(_part(state, _PROGRESS)),
+          **{
+            part: ocp.args.StandardSave(_part(state, part)) for part in _FIELDS
+          },
           options=ocp.args.JsonSave(options),
           checksums=ocp.args.JsonSave(checksums),
+          measured=ocp.args.JsonSave(self._measured[step].to_json()),
         ),
-        metrics=chosen,
       )
-    except Exception as error:
-      raise files.write_error(self._folder, error) from error
+    self._unchecked = step, _shapes(state)
 
   def check(self) -> None:
-    """Raises an OSError if writing in the background has failed."""
-    try:
+    """Raises an OSError if saving in the background is known to have failed."""
+    with storage.writing(self._folder):
       self._manager.check_for_errors()
-    except Exception as error:
-      raise files.write_error(self._folder, error) from error
+    # Several hosts may not be equally far: they look when they `wait`.
+    if jax.process_count() == 1 and not self._manager.is_saving_in_progress():
+      self._check_saved()
+
+  def wait(self) -> None:
+    """Waits until the newest checkpoint is written, and looks at it.
+
+    Raises:
+      OSError: If it could not be written, or is not complete.
+    """
+    with storage.writing(self._folder):
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    self._check_saved()
+
+  def _check_saved(self) -> None:
+    """Raises an OSError if the checkpoint last written is not complete."""
+    if self._unchecked is None:
+      return
+    (step, expected), self._unchecked = self._unchecked, None
+    folder = self._folder / str(step)
+    try:
+      problem = _difference(reader.shapes(folder), expected)
+    except storage.DamagedError as error:
+      problem = str(error)
+    if problem:
+      raise OSError(
+        f'Cannot write {folder}: what was written is not complete ({problem}). '
+        'The earlier checkpoints are whole: run the same command again, in '
+        'another folder if it happens again'
+      )
 
   def restore(
     self, like: TrainState, log: Callable[[str], None] = print
   ) -> TrainState:
-    """Returns the newest state that can be read.
+    """Returns the newest state that is not damaged.
 
-    Newer checkpoints that cannot be are moved aside: renamed `STEP.corrupted`.
+    Newer checkpoints that are damaged, as their checksums or their structure
+    show, are moved aside: renamed `STEP.corrupted`.
 
     Args:
       like: A state of `jax.ShapeDtypeStruct` with the shardings wanted, which
@@ -174,46 +192,41 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: If there is none.
-      ValueError: If it holds arrays of other names or shapes, or if none can
-        be read; all stay where they are then.
+      ValueError: If it holds arrays of other names or shapes, or if all are
+        damaged; all stay where they are then.
+      OSError: If a checkpoint cannot be read now, which says nothing about
+        what is stored; all stay where they are.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       raise FileNotFoundError(f'no complete checkpoint in {self._folder}')
-    silence_unread()
     reasons: dict[int, str] = {}
     for step in steps:
       try:
         state = self._restore(step, like)
-      except IncompatibleError:
-        raise
-      except Exception as error:  # Readers of damaged files raise anything.
-        reasons[step] = reason_of(error)
+      except storage.DamagedError as error:
+        reasons[step] = str(error)
         continue
       self._move_aside(reasons, log)
       return state
     raise ValueError(
-      f'no checkpoint in {self._folder} can be read: '
-      + '; '.join(f'{step}: {reason}' for step, reason in reasons.items())
-      + '. Restore one from a copy, or use another --workdir to start over'
+      f'no checkpoint in {self._folder} can be read: {_list(reasons)}. Restore '
+      'one from a copy, or use another run folder to start over'
     )
 
   def _restore(self, step: int, like: TrainState) -> TrainState:
-    _check(self._folder / str(step), like)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        networks=ocp.args.StandardRestore(_part(like, _NETWORKS)),
-        progress=ocp.args.StandardRestore(_part(like, _PROGRESS)),
-      ),
-    )
-    state = TrainState(**restored['networks'], **restored['progress'])
-    if not (self._folder / str(step) / CHECKSUMS).exists():
-      return state  # Saved before there were any.
-    expected = self._manager.restore(
-      step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
-    )[CHECKSUMS]
-    verify(jax.device_get(state), expected)
+    folder = self._folder / str(step)
+    _check_fits(folder, like)
+    args = {
+      part: ocp.args.StandardRestore(_part(like, part)) for part in _FIELDS
+    }
+    if has_sums := (folder / CHECKSUMS).exists():  # Old ones have none.
+      args[CHECKSUMS] = ocp.args.JsonRestore()
+    with storage.reading(folder):
+      restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+    state = TrainState(**restored[NETWORKS], **restored[PROGRESS])
+    if has_sums:
+      reader.verify(jax.device_get(state), restored[CHECKSUMS])
     return state
 
   def _move_aside(
@@ -222,15 +235,16 @@ class Checkpoints:
     if reasons and jax.process_count() > 1:
       # The hosts would have to agree, and may not all have failed.
       raise ValueError(
-        f'checkpoints in {self._folder} cannot be read: '
-        + '; '.join(f'{step}: {reason}' for step, reason in reasons.items())
-        + '. Rename them on a run of several hosts, and start it again'
+        f'checkpoints in {self._folder} cannot be read: {_list(reasons)}. '
+        'Rename them on a run of several hosts, and start it again'
       )
     for step, reason in reasons.items():
       path = self._folder / f'{step}.corrupted'
       while path.exists():
         path = path.with_name(f'{path.name}_')
-      shutil.move(self._folder / str(step), path)
+      with storage.writing(path):
+        shutil.move(self._folder / str(step), path)
+      self._measured.pop(step, None)
       log(
         f'Warning: the checkpoint of step {step} cannot be read ({reason}); it '
         f'is now {path}, and the run goes on from the one before'
@@ -239,51 +253,96 @@ class Checkpoints:
       self._manager.reload()
 
   def close(self) -> None:
-    """Waits until everything is written.
+    """Waits until everything is written, and looks at it.
 
     Raises:
-      OSError: If something could not be.
+      OSError: If something could not be written, or is not complete.
     """
     try:
-      self._manager.wait_until_finished()
-    except Exception as error:
-      raise files.write_error(self._folder, error) from error
+      self.wait()
     finally:
       self._manager.close()
 
 
-def _part(state: TrainState, fields: tuple[str, ...]) -> dict[str, Tree]:
-  parts = {name: getattr(state, name) for name in fields}
-  return {name: part for name, part in parts.items() if part is not None}
+class _Policy(ocp.checkpoint_managers.PreservationPolicy):
+  """Tells Orbax which checkpoints to keep.
+
+  Args:
+    kept: Takes the steps of all checkpoints, in order; returns those to keep.
+  """
+
+  def __init__(self, kept: Callable[[Sequence[int]], set[int | None]]):
+    self._kept = kept
+
+  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    """Returns for each checkpoint whether to keep it."""
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = self._kept(steps)
+    return [step in kept for step in steps]
 
 
-def _check(folder: pathlib.Path, like: TrainState) -> None:
+def _read_measured(folder: pathlib.Path) -> dict[int, ranking.Measured]:
+  """Returns what was measured of the checkpoints that are there."""
+  measured = {}
+  for step in reader.steps(folder):
+    try:
+      measured[step] = ranking.read(folder / str(step))
+    except ValueError:  # Damaged: it is not the best one, then.
+      measured[step] = ranking.Measured()
+  return measured
+
+
+def _part(state: TrainState, part: str) -> dict[str, Tree]:
+  fields = {name: getattr(state, name) for name in _FIELDS[part]}
+  return {name: field for name, field in fields.items() if field is not None}
+
+
+def _shapes(state: TrainState) -> dict[str, dict[str, tuple[int, ...]]]:
+  """Returns the shapes of the arrays of a state, as `reader.shapes` does."""
+  return {
+    part: {
+      name: tuple(x.shape) for name, x in flatten(_part(state, part)).items()
+    }
+    for part in _FIELDS
+  }
+
+
+def _difference(
+  stored: Mapping[str, Mapping[str, tuple[int, ...]]],
+  wanted: Mapping[str, Mapping[str, tuple[int, ...]]],
+) -> str:
+  """Returns in words how shapes differ, an empty text if they do not."""
+  old = stored[NETWORKS] | stored[PROGRESS]
+  new = wanted[NETWORKS] | wanted[PROGRESS]
+  differences = [
+    f'{name} is {old.get(name, "absent")}, not {new.get(name, "there")}'
+    for name in dict.fromkeys((*new, *old))
+    if old.get(name) != new.get(name)
+  ]
+  more = f' and {len(differences) - 3} more' if len(differences) > 3 else ''
+  return '; '.join(differences[:3]) + more
+
+
+def _check_fits(folder: pathlib.Path, like: TrainState) -> None:
   """Raises an IncompatibleError if a state of other arrays is stored."""
-  with open_reader() as reader:
-    trees = reader.metadata(folder).item_metadata
-  parts = set(trees['progress'].tree) ^ set(_part(like, _PROGRESS))
+  stored, wanted = reader.shapes(folder), _shapes(like)
+  parts = {name.partition('/')[0] for name in stored[PROGRESS]} ^ {
+    name.partition('/')[0] for name in wanted[PROGRESS]
+  }
   if parts:
     raise IncompatibleError(
       f'the checkpoint {folder} and the configuration do not both have the '
       f'state of {", ".join(sorted(parts))}: use the options it was trained '
-      'with, or another --workdir'
+      'with, or another run folder'
     )
-  stored, wanted = (
-    {name: tuple(x.shape) for name, x in flatten(tree).items()}
-    for tree in (
-      trees['networks'].tree | trees['progress'].tree,
-      _part(like, _NETWORKS) | _part(like, _PROGRESS),
-    )
-  )
-  differences = [
-    f'{name} is {stored.get(name, "absent")}, not {wanted.get(name, "there")}'
-    for name in dict.fromkeys((*wanted, *stored))
-    if stored.get(name) != wanted.get(name)
-  ]
-  if differences:
-    more = f' and {len(differences) - 3} more' if len(differences) > 3 else ''
+  if differences := _difference(stored, wanted):
     raise IncompatibleError(
       f'the checkpoint {folder} is of other networks than the configuration: '
-      f'{"; ".join(differences[:3])}{more}. Use the options it was trained '
-      'with, or another --workdir'
+      f'{differences}. Use the options it was trained with, or another run '
+      'folder'
     )
+
+
+def _list(reasons: Mapping[int, str]) -> str:
+  return '; '.join(f'{step}: {reason}' for step, reason in reasons.items())

@@ -1,11 +1,7 @@
 """Reads checkpoints without the run that wrote them, as NumPy arrays."""
 
-import functools
-import json
-import logging
+import os
 import pathlib
-import re
-import sys
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,51 +10,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sg3jax.train.checkpoint import ranking
+from sg3jax import files
+from sg3jax.train import sharding
+from sg3jax.train.checkpoint import ranking, storage
 from sg3jax.trees import flatten
 from sg3jax.types import Tree
 
 FOLDER = 'checkpoints'
-
-
 BEST = 'best'  # In the place of a step.
 
-
+# Parts of a checkpoint: a reader of images needs only the first and the
+# options, and never meets the optimizers.
+NETWORKS = 'networks'
+PROGRESS = 'progress'
 CHECKSUMS = 'checksums'
-
-
-# What asyncio's log says of reads has one of these names in it.
-_READERS = re.compile('orbax|TensorStore|OCDBT')
-
-
-def reason_of(error: BaseException) -> str:
-  """Returns what an error began with, on one line."""
-  while error.__cause__ is not None:
-    error = error.__cause__
-  return f'{type(error).__name__}: {error}'.partition('\n')[0]
-
-
-@functools.cache
-def silence_unread() -> None:
-  """Keeps the reads that Orbax gives up from printing a page each.
-
-  It gives up the other arrays of a damaged checkpoint. Their reads end in
-  threads of TensorStore while the error is still on its way here, which is why
-  this comes before reading, or as garbage at any time after: as exceptions
-  that nobody can raise, or in the log of asyncio.
-  """
-  hook = sys.unraisablehook
-
-  def report(unraisable: Any) -> None:
-    code = getattr(unraisable.object, 'cr_code', None)
-    is_read = code is not None and 'orbax' in code.co_filename
-    if not is_read and str(unraisable.exc_value) != 'Event loop is closed':
-      hook(unraisable)
-
-  sys.unraisablehook = report
-  logging.getLogger('asyncio').addFilter(
-    lambda record: not _READERS.search(record.getMessage())
-  )
 
 
 def checksum(array: np.ndarray) -> int:
@@ -67,10 +32,10 @@ def checksum(array: np.ndarray) -> int:
 
 
 def verify(arrays: Tree, checksums: Mapping[str, int]) -> None:
-  """Raises a ValueError if an array is not what was saved."""
+  """Raises a DamagedError if an array is not what was saved."""
   for name, array in flatten(arrays).items():
     if checksum(array) != checksums.get(name):
-      raise ValueError(f'{name} differs from what was saved')
+      raise storage.DamagedError(f'{name} differs from what was saved')
 
 
 def load_networks(
@@ -90,11 +55,13 @@ def load_networks(
   Raises:
     FileNotFoundError: If there is no complete checkpoint; the message says
       where one was looked for.
-    ValueError: If it is damaged.
+    ValueError: If it is damaged, or JAX finds no device of the platform that
+      it was told to use.
+    OSError: If it cannot be read now; it may be whole.
   """
-  folder = _locate(pathlib.Path(path).absolute())
-  restored = _read(folder, ('networks', 'options'))
-  return restored['options'], restored['networks'], int(folder.name)
+  folder = _locate(files.local_path(path).absolute())
+  restored = _read(folder, (NETWORKS, 'options'))
+  return restored['options'], restored[NETWORKS], int(folder.name)
 
 
 def load_options(path: str | pathlib.Path) -> dict[str, Any]:
@@ -104,15 +71,19 @@ def load_options(path: str | pathlib.Path) -> dict[str, Any]:
     path: As in `load_networks`.
 
   Raises:
-    FileNotFoundError, ValueError: As in `load_networks`.
+    FileNotFoundError, ValueError, OSError: As in `load_networks`.
   """
-  folder = _locate(pathlib.Path(path).absolute())
+  folder = _locate(files.local_path(path).absolute())
   return _read(folder, ('options',))['options']
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
-  """Returns whether a run folder, if it exists, holds a complete checkpoint."""
-  return bool(_steps(pathlib.Path(workdir) / FOLDER))
+  """Returns whether a run folder, if it exists, holds a complete checkpoint.
+
+  Raises:
+    OSError: If the folder is there, but cannot be read.
+  """
+  return bool(steps(files.local_path(workdir) / FOLDER))
 
 
 def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
@@ -122,14 +93,42 @@ def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
     path: As in `load_networks`.
 
   Raises:
-    FileNotFoundError, ValueError: As in `load_networks`.
+    FileNotFoundError, ValueError, OSError: As in `load_networks`.
   """
-  folder = _locate(pathlib.Path(path).absolute())
-  return _read(folder, ('networks', 'progress'))
+  folder = _locate(files.local_path(path).absolute())
+  return _read(folder, (NETWORKS, PROGRESS))
 
 
-def open_reader() -> ocp.Checkpointer:
-  """Returns what reads the parts of a checkpoint, one by one."""
+def shapes(folder: pathlib.Path) -> dict[str, dict[str, tuple[int, ...]]]:
+  """Returns the shapes of all arrays of a checkpoint, by part and name.
+
+  This looks at the description of every array, and reads none.
+
+  Args:
+    folder: `RUN/checkpoints/STEP`.
+
+  Raises:
+    storage.DamagedError: If one is missing or cannot be understood.
+    OSError: If the checkpoint cannot be read now.
+  """
+  trees = _trees(folder)
+  return {
+    part: {name: tuple(x.shape) for name, x in flatten(trees[part]).items()}
+    for part in (NETWORKS, PROGRESS)
+  }
+
+
+def _trees(folder: pathlib.Path) -> dict[str, Tree]:
+  """Returns the descriptions of the arrays of a checkpoint, as trees."""
+  sharding.find_devices()  # Orbax asks for them, even to read for the host.
+  path = storage.safe_path(folder.parent) / folder.name
+  with storage.reading(folder), _open() as orbax:
+    parts = orbax.metadata(path).item_metadata
+    return {part: parts[part].tree for part in (NETWORKS, PROGRESS)}
+
+
+def _open() -> ocp.Checkpointer:
+  """Returns the object that reads the parts of a checkpoint."""
   return ocp.Checkpointer(
     ocp.CompositeCheckpointHandler(
       networks=ocp.PyTreeCheckpointHandler(),
@@ -137,23 +136,23 @@ def open_reader() -> ocp.Checkpointer:
       options=ocp.JsonCheckpointHandler(),
       checksums=ocp.JsonCheckpointHandler(),
       metrics=ocp.JsonCheckpointHandler(),
+      measured=ocp.JsonCheckpointHandler(),
     )
   )
 
 
 def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
-  """Reads parts of one checkpoint, and whether they are what was saved."""
-  silence_unread()
+  """Reads parts of one checkpoint, and checks that they are what was saved."""
+  has_sums = (folder / CHECKSUMS).exists()
   try:
-    has_sums = (folder / CHECKSUMS).exists()
     restored = _read_unchecked(folder, (*names, *[CHECKSUMS] * has_sums))
     if has_sums:
-      arrays = restored.get('networks', {}) | restored.get('progress', {})
+      arrays = restored.get(NETWORKS, {}) | restored.get(PROGRESS, {})
       verify(arrays, restored.pop(CHECKSUMS))
-  except Exception as error:  # Readers of damaged files raise anything.
+  except storage.DamagedError as error:
     raise ValueError(
-      f'the checkpoint {folder} cannot be read ({reason_of(error)}): restore '
-      f'it from a copy, or name another one in {folder.parent}'
+      f'the checkpoint {folder} cannot be read ({error}): restore it from a '
+      f'copy, or name another one in {folder.parent}'
     ) from error
   return restored
 
@@ -161,20 +160,21 @@ def _read(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
 def _read_unchecked(
   folder: pathlib.Path, names: tuple[str, ...]
 ) -> dict[str, Any]:
-  with open_reader() as reader:
-    trees = reader.metadata(folder).item_metadata
-    args = {}
-    for name in names:
-      if name in ('options', CHECKSUMS):
-        args[name] = ocp.args.JsonRestore()
-        continue
+  trees = _trees(folder)
+  args = {
+    name: ocp.args.PyTreeRestore(
       # As NumPy arrays: the devices that saved them may not be here.
-      args[name] = ocp.args.PyTreeRestore(
-        restore_args=jax.tree.map(
-          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), trees[name].tree
-        )
+      restore_args=jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), trees[name]
       )
-    return dict(reader.restore(folder, args=ocp.args.Composite(**args)))
+    )
+    if name in trees
+    else ocp.args.JsonRestore()
+    for name in names
+  }
+  path = storage.safe_path(folder.parent) / folder.name
+  with storage.reading(folder), _open() as orbax:
+    return dict(orbax.restore(path, args=ocp.args.Composite(**args)))
 
 
 def _locate(path: pathlib.Path) -> pathlib.Path:
@@ -183,38 +183,45 @@ def _locate(path: pathlib.Path) -> pathlib.Path:
     return _locate_best(path.parent)
   if not path.is_dir():
     raise FileNotFoundError(f'there is no run or checkpoint folder {path}')
-  if path.name.isdigit() and (path / 'networks').is_dir():
+  if path.name.isdigit() and (path / NETWORKS).is_dir():
     return path
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
-  steps = _steps(folder)
-  if not steps:
+  found = steps(folder)
+  if not found:
     raise FileNotFoundError(
       f'no complete checkpoint in {folder}: pass a run folder that holds '
       f'{FOLDER}/STEP, or one such STEP folder'
     )
-  return folder / str(max(steps))
+  return folder / str(max(found))
 
 
 def _locate_best(folder: pathlib.Path) -> pathlib.Path:
-  """Returns the checkpoint with the best figure."""
-  ranks: dict[pathlib.Path, float] = {}
-  for child in folder.glob('*/metrics/metrics'):
-    step = child.parent.parent
-    if step.name.isdigit():
-      for name, value in json.loads(child.read_text()).items():
-        ranks[step] = ranking.rank(name, value)
-  if not ranks:
+  """Returns the checkpoint with the best value of the metric chosen."""
+  measured = {step: ranking.read(folder / str(step)) for step in steps(folder)}
+  step = ranking.best_step(measured)
+  if step is None:
     raise FileNotFoundError(
-      f'no checkpoint in {folder} has a figure to be the best by: train with '
-      '--config.log.keep_best=FIGURE, or name another checkpoint'
+      f'no checkpoint in {folder} has a value to be the best by: train with '
+      'log.keep_best set to the name of a metric, or name another checkpoint'
     )
-  return max(ranks, key=lambda step: (ranks[step], int(step.name)))
+  return folder / str(step)
 
 
-def _steps(folder: pathlib.Path) -> list[int]:
-  """Returns the steps of the complete checkpoints in a folder."""
+def steps(folder: pathlib.Path) -> list[int]:
+  """Returns the steps of the complete checkpoints in a folder.
+
+  Args:
+    folder: `RUN/checkpoints`, which need not exist.
+
+  Raises:
+    OSError: If the folder is there, but cannot be read.
+  """
+  try:
+    names = os.listdir(folder)
+  except (FileNotFoundError, NotADirectoryError):
+    return []
   return [
-    int(path.parent.name)
-    for path in folder.glob('*/networks')
-    if path.parent.name.isdigit() and path.is_dir()
+    int(name)
+    for name in names
+    if name.isascii() and name.isdigit() and (folder / name / NETWORKS).is_dir()
   ]

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from sg3jax.train.checkpoint import ranking
 from sg3jax.train.step import augment as augment_lib
 from sg3jax.types import Config
 
@@ -141,8 +140,6 @@ def _check(config: Config) -> None:
       'pass --init_from'
     )
   _check_augment(_get(config, 'train.augment'))
-  if config.log.keep_best:
-    ranking.rank(config.log.keep_best, 0)
 
 
 def _check_augment(options: Config) -> None:

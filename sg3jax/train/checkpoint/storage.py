@@ -1,0 +1,197 @@
+"""Working with Orbax: which paths it can take, and what its errors mean.
+
+Orbax reads and writes through TensorStore, whose errors are ValueErrors with
+the kind of the error in capitals in front (`DATA_LOSS: ...`) and the system's
+error number at the end.
+"""
+
+import atexit
+import contextlib
+import errno
+import functools
+import gc
+import logging
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from sg3jax import files
+
+# Orbax takes the first three for patterns of file names; TensorStore takes a
+# backslash for a slash and `gs:/` for an address; neither can spell a name that
+# is not Unicode.
+_AWKWARD = re.compile('[][*?\\\\:\ud800-\udfff]')
+
+# What asyncio's log says about reads has one of these names in it.
+_READERS = re.compile('orbax|TensorStore|OCDBT')
+
+# System errors that mean that a part of a checkpoint is not there.
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+_STATUS = re.compile(
+  'ABORTED|ALREADY_EXISTS|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|'
+  'FAILED_PRECONDITION|INTERNAL|INVALID_ARGUMENT|NOT_FOUND|OUT_OF_RANGE|'
+  'PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE|UNKNOWN'
+)
+
+# Those of them that say nothing about what is stored.
+_TRANSIENT = (
+  'ABORTED', 'CANCELLED', 'DEADLINE_EXCEEDED', 'PERMISSION_DENIED',
+  'RESOURCE_EXHAUSTED', 'UNAUTHENTICATED', 'UNAVAILABLE',
+)  # fmt: skip
+
+
+class DamagedError(ValueError):
+  """A checkpoint whose checksums or structure are wrong."""
+
+
+@functools.cache
+def safe_path(folder: pathlib.Path) -> pathlib.Path:
+  """Returns a path to a folder that Orbax takes literally.
+
+  That is the folder itself, or a link to it, until this process ends, if its
+  name has characters that mean something to Orbax or TensorStore.
+  """
+  if not _AWKWARD.search(str(folder)):
+    return folder
+  link = pathlib.Path(tempfile.mkdtemp(prefix='sg3jax-')) / folder.name
+  atexit.register(shutil.rmtree, link.parent, ignore_errors=True)
+  link.symlink_to(folder, target_is_directory=True)
+  return link
+
+
+def reason_of(error: BaseException) -> str:
+  """Returns the cause that an error began with, on one line."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  if number := _system_error(error):
+    return os.strerror(number)
+  line = f'{type(error).__name__}: {error}'.partition('\n')[0]
+  return line.partition(' [tensorstore_spec=')[0]
+
+
+@contextlib.contextmanager
+def reading(folder: pathlib.Path) -> Iterator[None]:
+  """Tells damage from failures to read, around calls of Orbax that read.
+
+  Reads that Orbax gives up, because another one of the same checkpoint has
+  failed, print nothing.
+
+  Args:
+    folder: The checkpoint, for messages.
+
+  Raises:
+    DamagedError: If what is stored has another structure than a checkpoint.
+    OSError: If it could not be read: what is stored may be whole.
+  """
+  with _quiet():
+    try:
+      yield
+    except Exception as error:
+      if not _is_from_storage(error):
+        raise
+      reason = reason_of(error)
+      is_damage = _is_damage(error)
+      _drop_frames(error)
+      if is_damage:
+        raise DamagedError(reason) from error
+      raise OSError(
+        f'the checkpoint {folder} could not be read ({reason}). It may be '
+        'whole, and nothing was changed: run the same command again when the '
+        'folder can be read'
+      ) from error
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+  """Names the folder in errors of writing, around calls of Orbax that write.
+
+  Raises:
+    OSError: If something could not be written; see `files.write_error`.
+  """
+  try:
+    yield
+  except Exception as error:
+    if any(
+      isinstance(cause, OSError) or _STATUS.match(str(cause))
+      for cause in _causes(error)
+    ):
+      raise files.write_error(folder, error) from error
+    raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error and those that it came from."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _is_from_storage(error: Exception) -> bool:
+  """Returns whether an error of Orbax comes from the files that it reads.
+
+  That is an error of the system, of TensorStore, or of taking the contents of
+  a file for what it should hold. Orbax wraps some of them in a bare Exception.
+  Anything else, such as a lack of memory or a fault of ours, is not.
+  """
+  kinds = (OSError, ValueError, LookupError, AttributeError, TypeError)
+  return all(
+    isinstance(cause, kinds) or type(cause) is Exception
+    for cause in _causes(error)
+  )
+
+
+def _is_damage(error: Exception) -> bool:
+  """Returns whether an error of reading comes from what is stored."""
+  numbers = [_system_error(cause) for cause in _causes(error)]
+  return all(n is None or n in _MISSING for n in numbers) and not any(
+    str(cause).partition(':')[0] in _TRANSIENT for cause in _causes(error)
+  )
+
+
+def _system_error(error: BaseException) -> int | None:
+  """Returns the number of the system's error, None if there is none."""
+  if match := re.search(r"os_error_code='(\d+)'", str(error)):
+    return int(match[1])
+  return error.errno if isinstance(error, OSError) else None
+
+
+def _drop_frames(error: BaseException) -> None:
+  """Lets go of the reads that the frames of an error hold, and ends them."""
+  for cause in _causes(error):
+    traceback.clear_frames(cause.__traceback__)
+  gc.collect()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps reads that Orbax gives up from printing a page each.
+
+  They end in threads of TensorStore while the error is still on its way here,
+  or as garbage: as exceptions that nobody can raise, or in asyncio's log.
+  """
+  before = sys.unraisablehook
+
+  def report(unraisable: Any) -> None:
+    code = getattr(unraisable.object, 'cr_code', None)
+    is_read = code is not None and 'orbax' in code.co_filename
+    if not is_read and str(unraisable.exc_value) != 'Event loop is closed':
+      before(unraisable)
+
+  def is_ours(record: logging.LogRecord) -> bool:
+    return not _READERS.search(record.getMessage())
+
+  log = logging.getLogger('asyncio')
+  sys.unraisablehook = report
+  log.addFilter(is_ours)
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
+    log.removeFilter(is_ours)
