@@ -1,3 +1,10 @@
+import errno
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from sg3jax import files
@@ -45,3 +52,84 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
       _write(path)
   assert path.read_bytes() == b'old'
   assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+  ('given', 'path'),
+  [
+    ('~/runs/x', '/home/me/runs/x'),
+    ('~', '/home/me'),
+    ('runs/~', 'runs/~'),  # A folder of that name.
+    ('~nobody-of-that-name/x', '~nobody-of-that-name/x'),
+    ('./gs:/bucket', './gs:/bucket'),
+    ('a:b', 'a:b'),
+    ('C:/runs', 'C:/runs'),
+  ],
+)
+def test_paths_are_taken_as_a_shell_takes_them(given, path, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  assert files.local_path(given) == pathlib.Path(path)
+
+
+@pytest.mark.parametrize(
+  'address',
+  ['gs://bucket/run', 's3://b/r', 'hdfs://h/r', 'https://x.org/r', 'file:///r'],
+)
+def test_addresses_are_no_folders(address):
+  for path in (address, pathlib.Path(address)):  # Which drops a slash.
+    with pytest.raises(ValueError, match=r'must be on a local .*, got .*mount'):
+      files.local_path(path)
+
+
+def test_a_lock_is_held_by_one_and_names_it(tmp_path):
+  path = tmp_path / '.lock'
+  path.write_text('process 1 on a machine that is gone\n')
+  with files.lock(path):
+    holder = f'^process {os.getpid()} on {socket.gethostname()}, since 2'
+    with pytest.raises(files.LockedError, match=holder):
+      files.lock(path)
+  files.lock(path).close()
+
+
+_HOLD = """
+import sys, time
+from sg3jax import files
+lock = files.lock(sys.argv[1])
+print('held', flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+  path = tmp_path / '.lock'
+  command = [sys.executable, '-c', _HOLD, str(path)]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    try:
+      assert process.stdout.readline() == 'held\n'
+      with pytest.raises(files.LockedError, match=f'process {process.pid} on'):
+        files.lock(path)
+    finally:
+      process.kill()
+  files.lock(path).close()
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_used_with_a_warning(
+  tmp_path, monkeypatch, number
+):
+  def refuse(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr('fcntl.flock', refuse)
+  with pytest.warns(RuntimeWarning, match='without locks') as warned:
+    files.lock(tmp_path / '.lock').close()
+  assert len(warned) == 1
+
+
+def test_other_errors_of_locking_are_raised(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr('fcntl.flock', fail)
+  with pytest.raises(OSError, match='Input/output'):
+    files.lock(tmp_path / '.lock')

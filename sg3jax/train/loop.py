@@ -395,7 +395,7 @@ class _Run:
       variables=state.generator_ema,
     )
     figures = self._evaluators(snapshot)
-    self._writer.write_figures(figures, snapshot.kimg)
+    self._writer.write_metrics(figures, snapshot.kimg)
     if save:  # Last: a run killed above draws and measures this one again.
       self._save(state, figures)
 

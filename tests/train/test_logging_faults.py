@@ -52,8 +52,8 @@ def test_events_on_a_full_disk_are_an_error_and_no_endless_wait(tmp_path):
   """As many as would fill the queue of a thread that has died."""
   script = f"""
     import resource
-    from sg3jax.train import events
-    file = events.EventsFile({str(tmp_path)!r})
+    from sg3jax.train.run_folder import tensorboard
+    file = tensorboard.EventsFile({str(tmp_path)!r})
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
     try:
       for i in range(1000):
@@ -71,7 +71,7 @@ def test_events_on_a_full_disk_are_an_error_and_no_endless_wait(tmp_path):
   assert process.stdout == f'{errno.EFBIG}\n', process.stderr
 
 
-def test_figures_stand_among_the_curves(tmp_path):
+def test_metrics_stand_among_the_curves(tmp_path):
   class Spy(tensorboard.EventsFile):
     def add(self, values, kimg, timestamp):
       added.append((dict(values), kimg))
@@ -79,8 +79,8 @@ def test_figures_stand_among_the_curves(tmp_path):
   added = []
   with writer_lib.RunWriter(tmp_path) as run:
     run._events = Spy(tmp_path)
-    run.write_figures({'swd': 3}, 12.8)
-    run.write_figures({}, 13.8)
+    run.write_metrics({'swd': 3}, 12.8)
+    run.write_metrics({}, 13.8)
   assert added == [({'Metrics/swd': 3.0}, 12)]
 
 
@@ -97,8 +97,9 @@ def test_changed_options_are_recorded(tmp_path, capsys):
 # Three batches, and a line after each.
 _TRACK = """
   import time
-  from sg3jax.train import live
-  for i in live.track(iter(range(3)), done=1, total=4, kimg_per_step=0.5):
+  from sg3jax.train.run_folder import progress_bar
+  batches = iter(range(3))
+  for i in progress_bar.track(batches, done=1, total=4, kimg_per_step=0.5):
     print('line', i, flush=True)
     time.sleep(0.2)
 """
@@ -167,7 +168,7 @@ def test_wandb_gets_the_means_of_ticks_and_one_run(tmp_path, monkeypatch):
     with writer_lib.RunWriter(tmp_path) as run:
       run.open_wandb('faces', {'batch': 32})
       run.write_tick(_TICK, _STATS)
-      run.write_figures({'swd': 3.0}, 12.0)
+      run.write_metrics({'swd': 3.0}, 12.0)
   init, *axes, tick, figures, finish = wandb.calls[: len(wandb.calls) // 2]
   assert init[1:4] == ('faces', tmp_path.name, str(tmp_path))
   assert init[5:] == ('allow', {'batch': 32})

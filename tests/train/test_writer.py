@@ -1,6 +1,8 @@
+import errno
 import importlib
 import json
 import logging
+import os
 import re
 import warnings
 
@@ -9,7 +11,7 @@ import ml_collections
 import pytest
 
 from sg3jax.train.config import compare
-from sg3jax.train.run_folder import ticks
+from sg3jax.train.run_folder import tensorboard, ticks
 from sg3jax.train.run_folder import writer as writer_lib
 
 # Made by protobuf at import, where type checkers do not look.
@@ -168,7 +170,7 @@ def test_options_are_written_once_and_then_compared(tmp_path):
     assert run.open_options(config) == []
   # Nothing temporary stays behind.
   names = {path.name for path in run.workdir.iterdir()}
-  assert names == {'training_options.json', 'log.txt'}
+  assert names == {'training_options.json', 'log.txt', '.lock'}
 
 
 def test_broken_options_are_an_error_that_names_the_file(tmp_path):
@@ -293,3 +295,67 @@ def test_other_hosts_write_and_print_nothing(tmp_path, monkeypatch, capsys):
     assert run.truncate_after(4.0) == {}
   assert capsys.readouterr().out == ''
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_is_refused_and_writes_nothing(tmp_path):
+  with writer_lib.RunWriter(tmp_path) as run:
+    run.log('first')
+    with pytest.raises(
+      ValueError, match=rf'in use by another process \(process {os.getpid()} on'
+    ):
+      writer_lib.RunWriter(tmp_path)
+    assert (tmp_path / 'log.txt').read_text() == 'first\n'
+    run.log('still here')
+  with writer_lib.RunWriter(tmp_path) as run:
+    run.log('the next one')
+  text = (tmp_path / 'log.txt').read_text()
+  assert text == 'first\nstill here\nthe next one\n'
+
+
+def test_a_crash_gives_the_folder_back(tmp_path):
+  with pytest.raises(RuntimeError), writer_lib.RunWriter(tmp_path):
+    raise RuntimeError
+  writer_lib.RunWriter(tmp_path).close()
+
+
+def test_the_home_folder_and_addresses_are_understood(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with writer_lib.RunWriter('~/run') as run:
+    assert run.workdir == tmp_path / 'run'
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=r"local .* got 'gs://bucket/run'"):
+    writer_lib.RunWriter('gs://bucket/run')
+  assert [path.name for path in tmp_path.iterdir()] == ['run']
+
+
+@pytest.mark.parametrize('captured', [False, True])
+@pytest.mark.parametrize('has_handler', [False, True])
+def test_logging_is_afterwards_as_before(
+  tmp_path, monkeypatch, captured, has_handler
+):
+  root = logging.getLogger()
+  handlers = [logging.NullHandler()] if has_handler else []
+  monkeypatch.setattr(root, 'handlers', handlers)
+  logging.captureWarnings(captured)
+  try:
+    show = warnings.showwarning
+    with writer_lib.RunWriter(tmp_path):
+      assert len(root.handlers) == 2  # The console too, in any case.
+      warnings.warn('kept', UserWarning, stacklevel=1)
+    assert warnings.showwarning is show
+    assert root.handlers == handlers
+  finally:
+    logging.captureWarnings(False)
+  assert (tmp_path / 'log.txt').read_text().count('UserWarning: kept') == 1
+
+
+def test_events_that_cannot_be_written_are_named(tmp_path, monkeypatch):
+  def fail(*_):
+    raise PermissionError(errno.EACCES, 'Permission denied')
+
+  monkeypatch.setattr(tensorboard, 'EventsFile', fail)
+  with (
+    writer_lib.RunWriter(tmp_path) as run,
+    pytest.raises(OSError, match=rf'Cannot write {tmp_path}/events.*: Permiss'),
+  ):
+    run.write_metrics({'swd': 1.0}, 1.0)

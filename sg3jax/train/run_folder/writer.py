@@ -6,16 +6,15 @@
     stats.jsonl             one line a tick: name -> {num, mean, std}, timestamp
     events.out.tfevents.*   the same means for TensorBoard, against kimg
     wandb_id.txt, wandb/    where it is recorded on Weights & Biases too
+    .lock                   the process that writes here now, or was the last
 
 Several sessions may write one after another: a resumed run goes on in the same
-files, as if it had never stopped.
+files, as if it had never stopped. Two at once may not.
 """
 
 import contextlib
 import json
-import logging
 import os
-import pathlib
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,12 @@ import ml_collections
 from sg3jax import files
 from sg3jax.train import statistics
 from sg3jax.train.config import compare
-from sg3jax.train.run_folder import tensorboard, ticks, wandb
+from sg3jax.train.run_folder import (
+  log_records,
+  tensorboard,
+  ticks,
+  wandb,
+)
 
 Config = Mapping[str, Any] | ml_collections.ConfigDict
 
@@ -35,51 +39,52 @@ Config = Mapping[str, Any] | ml_collections.ConfigDict
 class RunWriter:
   """Writes one run's folder.
 
-  Use it as a context manager, or call `close`. While it is open, log records
-  and Python warnings go to `log.txt` too, as far as the logging levels let them
-  through; an exception that leaves the context leaves its traceback there.
+  Use it as a context manager, or call `close`. While it is open, no other
+  process can open the folder, and log records and Python warnings go to
+  `log.txt` too, as far as the logging levels let them through; an exception
+  that leaves the context leaves its traceback there.
 
   On several hosts every process makes one, and the first alone writes and
   prints.
 
   Attributes:
-    workdir: the run folder.
+    workdir: The run folder.
   """
 
   def __init__(self, workdir: str | os.PathLike[str]):
     """Opens the run folder, making it if need be.
 
     Args:
-      workdir: the run folder, on a local or mounted file system.
+      workdir: The run folder, on a local or mounted file system.
 
     Raises:
-      OSError: the folder cannot be made or written to.
+      OSError: If the folder cannot be made or written to.
+      ValueError: If another process writes to it, or it is an address.
     """
-    self.workdir = pathlib.Path(workdir)
+    self.workdir = files.local_path(workdir)
     self._writes = jax.process_index() == 0
     self._events: tensorboard.EventsFile | None = None
     self._wandb: wandb.WandbRun | None = None
     self._purge_step: int | None = None
-    self._log_handler: logging.Handler | None = None
+    self._open = contextlib.ExitStack()
     if not self._writes:
       return
-    try:
-      self.workdir.mkdir(parents=True, exist_ok=True)
-      handler = _LogHandler(self.workdir / 'log.txt', encoding='utf-8')
-    except OSError as error:
-      raise OSError(
-        f'Cannot write to the workdir {self.workdir}: {error.strerror}. '
-        'Choose another folder, or make this one writable.'
-      ) from error
-    handler.setFormatter(
-      logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s')
-    )
-    # A root logger without handlers writes warnings to the console by itself,
-    # and would stop doing so with ours. This adds a console handler then.
-    logging.basicConfig()
-    logging.getLogger().addHandler(handler)
-    logging.captureWarnings(True)
-    self._log_handler = handler
+    with contextlib.ExitStack() as stack:
+      try:
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(files.lock(self.workdir / '.lock'))
+        stack.enter_context(log_records.to_file(self.workdir / 'log.txt'))
+      except files.LockedError as error:
+        raise ValueError(
+          f'{self.workdir} is in use by another process ({error}): wait until '
+          'it ends, or use another run folder'
+        ) from error
+      except OSError as error:
+        raise OSError(
+          f'Cannot write to the workdir {self.workdir}: {error.strerror}. '
+          'Choose another folder, or make this one writable.'
+        ) from error
+      self._open = stack.pop_all()
 
   def __enter__(self) -> 'RunWriter':
     return self
@@ -95,17 +100,7 @@ class RunWriter:
 
   def close(self) -> None:
     """Closes the files; the writer cannot be used afterwards."""
-    if self._log_handler is not None:
-      logging.captureWarnings(False)
-      logging.getLogger().removeHandler(self._log_handler)
-      self._log_handler.close()
-      self._log_handler = None
-    if self._wandb is not None:
-      self._wandb.close()
-      self._wandb = None
-    if self._events is not None:
-      self._events.close()
-      self._events = None
+    self._open.close()
 
   def log(self, text: str = '') -> None:
     """Prints a line, or several, and appends the same to `log.txt`."""
@@ -115,7 +110,7 @@ class RunWriter:
 
   def _append_log(self, text: str) -> None:
     if self._writes:
-      _append(self.workdir / 'log.txt', text)
+      files.append_text(self.workdir / 'log.txt', text)
 
   def open_wandb(self, project: str, config: Config) -> None:
     """Records this run in a project on Weights & Biases too.
@@ -125,6 +120,7 @@ class RunWriter:
     """
     if self._writes:
       self._wandb = wandb.WandbRun(project, self.workdir, compare.plain(config))
+      self._open.callback(self._wandb.close)
 
   def open_options(self, config: Config) -> list[str]:
     """Records the configuration of a new run, or compares a resumed run's.
@@ -148,7 +144,7 @@ class RunWriter:
       return []
     try:
       old = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
       raise ValueError(
         f'{path} is not valid JSON ({error}). Restore it, or move it away to '
         'go on with the options given now.'
@@ -180,7 +176,7 @@ class RunWriter:
         'timestamp': time.time(),
       }
       path = self.workdir / 'options_changes.jsonl'
-      _append(path, f'{json.dumps(record)}\n')
+      files.append_text(path, f'{json.dumps(record)}\n')
     self.write_options(config)
 
   def write_tick(self, tick: ticks.Tick, stats: statistics.Stats) -> None:
@@ -196,25 +192,29 @@ class RunWriter:
     stats = {**stats, **statistics.summarize(tick.values())}
     timestamp = time.time()
     line = json.dumps({**stats, 'timestamp': timestamp})
-    _append(self.workdir / 'stats.jsonl', f'{line}\n')
+    files.append_text(self.workdir / 'stats.jsonl', f'{line}\n')
     means = {name: summary['mean'] for name, summary in stats.items()}
     self._write_curves(means, tick.kimg)
 
-  def write_figures(self, figures: Mapping[str, float], kimg: float) -> None:
-    """Adds the figures of a snapshot to the curves, as `Metrics/NAME`.
+  def write_metrics(self, values: Mapping[str, float], kimg: float) -> None:
+    """Adds the metrics of a snapshot to the curves, as `Metrics/NAME`.
 
     Args:
-      figures: What was measured, by name.
+      values: What was measured, by the name of the metric.
       kimg: Thousands of images shown at the snapshot.
+
+    Raises:
+      OSError: If they cannot be written.
     """
-    if self._writes and figures:
-      named = {f'Metrics/{name}': float(v) for name, v in figures.items()}
+    if self._writes and values:
+      named = {f'Metrics/{name}': float(v) for name, v in values.items()}
       self._write_curves(named, kimg)
 
   def _write_curves(self, values: Mapping[str, float], kimg: float) -> None:
-    if self._events is None:
-      self._events = tensorboard.EventsFile(self.workdir, self._purge_step)
     try:
+      if self._events is None:
+        self._events = tensorboard.EventsFile(self.workdir, self._purge_step)
+        self._open.callback(self._events.close)
       # Whole kimg, as in the names of the snapshots.
       self._events.add(values, int(kimg), time.time())
     except OSError as error:
@@ -251,8 +251,8 @@ class RunWriter:
       remaining = ''.join(f'{line}\n' for line in kept)
       if self._writes and remaining != text:
         # In this order a kill in between leaves a line twice, never nowhere.
-        with open(f'{path}.orphaned', 'a', encoding='utf-8') as file:
-          file.writelines(f'{line}\n' for line in cut)
+        orphans = ''.join(f'{line}\n' for line in cut)
+        files.append_text(f'{path}.orphaned', orphans)
         files.write_text(path, remaining)
         self.log(
           f'Moved {len(cut)} line(s) after {kimg:g} kimg from {path.name} to '
@@ -261,13 +261,6 @@ class RunWriter:
       if path.name == 'stats.jsonl' and kept:
         last = json.loads(kept[-1])
     return last
-
-
-class _LogHandler(logging.FileHandler):
-  """Writes records; what it cannot write, the run itself will notice."""
-
-  def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-    del record
 
 
 def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
@@ -283,11 +276,3 @@ def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
       keep = False  # Cut short by a kill.
     (kept if keep else cut).append(line)
   return kept, cut
-
-
-def _append(path: pathlib.Path, text: str) -> None:
-  try:
-    with open(path, 'a', encoding='utf-8') as file:
-      file.write(text)
-  except OSError as error:
-    raise files.write_error(path, error) from error
