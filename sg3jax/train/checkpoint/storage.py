@@ -99,6 +99,9 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
       reason = reason_of(error)
       is_damage = _is_damage(error)
       _drop_frames(error)
+      # Orbax takes some files that it cannot read for files that are missing.
+      if is_damage and (found := _find_unreadable(folder)):
+        is_damage, reason = False, reason_of(found)
       if is_damage:
         raise DamagedError(reason) from error
       raise OSError(
@@ -153,6 +156,20 @@ def _is_damage(error: Exception) -> bool:
   return all(n is None or n in _MISSING for n in numbers) and not any(
     str(cause).partition(':')[0] in _TRANSIENT for cause in _causes(error)
   )
+
+
+def _find_unreadable(folder: pathlib.Path) -> OSError | None:
+  """Returns the error of a file that is there, but cannot be read; or None."""
+  errors: list[OSError] = []
+  for parent, _, names in os.walk(folder, onerror=errors.append):
+    for name in names:
+      try:
+        with open(os.path.join(parent, name), 'rb') as file:
+          file.read(1)
+      except OSError as error:
+        errors.append(error)
+  found = (error for error in errors if error.errno not in _MISSING)
+  return next(found, None)
 
 
 def _system_error(error: BaseException) -> int | None:
