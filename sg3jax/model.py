@@ -12,6 +12,7 @@ from jaxtyping import Float
 from sg3jax.interop import model_files, schema
 from sg3jax.nets import factory, layers
 from sg3jax.train import checkpoint as checkpoint_lib
+from sg3jax.train import sharding
 from sg3jax.types import AnyArray, Array, Variables
 
 _EXACT = {'precision': 'fp32'}
@@ -311,8 +312,11 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
     ValueError: If an imported model is damaged, or `path` is an official
-      checkpoint, which is to be imported first, or the precision is unknown.
+      checkpoint, which is to be imported first, or the precision is unknown,
+      or JAX finds no device of the platform that it was told to use.
+    OSError: If the files cannot be read now.
   """
+  sharding.find_devices()
   return Model(*read_networks(path), precision=precision)
 
 
