@@ -6,6 +6,7 @@ batch are global by construction and no number depends on the device count.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from sg3jax.types import DATA_AXIS, Array, Tree
 
 
-def find_devices() -> list[jax.Device]:
+def find_devices() -> list[Any]:
   """Returns the devices that JAX sees.
 
   Raises:
@@ -24,7 +25,8 @@ def find_devices() -> list[jax.Device]:
   try:
     return jax.devices()
   except (RuntimeError, AssertionError) as error:  # The latter says nothing.
-    platforms = jax.config.jax_platforms
+    # Pyright does not know the settings, which are made at import.
+    platforms = jax.config.jax_platforms  # pyright: ignore
     told = (
       f'of the platform {platforms}, which JAX_PLATFORMS={platforms} asks for'
       if platforms

@@ -359,3 +359,8 @@ def test_events_that_cannot_be_written_are_named(tmp_path, monkeypatch):
     pytest.raises(OSError, match=rf'Cannot write {tmp_path}/events.*: Permiss'),
   ):
     run.write_metrics({'swd': 1.0}, 1.0)
+
+
+def test_small_runs_show_their_progress():
+  kimg = [make_tick(nimg=n).line().split()[3] for n in (0, 16, 992, 1000, 4032)]
+  assert kimg == ['0.0', '0.016', '0.992', '1.0', '4.0']

@@ -3,8 +3,8 @@
 A run keeps them in `checkpoints/STEP/`. Orbax writes each into a temporary
 folder and renames it when it is complete, so a run that dies while saving
 leaves the checkpoints before it intact and no half of one. Each is looked at
-once it is there, before it counts as saved. What a disk garbles later, the
-checksum of every array betrays.
+once it is written, before it counts as saved. Every array has a checksum, which
+shows what a disk has garbled since.
 """
 
 import pathlib
@@ -36,7 +36,7 @@ _FIELDS = {
 
 
 class IncompatibleError(ValueError):
-  """A sound checkpoint, but of another state than the one that is wanted."""
+  """A checkpoint is sound, but of another state than the one wanted."""
 
 
 class Checkpoints:
@@ -142,7 +142,7 @@ class Checkpoints:
     self._unchecked = step, _shapes(state)
 
   def check(self) -> None:
-    """Raises an OSError if saving in the background is known to have failed."""
+    """Raises an OSError if saving in the background has failed by now."""
     with storage.writing(self._folder):
       self._manager.check_for_errors()
     # Several hosts may not be equally far: they look when they `wait`.
@@ -217,7 +217,7 @@ class Checkpoints:
   def _restore(self, step: int, like: TrainState) -> TrainState:
     folder = self._folder / str(step)
     _check_fits(folder, like)
-    args = {
+    args: dict[str, Any] = {
       part: ocp.args.StandardRestore(_part(like, part)) for part in _FIELDS
     }
     if has_sums := (folder / CHECKSUMS).exists():  # Old ones have none.
@@ -265,7 +265,7 @@ class Checkpoints:
 
 
 class _Policy(ocp.checkpoint_managers.PreservationPolicy):
-  """Tells Orbax which checkpoints to keep.
+  """Decides for Orbax which checkpoints to keep.
 
   Args:
     kept: Takes the steps of all checkpoints, in order; returns those to keep.
@@ -309,8 +309,8 @@ def _shapes(state: TrainState) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def _difference(
-  stored: Mapping[str, Mapping[str, tuple[int, ...]]],
-  wanted: Mapping[str, Mapping[str, tuple[int, ...]]],
+  stored: dict[str, dict[str, tuple[int, ...]]],
+  wanted: dict[str, dict[str, tuple[int, ...]]],
 ) -> str:
   """Returns in words how shapes differ, an empty text if they do not."""
   old = stored[NETWORKS] | stored[PROGRESS]

@@ -1,4 +1,4 @@
-"""What the log of a run begins with."""
+"""Logs a summary of a run when it starts."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def log_run(
   mesh: Mesh,
   reasons: Sequence[str],
 ) -> None:
-  """Says what is about to be trained, on what and how."""
+  """Logs what is about to be trained, on which data and devices, and how."""
 
   def count(variables: Variables) -> str:
     return f'{sum(x.size for x in jax.tree.leaves(variables["params"])):,}'
@@ -64,7 +64,7 @@ def log_transfer(
   trainer: trainer_lib.Trainer,
   start: init_from.Start | None,
 ) -> None:
-  """Says what came from other networks, and what stays as it is."""
+  """Logs what was taken from other networks, and which parts are frozen."""
   if start:
     writer.log('\n'.join(start.report))
   elif config.train.init_from:
@@ -86,7 +86,7 @@ def _augmentation(config: Config) -> str:
 
 
 def _nonlinearity(config: Config) -> list[str]:
-  """Says which form of the nonlinearity runs, if any."""
+  """Returns a line with the implementation of the nonlinearity, if any."""
   if config.model.generator != 'stylegan3':
     return []
   chosen = config.model.filtered_lrelu_implementation

@@ -1,7 +1,7 @@
-"""Events for TensorBoard, written where the run can see that it fails.
+"""Writes events for TensorBoard, in the thread of the run.
 
-The ready-made writer hands events to a thread that dies on a full disk; the
-run would wait for it forever.
+The run thus sees when writing fails. The ready-made writer hands events to a
+thread that dies on a full disk, and the run would wait for it for ever.
 """
 
 import importlib
@@ -11,12 +11,15 @@ from collections.abc import Mapping
 
 
 class EventsFile:
-  """One session's file `events.out.tfevents.*`.
+  """The file `events.out.tfevents.*` of one session.
 
   Args:
     workdir: The run folder.
-    purge_step: TensorBoard hides what earlier sessions wrote from there on;
-      None to hide nothing.
+    purge_step: Thousands of images from which on TensorBoard hides what
+      earlier sessions wrote; None to hide nothing.
+
+  Raises:
+    OSError: If the file cannot be made.
   """
 
   def __init__(
@@ -39,7 +42,7 @@ class EventsFile:
   def add(
     self, values: Mapping[str, float], kimg: int, timestamp: float
   ) -> None:
-    """Writes values of a moment, and waits until the system has them.
+    """Writes the values of one moment, and waits until the system has them.
 
     Args:
       values: Numbers by name.

@@ -1,4 +1,4 @@
-"""How far a run is and what it costs: clock, memory and the tick line.
+"""Measures how far a run is and what it costs, in time and memory.
 
 A tick is the unit of progress: a few thousand images of training, after which
 the run reports, and at times saves and evaluates ("maintenance").
@@ -21,14 +21,14 @@ class Memory:
   """Memory of this process, in GiB (which users' tools call `gb`).
 
   Attributes:
-    cpu: resident memory of this process now; data workers are not included.
-    peak_device: the most that the arrays and programs of one local device took,
-      of the device where it was largest. A peak since the process started: JAX
-      cannot reset it, so the value never falls during a run. 0 where the
-      platform keeps no such count (CPU).
-    reserved_device: what the allocator holds of one device, used or not. Close
-      to the whole device where memory is preallocated (GPU by default); 0 where
-      the platform does not say.
+    cpu: Resident memory of this process now, without data workers.
+    peak_device: The most that arrays and programs have taken on one local
+      device, the one where that was largest, since the process started. JAX
+      cannot reset the peak, so the value never falls during a run. It is 0
+      where the platform keeps no such count (CPU).
+    reserved_device: The memory of one device that the allocator holds, used or
+      not. It is close to the whole device where memory is preallocated (GPU by
+      default), and 0 where the platform does not say.
   """
 
   cpu: float
@@ -37,7 +37,7 @@ class Memory:
 
 
 def measure_memory() -> Memory:
-  """Returns the memory in use; cheap, and does not wait for the devices."""
+  """Returns the memory in use, without waiting for the devices."""
   counts = [device.memory_stats() or {} for device in jax.local_devices()]
 
   def largest(key: str) -> float:
@@ -52,19 +52,19 @@ def measure_memory() -> Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
-  """One tick's progress, the source of the log line and of the statistics.
+  """The progress of one tick, for its log line and the statistics.
 
   Attributes:
-    tick: number of the tick, from 0.
-    nimg: real images shown to the discriminator since the run began.
-    total_sec: seconds of the run so far.
-    sec_per_tick: seconds of this tick's training.
-    sec_per_kimg: the same for 1000 images, maintenance excluded.
-    maintenance_sec: seconds between the last tick's training and this one's:
-      saving and evaluating, or before the first tick the preparations.
-    left_sec: estimate of the seconds still to go.
-    memory: memory at the end of the tick.
-    augment: probability p of the augmentations, 0 without.
+    tick: Number of the tick, from 0.
+    nimg: Number of real images shown to the discriminator since the run began.
+    total_sec: Seconds of the run so far.
+    sec_per_tick: Seconds that the training of this tick took.
+    sec_per_kimg: The same for 1000 images, without maintenance.
+    maintenance_sec: Seconds between the training of the last tick and of this
+      one, for saving and evaluating; before the first tick, for preparations.
+    left_sec: Estimate of the seconds still to go.
+    memory: Memory at the end of the tick.
+    augment: Probability p of the augmentations, 0 without any.
   """
 
   tick: int
@@ -83,13 +83,15 @@ class Tick:
     return self.nimg / 1000
 
   def line(self) -> str:
-    """Returns the log line: names and values in aligned columns.
+    """Returns the line for the log, names and values in aligned columns.
 
-    The order is the one that users' scripts parse; `left` ends the line.
+    The order is the one that users' scripts parse; `left` ends the line. Below
+    1 kimg there are three digits, which show the progress of a small run.
     """
+    digits = 1 if self.kimg >= 1 or not self.nimg else 3
     columns = (
       f'tick {self.tick:<5d}',
-      f'kimg {self.kimg:<8.1f}',
+      f'kimg {self.kimg:<8.{digits}f}',
       f'time {text.format_duration(self.total_sec):<12s}',
       f'sec/tick {self.sec_per_tick:<7.1f}',
       f'sec/kimg {self.sec_per_kimg:<7.2f}',
@@ -103,7 +105,7 @@ class Tick:
     return ' '.join(columns)
 
   def values(self) -> dict[str, float]:
-    """Returns the values by the names that `stats.jsonl` gives them."""
+    """Returns the values by their names in `stats.jsonl`."""
     return {
       'Progress/tick': float(self.tick),
       'Progress/kimg': self.kimg,
@@ -129,7 +131,7 @@ class TickClock:
         ...                        # Maintenance.
 
   Attributes:
-    tick: number of the next tick to end.
+    tick: Number of the next tick to end.
   """
 
   def __init__(
@@ -144,11 +146,11 @@ class TickClock:
     """Starts the clock.
 
     Args:
-      nimg: images shown before this session, 0 unless the run is resumed.
-      total_nimg: images at which the run ends.
-      tick: number of the first tick of this session.
-      elapsed_sec: seconds the run took before.
-      now: the source of time, in seconds.
+      nimg: Number of images shown before this session, 0 for a new run.
+      total_nimg: Number of images at which the run ends.
+      tick: Number of the first tick of this session.
+      elapsed_sec: Seconds that earlier sessions of the run took.
+      now: Returns the time in seconds.
     """
     self.tick = tick
     self._total_nimg = total_nimg
@@ -161,7 +163,7 @@ class TickClock:
     self._rate_origin: tuple[float, int] | None = None
 
   def start_tick(self) -> None:
-    """Begins a tick; the time since the last one ended was maintenance."""
+    """Begins a tick, and counts the time since the last one as maintenance."""
     self._tick_start = self._now()
     self._maintenance_sec = self._tick_start - self._last_end
 
@@ -172,11 +174,11 @@ class TickClock:
     steps return before they are done.
 
     Args:
-      nimg: images shown so far.
-      augment: augmentation probability to report.
+      nimg: Number of images shown so far.
+      augment: Augmentation probability to report.
 
     Returns:
-      What to report of the tick.
+      The progress to report.
     """
     end = self._now()
     seconds = end - self._tick_start
@@ -198,10 +200,10 @@ class TickClock:
     return tick
 
   def _left_sec(self, nimg: int, end: float, sec_per_image: float) -> float:
-    """Extrapolates this session's mean rate, maintenance included.
+    """Extrapolates the mean rate of this session, with maintenance.
 
-    The first tick holds the compilation. It is all there is for the first
-    estimate, and is left out of the later ones.
+    The first tick includes the compilation. It is all that there is for the
+    first estimate, and later ones leave it out.
     """
     if self._rate_origin is None:
       self._rate_origin = (end, nimg)

@@ -1,4 +1,4 @@
-"""The statistics of a run on Weights & Biases, for those who ask for it."""
+"""Records the statistics of a run on Weights & Biases, if it is asked to."""
 
 import importlib
 import pathlib
@@ -6,22 +6,26 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from sg3jax import files
+
 _ID_FILE = 'wandb_id.txt'
 
 
 class WandbRun:
-  """One run there, which every session of the run here continues.
+  """A run on Weights & Biases, which every session of the run here continues.
 
-  Its id is kept in `wandb_id.txt`. Without a network, `WANDB_MODE=offline`
-  records to `wandb/` in the run folder, to be sent later with `wandb sync`.
+  Its id is kept in `wandb_id.txt` in the run folder. Without a network,
+  `WANDB_MODE=offline` records to `wandb/` there, to be sent later with `wandb
+  sync`.
 
   Args:
-    project: Name of the project.
+    project: The name of the project.
     workdir: The run folder.
     config: The configuration to record.
 
   Raises:
     ImportError: If the package is missing.
+    OSError: If the run folder cannot be written.
   """
 
   def __init__(
@@ -36,7 +40,7 @@ class WandbRun:
       ) from error
     path = workdir / _ID_FILE
     if not path.exists():
-      path.write_text(secrets.token_hex(8), encoding='utf-8')
+      files.write_text(path, secrets.token_hex(8))
     self._run = wandb.init(
       project=project,
       name=workdir.name,
@@ -51,9 +55,14 @@ class WandbRun:
     self._run.define_metric('*', step_metric='Progress/kimg')
 
   def log(self, values: Mapping[str, float], kimg: float | int) -> None:
-    """Sends numbers by name; returns at once."""
+    """Sends numbers, without waiting for the network.
+
+    Args:
+      values: Numbers by name.
+      kimg: Thousands of images shown: the x axis.
+    """
     self._run.log({**values, 'Progress/kimg': float(kimg)})
 
   def close(self) -> None:
-    """Waits until all is sent."""
+    """Waits until everything has been sent."""
     self._run.finish()

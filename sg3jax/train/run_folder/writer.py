@@ -1,12 +1,12 @@
-"""The run folder: options, log, statistics and TensorBoard events.
+"""Writes a run folder: options, log, statistics and TensorBoard events.
 
     training_options.json   the configuration, written once
-    log.txt                 what the run printed, warnings, a crash's traceback
-    options_changes.jsonl   what a resumed run changed in it, if anything
+    log.txt                 printed lines, warnings, the traceback of a crash
+    options_changes.jsonl   changes that a resumed run made to it, if any
     stats.jsonl             one line a tick: name -> {num, mean, std}, timestamp
     events.out.tfevents.*   the same means for TensorBoard, against kimg
     wandb_id.txt, wandb/    where it is recorded on Weights & Biases too
-    .lock                   the process that writes here now, or was the last
+    .lock                   the process that writes here now, or was last to
 
 Several sessions may write one after another: a resumed run goes on in the same
 files, as if it had never stopped. Two at once may not.
@@ -82,7 +82,7 @@ class RunWriter:
       except OSError as error:
         raise OSError(
           f'Cannot write to the workdir {self.workdir}: {error.strerror}. '
-          'Choose another folder, or make this one writable.'
+          'Make it writable, or choose another folder'
         ) from error
       self._open = stack.pop_all()
 
@@ -123,20 +123,21 @@ class RunWriter:
       self._open.callback(self._wandb.close)
 
   def open_options(self, config: Config) -> list[str]:
-    """Records the configuration of a new run, or compares a resumed run's.
+    """Records the configuration of a new run, or compares that of an old one.
 
     Args:
-      config: the configuration of this session.
+      config: The configuration of this session.
 
     Returns:
-      For a new run, an empty list: `training_options.json` is written. Else
-      that file stays as it is, and the lines of `config_difference` from it to
-      `config` are returned, for the caller to refuse or to accept (and then
-      `write_options`).
+      An empty list for a new run, of which `training_options.json` is written.
+      For a resumed run that file stays as it is, and these are the lines of
+      `config_difference` from it to `config`, for the caller to refuse or to
+      accept with `record_change`.
 
     Raises:
-      TypeError: a value that JSON cannot hold; the error names its key.
-      ValueError: the file that is there is not JSON.
+      TypeError: If JSON cannot hold a value; the error names its key.
+      ValueError: If the file that is there is not JSON.
+      OSError: If it cannot be read or written.
     """
     path = self.workdir / 'training_options.json'
     if not path.exists():
@@ -147,7 +148,7 @@ class RunWriter:
     except ValueError as error:
       raise ValueError(
         f'{path} is not valid JSON ({error}). Restore it, or move it away to '
-        'go on with the options given now.'
+        'go on with the options given now'
       ) from error
     return compare.config_difference(old, config)
 
@@ -160,13 +161,16 @@ class RunWriter:
   def record_change(
     self, difference: Sequence[str], config: Config, step: int
   ) -> None:
-    """Puts another configuration in the place of that of the run so far.
+    """Replaces the configuration of the run, and records the change.
 
     Args:
       difference: Lines of `config_difference`; they are logged, and appended
         to `options_changes.jsonl` with the step.
-      config: The configuration from there on.
-      step: Steps that the run has done.
+      config: The configuration from that step on.
+      step: Number of steps that the run has done.
+
+    Raises:
+      OSError: If one of the files cannot be written.
     """
     self.log(f'Changed:        at step {step}: ' + '; '.join(difference))
     if self._writes:
@@ -180,11 +184,14 @@ class RunWriter:
     self.write_options(config)
 
   def write_tick(self, tick: ticks.Tick, stats: statistics.Stats) -> None:
-    """Reports a tick: prints its line, records its statistics.
+    """Reports a tick: prints its line and records its statistics.
 
     Args:
-      tick: progress, rates and memory.
-      stats: what the steps of the tick reported, name -> {num, mean, std}.
+      tick: Progress, rates and memory.
+      stats: Statistics of the steps of the tick, name -> {num, mean, std}.
+
+    Raises:
+      OSError: If they cannot be written.
     """
     if not self._writes:
       return
@@ -200,7 +207,7 @@ class RunWriter:
     """Adds the metrics of a snapshot to the curves, as `Metrics/NAME`.
 
     Args:
-      values: What was measured, by the name of the metric.
+      values: Values by the name of the metric.
       kimg: Thousands of images shown at the snapshot.
 
     Raises:
@@ -224,7 +231,7 @@ class RunWriter:
       self._wandb.log(values, kimg)
 
   def truncate_after(self, kimg: float | int) -> dict[str, Any]:
-    """Cuts off the records of what a resumed run is about to do again.
+    """Cuts off the records of the ticks that a resumed run will repeat.
 
     A run that is killed has recorded ticks after its last checkpoint. Their
     lines of `stats.jsonl` and of `metric-*.jsonl`, and a line that was being
@@ -232,11 +239,14 @@ class RunWriter:
     TensorBoard is told to hide their events. Call it before `write_tick`.
 
     Args:
-      kimg: thousands of images at which the run goes on; lines beyond are cut.
+      kimg: Thousands of images at which the run goes on; lines beyond are cut.
         A run that starts over, before its first tick, gives a negative number.
 
     Returns:
       The last line of `stats.jsonl` that was kept, empty if there is none.
+
+    Raises:
+      OSError: If a file cannot be read or written.
     """
     self._purge_step = max(int(kimg) + 1, 0)
     last: dict[str, Any] = {}
@@ -264,7 +274,7 @@ class RunWriter:
 
 
 def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
-  """Splits JSON lines into those up to `kimg`, or without one, and the rest."""
+  """Splits JSON lines into those up to `kimg` or without a kimg, and others."""
   kept, cut = [], []
   for line in filter(None, text.splitlines()):
     try:
