@@ -49,8 +49,9 @@ class Checkpoints:
       that.
 
   Raises:
-    OSError: If the folder cannot be written.
-    ValueError: If it is not of a local or mounted file system.
+    OSError: If the folder cannot be written or listed.
+    ValueError: If it is not on a local or mounted file system, or JAX finds no
+      device of the platform that it was told to use.
   """
 
   def __init__(
@@ -71,7 +72,6 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Not at the first save, hours later.
         tempfile.TemporaryFile(dir=self._folder).close()
-      self._measured = _read_measured(self._folder)
       self._manager = ocp.CheckpointManager(
         storage.safe_path(self._folder),
         options=ocp.CheckpointManagerOptions(
@@ -79,6 +79,7 @@ class Checkpoints:
           cleanup_tmp_directories=True,
         ),
       )
+    self._measured = _read_measured(self._folder)
 
   def _kept(self, steps: Sequence[int]) -> set[int | None]:
     """Returns which of the checkpoints to keep; steps are in order."""
