@@ -80,6 +80,14 @@ class Checkpoints:
         ),
       )
     self._measured = _read_measured(self._folder)
+    # Orbax leaves out what it cannot look at: the run would start over.
+    if hidden := set(self._measured) - set(self._manager.all_steps()):
+      raise OSError(
+        f'checkpoints in {self._folder} could not be read (steps '
+        f'{", ".join(map(str, sorted(hidden)))}). They may be whole, and '
+        'nothing was changed: run the same command again when the folder can '
+        'be read'
+      )
 
   def _kept(self, steps: Sequence[int]) -> set[int | None]:
     """Returns which of the checkpoints to keep; steps are in order."""
