@@ -93,7 +93,7 @@ def test_leaves_every_file_that_users_expect(run):
     'training_options.json', 'log.txt', 'stats.jsonl', 'checkpoints',
     'reals.png', 'fakes_init.png', 'fakes000000.png', 'curves.png',
     'equivariance.webp', 'metric-swd.jsonl', 'metric-eqt50k_int.jsonl',
-    'metric-eqr50k.jsonl',
+    'metric-eqr50k.jsonl', '.lock',
   }  # fmt: skip
   assert {path.name for path in (workdir / 'checkpoints').iterdir()} == {
     '4',
@@ -147,7 +147,7 @@ def test_the_log_tells_what_ran(run):
     'noise, 20 images of 16x16x3',
     'filtered_lrelu: ',
     'Augmentation:   bgc, p adapts to r_t = -0.9',
-    'tick 0     kimg 0.0 ',
+    'tick 0     kimg 0.016 ',
     'sec/kimg',
     'left ',
     'Settled:        train.ema_kimg = 2.5: batch * 10/32',
