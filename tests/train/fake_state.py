@@ -8,8 +8,8 @@ import optax
 from sg3jax.train.step.state import TrainState
 
 
-def make_state(step: int, width: int = 512) -> TrainState:
-  """A state of a megabyte each network, and as deep as a real one."""
+def make_state(step: int, width: int = 64) -> TrainState:
+  """Returns a small state, as deep as a real one."""
 
   def params(seed: int):
     rng = np.random.RandomState(seed + step)

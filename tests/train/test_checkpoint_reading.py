@@ -79,6 +79,7 @@ _NOT_READ = [
   PermissionError(errno.EACCES, 'Permission denied'),
   OSError(errno.EMFILE, 'Too many open files'),
   TimeoutError(errno.ETIMEDOUT, 'Connection timed out'),
+  TimeoutError('a read takes too long'),  # Without a number.
   ValueError('PERMISSION_DENIED: Error opening "zarr" driver: of a file'),
   ValueError('UNAVAILABLE: the server is busy'),
   ValueError("UNKNOWN: Error reading a file [os_error_code='116']"),
@@ -248,6 +249,15 @@ def test_folders_that_cannot_be_listed_are_not_empty(saved, monkeypatch):
   for read in (checkpoint_lib.has_checkpoint, checkpoint_lib.load_networks):
     with pytest.raises(PermissionError):
       read(saved)
+
+
+def test_checkpoints_that_orbax_cannot_see_do_not_start_a_run_over(
+  saved, monkeypatch
+):
+  """It leaves out those whose folder cannot be looked at."""
+  monkeypatch.setattr(ocp.CheckpointManager, 'all_steps', lambda _: [3])
+  with pytest.raises(OSError, match=r'could not be read \(steps 7\)'):
+    checkpoint_lib.Checkpoints(saved)
 
 
 _NO_CUDA = """

@@ -16,6 +16,7 @@ from sg3jax import model as model_lib
 from sg3jax.data import loader as loader_lib
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import loop, preemption, saving, sharding
+from sg3jax.train.checkpoint import storage
 from sg3jax.train.step import trainer
 
 pytestmark = pytest.mark.slow
@@ -161,6 +162,28 @@ def test_a_stop_right_after_a_sick_tick_saves_nothing(tmp_path, monkeypatch):
   assert stop.obeyed
   assert _names(tmp_path) == []
   assert 'Not saved:      the losses' in (tmp_path / 'log.txt').read_text()
+
+
+def test_a_run_is_not_done_before_its_checkpoint_is(run, tmp_path, monkeypatch):
+  """As Orbax loses what is saved where it takes the folder for a pattern."""
+  workdir = shutil.copytree(run, tmp_path / 'run[1]')
+  monkeypatch.setattr(storage, 'safe_path', lambda folder: folder)
+  config = _config(keep_best='swd')
+  config.train.total_kimg = 0.064
+  with pytest.raises(OSError, match=r'points/8: what was written is not compl'):
+    _train(config, workdir, best=_SWD)
+  assert 'Done: 0.064 kimg' not in (workdir / 'log.txt').read_text()
+
+
+def test_the_metric_that_chooses_may_change_on_resume(run, tmp_path):
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  config = _config(keep_best='eqt')
+  config.train.total_kimg = 0.064
+  eqt = checkpoint_lib.Best('eqt', higher_is_better=True)
+  _train(config, workdir, evaluators=[lambda _: {'eqt': 1.0}], best=eqt)
+  assert _names(workdir) == ['8']
+  best = workdir / checkpoint_lib.FOLDER / checkpoint_lib.BEST
+  assert checkpoint_lib.load_networks(best)[2] == 8
 
 
 def test_a_change_of_shapes_is_never_made(run, tmp_path):

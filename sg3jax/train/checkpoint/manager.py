@@ -49,8 +49,9 @@ class Checkpoints:
       that.
 
   Raises:
-    OSError: If the folder cannot be written.
-    ValueError: If it is not of a local or mounted file system.
+    OSError: If the folder cannot be written or listed.
+    ValueError: If it is not on a local or mounted file system, or JAX finds no
+      device of the platform that it was told to use.
   """
 
   def __init__(
@@ -78,6 +79,15 @@ class Checkpoints:
           preservation_policy=_Policy(self._kept),
           cleanup_tmp_directories=True,
         ),
+      )
+    self._measured = _read_measured(self._folder)
+    # Orbax leaves out what it cannot look at: the run would start over.
+    if hidden := set(self._measured) - set(self._manager.all_steps()):
+      raise OSError(
+        f'checkpoints in {self._folder} could not be read (steps '
+        f'{", ".join(map(str, sorted(hidden)))}). They may be whole, and '
+        'nothing was changed: run the same command again when the folder can '
+        'be read'
       )
 
   def _kept(self, steps: Sequence[int]) -> set[int | None]:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -247,5 +248,6 @@ def steps(folder: pathlib.Path) -> list[int]:
   return [
     int(name)
     for name in names
-    if name.isascii() and name.isdigit() and (folder / name / NETWORKS).is_dir()
+    if re.fullmatch('0|[1-9][0-9]*', name)
+    and (folder / name / NETWORKS).is_dir()
   ]

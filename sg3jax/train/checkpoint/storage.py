@@ -1,8 +1,8 @@
-"""Working with Orbax: which paths it can take, and what its errors mean.
+"""Gives Orbax paths that it can take, and says what its errors mean.
 
 Orbax reads and writes through TensorStore, whose errors are ValueErrors with
-the kind of the error in capitals in front (`DATA_LOSS: ...`) and the system's
-error number at the end.
+the kind of the error in capitals in front (`DATA_LOSS: ...`) and the number of
+the system's error, if there was one, at the end (`[os_error_code='5']`).
 """
 
 import atexit
@@ -23,16 +23,17 @@ from typing import Any
 
 from sg3jax import files
 
-# Orbax takes the first three for patterns of file names; TensorStore takes a
-# backslash for a slash and `gs:/` for an address; neither can spell a name that
-# is not Unicode.
+# Orbax takes brackets, stars and question marks for patterns of file names;
+# TensorStore takes a backslash for a slash and `gs:/` for an address; neither
+# can spell a name that is not Unicode.
 _AWKWARD = re.compile('[][*?\\\\:\ud800-\udfff]')
 
 # What asyncio's log says about reads has one of these names in it.
 _READERS = re.compile('orbax|TensorStore|OCDBT')
 
-# System errors that mean that a part of a checkpoint is not there.
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+# Errors of the system that mean that a part of a checkpoint is not there.
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_MISSING_NUMBERS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 _STATUS = re.compile(
   'ABORTED|ALREADY_EXISTS|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|'
@@ -48,7 +49,7 @@ _TRANSIENT = (
 
 
 class DamagedError(ValueError):
-  """A checkpoint whose checksums or structure are wrong."""
+  """The checksums or the structure of a checkpoint are wrong."""
 
 
 @functools.cache
@@ -152,10 +153,15 @@ def _is_from_storage(error: Exception) -> bool:
 
 def _is_damage(error: Exception) -> bool:
   """Returns whether an error of reading comes from what is stored."""
-  numbers = [_system_error(cause) for cause in _causes(error)]
-  return all(n is None or n in _MISSING for n in numbers) and not any(
-    str(cause).partition(':')[0] in _TRANSIENT for cause in _causes(error)
-  )
+  for cause in _causes(error):
+    if isinstance(cause, OSError) and not isinstance(cause, _MISSING):
+      return False
+    if str(cause).partition(':')[0] in _TRANSIENT:
+      return False
+    number = _system_error(cause)
+    if number is not None and number not in _MISSING_NUMBERS:
+      return False
+  return True
 
 
 def _find_unreadable(folder: pathlib.Path) -> OSError | None:
@@ -168,7 +174,7 @@ def _find_unreadable(folder: pathlib.Path) -> OSError | None:
           file.read(1)
       except OSError as error:
         errors.append(error)
-  found = (error for error in errors if error.errno not in _MISSING)
+  found = (error for error in errors if not isinstance(error, _MISSING))
   return next(found, None)
 
 
