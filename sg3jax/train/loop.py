@@ -111,17 +111,8 @@ def train(
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
-    run = _make_run(
-      config,
-      source,
-      trainer,
-      writer,
-      checkpoints,
-      best,
-      evaluators,
-      stop,
-      profile,
-    )
+    session = (writer, checkpoints, best, evaluators, stop, profile)
+    run = _make_run(config, source, trainer, *session)
     stack.callback(run.close)
     batches = stack.enter_context(
       batches_lib.open_batches(

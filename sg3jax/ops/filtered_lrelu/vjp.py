@@ -18,7 +18,7 @@ o is the sum of g y / o, as y is there and D act(U (s x + b)) is not.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 
@@ -39,37 +39,62 @@ def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
     run: (chain, *operands, scaling=) -> the chain's result, of the operands'
       dtype.
   """
-  run = partition.over_parts(run)
+  chains = _Chains(partition.over_parts(run))
 
-  def chain_of(direction: str, call: Callable[..., Array]) -> Any:
-    def apply(plan: Plan, *operands: AnyArray | None) -> Array:
-      chain: Chain = getattr(plan, direction)
-      return call(chain, *operands)
+  def call(
+    plan: Plan,
+    x: AnyArray,
+    s: Array | None = None,
+    b: Array | None = None,
+    o: Array | None = None,
+  ) -> Array:
+    return chains.primal(plan, *partition.align(x, s, b, o))
 
-    return jax.custom_vjp(apply, nondiff_argnums=(0,))
+  return call
 
-  primal = chain_of(
-    'forward',
-    lambda chain, x, s, b, o: run(
-      chain, x, scaling=Scaling((s, None), b, result=o)
-    ),
-  )
-  pull = chain_of(
-    'backward',
-    lambda chain, x, s, b, g, o: run(chain, x, g, scaling=Scaling((s, o), b)),
-  )
-  push = chain_of(
-    'tangent',
-    lambda chain, x, s, b, t: run(chain, x, t, scaling=Scaling((s, None), b)),
-  )
 
-  def primal_forward(plan, x, s, b, o):
-    y = primal(plan, x, s, b, o)
+class _Chains:
+  """The three chains of a plan as functions, each with its derivatives.
+
+  Attributes:
+    primal: (plan, x, s, b, o) -> o D act(U (s x + b)).
+    pull: (plan, x, s, b, g, o) -> the gradient in s x + b for a cotangent g.
+    push: (plan, x, s, b, t) -> the tangent of the primal, without o, for a
+      tangent t of s x + b.
+  """
+
+  def __init__(self, run: Callable[..., Array]):
+    self.primal = _chain(
+      'forward',
+      lambda chain, x, s, b, o: run(
+        chain, x, scaling=Scaling((s, None), b, result=o)
+      ),
+    )
+    self.pull = _chain(
+      'backward',
+      lambda chain, x, s, b, g, o: run(chain, x, g, scaling=Scaling((s, o), b)),
+    )
+    self.push = _chain(
+      'tangent',
+      lambda chain, x, s, b, t: run(chain, x, t, scaling=Scaling((s, None), b)),
+    )
+    self.primal.defvjp(self._primal_forward, self._primal_backward)
+    self.pull.defvjp(
+      lambda plan, *operands: (self.pull(plan, *operands), operands),
+      self._pull_backward,
+    )
+    self.push.defvjp(
+      lambda plan, x, s, b, t: (self.push(plan, x, s, b, t), (x, s, b)),
+      self._push_backward,
+    )
+
+  def _primal_forward(self, plan, x, s, b, o):
+    y = self.primal(plan, x, s, b, o)
     return y, (x, s, b, o, None if o is None else y)
 
-  def primal_backward(plan, saved, g):
+  def _primal_backward(self, plan, saved, g):
     x, s, b, o, y = saved
-    d = pull(plan, x, s, b, g, o)  # With respect to s x + b.
+    d = self.pull(plan, x, s, b, g, o)  # With respect to s x + b.
     return (
       scale_channels(d, s),
       None if s is None else scaling.sum_pixels(d, x).astype(s.dtype),
@@ -79,12 +104,11 @@ def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
       else scaling.divide(scaling.sum_pixels(g, y), o).astype(o.dtype),
     )
 
-  primal.defvjp(primal_forward, primal_backward)
+  # In the next two, None is the zero gradient of what a mask is made of.
 
-  # None is the zero gradient of what a mask is made of.
-  def pull_backward(plan, saved, t):
+  def _pull_backward(self, plan, saved, t):
     x, s, b, g, o = saved
-    d = push(plan, x, s, b, t)  # With respect to o g.
+    d = self.push(plan, x, s, b, t)  # With respect to o g.
     return (
       None,
       None,
@@ -93,22 +117,15 @@ def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
       None if o is None else scaling.sum_pixels(d, g).astype(o.dtype),
     )
 
-  pull.defvjp(
-    lambda plan, x, s, b, g, o: (pull(plan, x, s, b, g, o), (x, s, b, g, o)),
-    pull_backward,
-  )
-  push.defvjp(
-    lambda plan, x, s, b, t: (push(plan, x, s, b, t), (x, s, b)),
-    lambda plan, saved, g: (None, None, None, pull(plan, *saved, g, None)),
-  )
+  def _push_backward(self, plan, saved, g):
+    return None, None, None, self.pull(plan, *saved, g, None)
 
-  def call(
-    plan: Plan,
-    x: AnyArray,
-    s: Array | None = None,
-    b: Array | None = None,
-    o: Array | None = None,
-  ) -> Array:
-    return primal(plan, *partition.align(x, s, b, o))
 
-  return cast(Callable[..., Array], call)
+def _chain(direction: str, call: Callable[..., Array]) -> Any:
+  """Returns (plan, *operands) -> one chain of the plan, to be given rules."""
+
+  def apply(plan: Plan, *operands: AnyArray | None) -> Array:
+    chain: Chain = getattr(plan, direction)
+    return call(chain, *operands)
+
+  return jax.custom_vjp(apply, nondiff_argnums=(0,))
