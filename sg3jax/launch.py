@@ -1,7 +1,7 @@
-"""A run as a configuration describes it, and the evaluation of a model.
+"""Trains the run that a configuration describes, and evaluates models.
 
-`sg3jax train` and the training of a point of a sweep call these functions once
-the options are read, and so does `sg3jax evaluate`.
+These functions are the Python API behind `sg3jax train`, `sg3jax evaluate` and
+the training of a sweep's points.
 """
 
 import pathlib
@@ -23,21 +23,21 @@ from sg3jax.types import Config, Snapshot
 
 
 def load_config(value: str) -> Config:
-  """Returns the configuration `NAME[:ARGUMENT]`, or that of a file.
+  """Returns the configuration `NAME[:ARGUMENT]` or `FILE.py[:ARGUMENT]`.
 
   Raises:
-    ValueError: As `train.config.files.load` does.
+    ValueError: See `train.config.files.load`.
   """
   return config_files.load(value)
 
 
 def open_source(config: Config) -> sources.ImageSource:
-  """Returns the training images.
+  """Opens the training images that a configuration names.
 
   Raises:
-    ValueError: If the configuration names none, or they do not fit it.
-    OSError: If they cannot be read.
-    ImportError: If what reads them is not installed.
+    ValueError: If the configuration names no images, or they do not fit it.
+    OSError: If the images cannot be read.
+    ImportError: If the package that reads them is not installed.
   """
   if config.data.source is None:
     raise ValueError(
@@ -54,10 +54,10 @@ def open_source(config: Config) -> sources.ImageSource:
 
 
 def metric_names(config: Config) -> tuple[str, ...]:
-  """Returns the metrics that a run measures at its snapshots.
+  """Returns the names of the metrics that a run measures at its snapshots.
 
   Raises:
-    ValueError: If one is unknown.
+    ValueError: If a metric is unknown.
   """
   return base.parse_names(config.log.metrics)
 
@@ -68,8 +68,8 @@ def make_evaluator(
   """Returns the evaluator of a run's snapshots.
 
   Raises:
-    ValueError: If the design is impossible, or a metric is unknown or not for
-      this generator.
+    ValueError: If the design is impossible, or a metric is unknown or does not
+      apply to this generator.
   """
   model = config.model.to_dict() | {'img_channels': source.channels}
   return evaluators.SnapshotEvaluator(
@@ -84,7 +84,7 @@ def make_evaluator(
 
 
 def best_by(config: Config) -> ranking.Best | None:
-  """Returns the metric by which a run keeps its best checkpoint, if any.
+  """Returns the value that ranks a run's checkpoints, or None if none does.
 
   Raises:
     ValueError: If no metric yields a value of that name.
@@ -108,26 +108,26 @@ def evaluate(
   memory: int | None = None,
   log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
-  """Measures a model, and appends the values to `metric-NAME.jsonl`.
+  """Measures metrics of a model and appends them to `metric-NAME.jsonl`.
 
   Args:
     model: The model.
-    metrics: Names of metrics, as `metrics.base.parse_names` takes them.
-    outdir: The folder of the files, made if there is none.
+    metrics: Names of metrics in a form that `metrics.base.parse_names` accepts.
+    outdir: The folder of the files, created if it does not exist.
     source: Real images, for metrics and models that need them.
-    num_samples: Number of images that a metric measures.
-    seed: Random seed for latents, transforms and the choice of reals.
+    num_samples: Number of images per metric.
+    seed: Random seed for latents, transforms and the choice of real images.
     mesh: The devices.
-    batch_size: Images at a time; by default the batch that fits.
-    memory: Bytes of a device, if known.
-    log: Called with lines of text about what is compiled.
+    batch_size: Number of images per batch; by default, as many as fit.
+    memory: Memory of a device in bytes, if known.
+    log: Called with a line of text about each compilation.
 
   Returns:
     The values by name.
 
   Raises:
-    ValueError: If a metric is unknown or not for this model, or there are no
-      real images and they are needed.
+    ValueError: If a metric is unknown or does not apply to this model, or if
+      real images are needed and `source` is None.
     OSError: If the files cannot be written.
   """
   measure = evaluators.Measurements(
@@ -163,7 +163,7 @@ def train(
   profile: range = range(0),
   allow_config_change: bool = False,
 ) -> TrainState:
-  """Trains, or continues training, what a configuration describes.
+  """Starts or resumes the training run that a configuration describes.
 
   In a script or a notebook::
 
@@ -173,24 +173,25 @@ def train(
       config.data.source = 'images.zip'
       state = launch.train(config, 'runs/t256')
 
-  The same call again continues a run that was interrupted. No signal is
-  caught: see `preemption.stop_on_signals` for `stop`.
+  The same call resumes an interrupted run. This function handles no signals: to
+  do so, pass a `stop` from `preemption.stop_on_signals`.
 
   Args:
-    config: A configuration; what it leaves open is settled in place.
+    config: A configuration; fields that are None are resolved in place.
     workdir: The run folder.
-    source: The training images; by default those of `config.data`.
+    source: The training images; by default those named by `config.data`.
     mesh: The devices; by default all that JAX sees.
-    stop: Tells after every step whether to end early; by default never.
-    profile: As in `loop.train`.
-    allow_config_change: As in `loop.train`.
+    stop: Checked after every step for a request to end early; by default, the
+      run never ends early.
+    profile: See `loop.train`.
+    allow_config_change: See `loop.train`.
 
   Returns:
-    The last state.
+    The final state.
 
   Raises:
-    ValueError, OSError, FloatingPointError: As `open_source`, `make_evaluator`
-      and `loop.train` do.
+    ValueError, OSError, FloatingPointError: See `open_source`, `make_evaluator`
+      and `loop.train`.
   """
   source = open_source(config) if source is None else source
   mesh = sharding.make_mesh() if mesh is None else mesh

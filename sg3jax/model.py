@@ -1,4 +1,4 @@
-"""Trained networks, ready to use: `sg3jax.load_model` returns a `Model`."""
+"""Loads trained networks for use: `sg3jax.load_model` returns a `Model`."""
 
 import functools
 import numbers
@@ -23,30 +23,31 @@ _EXACT = {'precision': 'fp32'}
 
 TRUNCATION_CENTERS = ('global', 'class')
 
-# Styles beyond are so far from what a network was trained on that its images
-# are noise, and at last infinite.
+# With a larger psi, styles are so far from those seen in training that images
+# are noise, and eventually infinite.
 MAX_PSI = 100
 
-# Latents that the mean style of a label is estimated from, and how many at a
-# time. The standard error is 0.01 of the spread of single styles.
+# Number of latents from which the mean style of a label is estimated, and their
+# batch size. The standard error is 0.01 of the standard deviation of styles.
 _AVERAGED, _AVERAGED_BATCH = 10_000, 1000
 
 
 class Model:
-  """A generator with its arrays; calls are jitted, a program for each shape.
+  """A generator and discriminator with their arrays, and jitted calls.
 
-  Calls and sizes also have the names that the official G has: `c_dim`,
-  `img_resolution`, `force_fp32`. Images are NHWC here.
+  Each shape of the arguments is compiled once. Names of the official G also
+  work: `c_dim`, `img_resolution`, `force_fp32`. Images are NHWC here.
 
   Attributes:
-    options: The configuration of the run that trained it; of an imported
-      model, only its `model` part.
+    options: The configuration of the run that trained the model; for an
+      imported model, only its `model` part.
     step: The training step of the checkpoint, 0 for an imported model.
     precision: The precision of the generator: see `load_model`.
-    generator: The linen module.
-    variables: Its arrays: those of the moving average of the training run.
-    discriminator: The linen module.
-    discriminator_variables: Its arrays; None if an imported model has none.
+    generator: The linen module of the generator.
+    variables: The arrays of the generator's moving average.
+    discriminator: The linen module of the discriminator.
+    discriminator_variables: The arrays of the discriminator; None if the model
+      was imported without one.
   """
 
   def __init__(
@@ -62,30 +63,30 @@ class Model:
     self._nimg = nimg
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
-    # Float32 unless asked otherwise, as the run's own images and metrics are.
+    # The default is float32, as for the images and metrics of a run.
     self.generator = factory.make_generator(
       options['model'] | {'precision': precision}
     )
     self._exact_generator = factory.make_generator(options['model'] | _EXACT)
     self.discriminator = factory.make_discriminator(options['model'] | _EXACT)
-    # On the device once, not with every call.
+    # Copy the arrays to the device once, not with every call.
     self.variables, self.discriminator_variables = jax.device_put(
       (networks['generator_ema'], networks.get('discriminator'))
     )
 
   @property
   def kimg(self) -> float:
-    """Thousands of real images that training had shown, 0 if unknown."""
+    """Thousands of real images shown in training, 0 if unknown."""
     return self._nimg / 1000
 
   @property
   def z_dim(self) -> int:
-    """Features of z."""
+    """Number of features of z."""
     return self.generator.z_dim
 
   @property
   def label_dim(self) -> int:
-    """Features of a label, 0 for an unconditional model."""
+    """Number of features of a label, 0 for an unconditional model."""
     return self.generator.label_dim
 
   c_dim = label_dim
@@ -95,7 +96,7 @@ class Model:
     """Names of the classes, in the order of a label's features, if known.
 
     Raises:
-      ValueError: If what the model's files hold is not a name for each class.
+      ValueError: If the model's files do not contain one name for each class.
     """
     names = self.options.get('class_names')
     if names is None:
@@ -113,24 +114,24 @@ class Model:
 
   @property
   def w_dim(self) -> int:
-    """Features of a style."""
+    """Number of features of a style."""
     return self.generator.w_dim
 
   @property
   def resolution(self) -> int:
-    """Pixels a side."""
+    """Width and height of the images in pixels."""
     return self.generator.spec.resolution
 
   img_resolution = resolution
 
   @property
   def img_channels(self) -> int:
-    """Channels of the images: 1, 3 or 4."""
+    """Number of channels of the images: 1, 3 or 4."""
     return self.generator.spec.img_channels
 
   @property
   def num_ws(self) -> int:
-    """Styles of an image."""
+    """Number of styles per image."""
     return self.generator.spec.num_ws
 
   def __call__(
@@ -148,10 +149,12 @@ class Model:
     """Returns images [n, h, w, c], float32, nominally in [-1, 1].
 
     Args:
-      z: Latents, N(0, 1).
-      c: Labels; None, or of no features, for an unconditional model.
-      truncation_psi: Distance from the mean style: 1 leaves styles alone.
-      truncation_cutoff: Truncated styles, from the first; None for all.
+      z: Latents [n, z_dim] from N(0, 1).
+      c: Labels [n, label_dim]; may be None for an unconditional model.
+      truncation_psi: Scale of each style's distance from the mean style: 1
+        leaves styles unchanged, 0 replaces them by the mean.
+      truncation_cutoff: Number of styles to truncate, from the first; None for
+        all.
       noise_mode: See `synthesis`.
       transform: See `synthesis`.
       noise_seed: See `synthesis`.
@@ -177,12 +180,13 @@ class Model:
     """Returns styles [n, num_ws, w_dim].
 
     Args:
-      z: See `__call__`, as for `c` and the next two.
-      c: Labels.
-      truncation_psi: Distance from the mean style.
-      truncation_cutoff: Truncated styles.
-      truncation_towards: 'global' for the mean style of training, 'class' for
-        that of each label, which keeps truncated images within their class.
+      z: See `__call__`.
+      c: See `__call__`.
+      truncation_psi: See `__call__`.
+      truncation_cutoff: See `__call__`.
+      truncation_towards: 'global' for the mean style tracked in training,
+        'class' for the mean style of each label, which keeps truncated images
+        within their class.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
@@ -218,7 +222,10 @@ class Model:
   def mean_styles(
     self, c: Float[AnyArray, 'n classes']
   ) -> Float[np.ndarray, 'n d']:
-    """Returns the mean style of each label, estimated once, [n, w_dim]."""
+    """Returns the mean style of each label, [n, w_dim].
+
+    The mean style of a label is estimated at its first use, then cached.
+    """
     rows = [np.asarray(row, np.float32) for row in np.asarray(c)]
     for row in rows:
       if row.tobytes() not in self._mean_styles:
@@ -249,15 +256,15 @@ class Model:
 
     Args:
       ws: Styles [n, num_ws, w_dim].
-      transform: Inverse of the transform that the images shall undergo, 3x3
-        homogeneous, in units of the image's width: [3, 3] or [n, 3, 3].
-        StyleGAN2 starts from a learned constant and takes none.
+      transform: Inverse of the transform to apply to the images, as homogeneous
+        3x3 matrices in units of the image width: [3, 3] or [n, 3, 3].
+        StyleGAN2 starts from a learned constant and accepts no transform.
       noise_mode: 'const' for the noise that StyleGAN2 stores, 'random' for new
-        noise, 'none' for none. Generators without noise inputs, as the
-        alias-free ones of the paper, generate the same with all three.
+        noise, 'none' for no noise. It has no effect on generators without noise
+        inputs, such as the alias-free ones of the paper.
       noise_seed: Seed of random noise, which differs within the batch.
-      force_fp32: Whether to compute in float32 throughout, whatever the
-        model's precision is.
+      force_fp32: Whether to compute in float32 regardless of the model's
+        precision.
 
     Raises:
       ValueError: If an argument has the wrong shape or value.
@@ -269,7 +276,7 @@ class Model:
       transform,
       noise_seed,
       noise_mode=noise_mode,
-      # One program, not two, where both are the same.
+      # At fp32 both generators are the same: compile only one of them.
       exact=force_fp32 or self.precision == 'fp32',
     )
 
@@ -278,13 +285,16 @@ class Model:
     images: Float[AnyArray, 'n h w c'],
     c: Float[AnyArray, 'n classes'] | None = None,
   ) -> Float[Array, 'n 1']:
-    """Returns the discriminator's logits; images in [-1, 1].
+    """Returns the discriminator's logits [n, 1] for images in [-1, 1].
 
     Raises:
       ValueError: If the model was imported without a discriminator.
     """
     if self.discriminator_variables is None:
-      raise ValueError('this model was imported without a discriminator')
+      raise ValueError(
+        'this model was imported without a discriminator: import a checkpoint '
+        'that contains one'
+      )
     return self._discriminate(self.discriminator_variables, images, c)
 
   def generate(
@@ -295,14 +305,14 @@ class Model:
     batch_size: int = 8,
     **options: Any,
   ) -> Iterator[tuple[int, Float[np.ndarray, 'h w c']]]:
-    """Generates the images that seeds name, one by one.
+    """Generates the images of a sequence of seeds, one by one.
 
     Args:
       seeds: Seeds of the latents: see `seed_latents`.
       label: The label of all images, for a conditional model.
-      batch_size: Images at a time.
-      **options: Further arguments of `__call__`. Random noise has the first
-        seed of a batch.
+      batch_size: Number of images per batch.
+      **options: Further arguments of `__call__`. Random noise uses the first
+        seed of each batch.
 
     Yields:
       Each seed and its image [h, w, c], float32, nominally in [-1, 1].
@@ -312,7 +322,7 @@ class Model:
     """
     for first in range(0, len(seeds), batch_size):
       batch = list(seeds[first : first + batch_size])
-      # Whole batches, so that one program serves all.
+      # Pad the last batch, so that all batches use one program.
       missing = batch_size - len(batch) if first else 0
       z = seed_latents(batch + batch[:1] * missing, self.z_dim)
       c = None if label is None else np.tile(label, (len(z), 1))
@@ -320,7 +330,7 @@ class Model:
       yield from zip(batch, np.asarray(images), strict=False)
 
   def __getstate__(self) -> dict[str, Any]:
-    """Returns what copies and pickles keep: everything but the programs."""
+    """Returns the state to copy or pickle: everything but the programs."""
     programs = ('_mapping', '_synthesis', '_discriminate')
     return {k: v for k, v in self.__dict__.items() if k not in programs}
 
@@ -364,29 +374,29 @@ def _check_psi(psi: float) -> None:
 
 
 def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
-  """Opens the networks of a run folder, of a checkpoint or of an import.
+  """Loads the networks of a run folder, a checkpoint or an imported model.
 
   Parameters, styles, images and the discriminator are float32 in every
-  precision. 'bf16' and 'fp16' store the generator's feature maps in 16 bits as
-  training in that precision does: those of the four highest octaves of
-  resolution, which are bounded at 256 unless the model has a bound of its own.
+  precision. 'bf16' and 'fp16' store the generator's feature maps in the four
+  highest octaves of resolution in 16 bits, as in training with that precision,
+  and clamp them at 256 unless the model defines its own bound.
 
   Args:
-    path: A run folder (its newest checkpoint), `RUN/checkpoints/STEP`,
-      `RUN/checkpoints/best` of a run that keeps its best one, or a folder that
-      `sg3jax import` wrote.
+    path: A run folder (its newest checkpoint is used), `RUN/checkpoints/STEP`,
+      `RUN/checkpoints/best` of a run that keeps its best checkpoint, or a
+      folder written by `sg3jax import`.
     precision: The precision of the generator: 'fp32', 'bf16' or 'fp16'.
 
   Raises:
     FileNotFoundError: If there is no complete checkpoint.
-    ValueError: If an imported model is damaged, or `path` is an official
-      checkpoint, which is to be imported first, or the precision is unknown,
-      or JAX finds no device of the platform that it was told to use.
-    OSError: If the files cannot be read now.
+    ValueError: If an imported model is damaged, `path` is an official
+      checkpoint, which must be imported first, the precision is unknown, or JAX
+      finds no device of the requested platform.
+    OSError: If the files cannot be read.
   """
   path = _located(path)
   options, networks, step = read_networks(path)
-  # Not steps times the batch, which may have changed on the way.
+  # This is not step * batch, because the batch may have changed between runs.
   nimg = checkpoint_lib.load_nimg(path) if step else 0
   return Model(options, networks, step, precision, nimg)
 
@@ -394,30 +404,32 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
 def read_networks(
   path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Variables], int]:
-  """Reads the networks of a run folder, of a checkpoint or of an import.
+  """Reads the networks of a run folder, a checkpoint or an imported model.
 
   Args:
-    path: As in `load_model`, which raises the same.
+    path: See `load_model`, which raises the same errors.
 
   Returns:
-    The options of the run; variables by name: `generator_ema`, `generator` and
-    `discriminator`, as far as they are there; and the step, 0 of an import.
+    The options of the run; the available variables by name, among
+    `generator_ema`, `generator` and `discriminator`; and the step, which is 0
+    for an imported model.
   """
   path = _located(path)
-  sharding.find_devices()  # A missing one would look like a damaged file.
+  # Check first: a missing device would be reported as a damaged file.
+  sharding.find_devices()
   if model_files.is_model_folder(path):
     return *model_files.load(path, schema.NETWORKS), 0
   return checkpoint_lib.load_networks(path)
 
 
 def read_options(path: str | pathlib.Path) -> dict[str, Any]:
-  """Reads the options of a run folder, of a checkpoint or of an import.
+  """Reads the options of a run folder, a checkpoint or an imported model.
 
   Args:
-    path: As in `load_model`, which raises the same.
+    path: See `load_model`, which raises the same errors.
 
   Returns:
-    The options of the run; of an import, only their `model` part.
+    The options of the run; for an imported model, only their `model` part.
   """
   path = _located(path)
   if model_files.is_model_folder(path):
@@ -426,7 +438,11 @@ def read_options(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _located(path: str | pathlib.Path) -> pathlib.Path:
-  """Returns a path to read networks from; refuses addresses and files."""
+  """Returns the local path to read networks from.
+
+  Raises:
+    ValueError: If it is an address or a file.
+  """
   path = files.local_path(path)
   if path.is_file():
     raise ValueError(
@@ -437,11 +453,11 @@ def _located(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def seed_latents(seeds: Sequence[int], z_dim: int) -> Float[np.ndarray, 'n z']:
-  """Returns the latents that seeds name, the same as in the official tools.
+  """Returns the latents of seeds, identical to those of the official tools.
 
   Args:
-    seeds: Seeds, each 0..2^32 - 1.
-    z_dim: Features of z.
+    seeds: Seeds in 0..2^32 - 1.
+    z_dim: Number of features of z.
 
   Returns:
     [n, z_dim], float32.

@@ -1,4 +1,4 @@
-"""Flags that commands share, parsing, and error messages of one line."""
+"""Flags that commands share, flag parsing and one-line error messages."""
 
 import math
 import os
@@ -21,10 +21,10 @@ from sg3jax.train import sharding
 
 
 class PathParser(flags.ArgumentParser):
-  """Paths of users: `~` is their home folder, and addresses are refused.
+  """Parses paths: expands `~` to the home folder and rejects addresses.
 
   Attributes:
-    may_be_remote: Whether an address is passed on as it is.
+    may_be_remote: Whether an address is accepted, and returned unchanged.
   """
 
   def __init__(self, *, may_be_remote: bool = False):
@@ -32,7 +32,11 @@ class PathParser(flags.ArgumentParser):
     self.may_be_remote = may_be_remote
 
   def parse(self, argument: str) -> str:
-    """Returns the path; raises ValueError if it is an address."""
+    """Returns the path.
+
+    Raises:
+      ValueError: If it is an address and `may_be_remote` is False.
+    """
     if not argument or (self.may_be_remote and '://' in argument):
       return argument
     return str(files.local_path(argument))
@@ -41,7 +45,7 @@ class PathParser(flags.ArgumentParser):
 PATH = PathParser()
 
 DEVICES = flags.DEFINE_integer(
-  'devices', None, 'How many devices to use; all by default.', lower_bound=1
+  'devices', None, 'Number of devices to use; all by default.', lower_bound=1
 )
 flags.DEFINE_alias('gpus', 'devices')
 NETWORK = flags.DEFINE(
@@ -55,36 +59,36 @@ PRECISION = flags.DEFINE_enum(
   'precision',
   'fp32',
   list(factory.PRECISIONS),
-  'Precision of the generator; the 16-bit types store the four highest '
-  'octaves of resolution.',
+  'Precision of the generator; bf16 and fp16 apply to the four highest octaves '
+  'of resolution.',
 )
 BATCH = flags.DEFINE_integer(
   'batch',
   None,
-  'Images at a time; by default what fits the memory of the devices. evaluate '
-  'needs a multiple of 4 for each device.',
+  'Number of images per batch; by default, as many as fit in device memory. '
+  'evaluate requires a multiple of 4 per device.',
   lower_bound=1,
 )
 _COMPILATION_CACHE = flags.DEFINE(
   PathParser(may_be_remote=True),
   'compilation_cache',
   None,
-  'Folder where compiled programs are kept for the next command, or none; by '
-  'default the folder that JAX is set to, or sg3jax/compiled in your cache '
-  'folder.',
+  'Folder that caches compiled programs between commands, or none; by default '
+  'the folder configured in JAX, or else sg3jax/compiled in your cache folder.',
 )
 OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
 OUTPUT = flags.DEFINE(
   PATH,
   'output',
   None,
-  'What to write, which must not exist: export writes a .npz, .safetensors or '
-  '.stablehlo file, import a folder.',
+  'Output path, which must not exist yet: a .npz, .safetensors or .stablehlo '
+  'file for export, a folder for import.',
 )
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
-# Errors that wrong input raises. Others are a fault of ours: show them whole.
+# Wrong input raises these errors. Any other error is a bug in this package and
+# is shown with its traceback.
 _USER_ERRORS = (
   ValueError,
   OSError,
@@ -105,12 +109,12 @@ def run(
   *,
   arguments: int = 0,
 ) -> None:
-  """Parses the flags and runs a command; wrong input ends with one message.
+  """Parses the flags and runs a command; reports wrong input in one message.
 
   Args:
     main: The command. `--help` shows its module's docstring and flags.
-    argv: The program's name and its arguments; those of the process if None.
-    arguments: How many arguments without a name `main` takes.
+    argv: The program's name and its arguments; `sys.argv` if None.
+    arguments: Number of positional arguments that `main` takes.
   """
 
   def parse(args: list[str]) -> list[str]:
@@ -123,7 +127,7 @@ def run(
 
   def guarded(args: list[str]) -> None:
     if not flags.FLAGS['verbosity'].present:
-      # Libraries report every step of theirs; ours are printed.
+      # Libraries log each of their steps; this package prints its own.
       logging.set_verbosity(logging.WARNING)
     try:
       values = args[1:]
@@ -136,8 +140,8 @@ def run(
         raise ValueError('a FILE is required: --help shows how')
       compilation_cache.enable(_COMPILATION_CACHE.value)
       main(*values)
-      sys.stdout.flush()  # Where a full disk would be noticed too late.
-    except BrokenPipeError:  # Whoever read the output has seen enough.
+      sys.stdout.flush()  # At exit, a full disk would be noticed too late.
+    except BrokenPipeError:  # The reader of the output has closed it.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(1)
     except Exception as error:
@@ -149,7 +153,7 @@ def run(
 
 
 def _explain(error: Exception) -> str:
-  """Returns the message for an error of the user; raises any other."""
+  """Returns the message for a user error; re-raises any other error."""
   if isinstance(error, _USER_ERRORS):
     return with_flags(str(error))
   if isinstance(error, RuntimeError | AssertionError):
@@ -161,9 +165,9 @@ def _explain(error: Exception) -> str:
 
 
 def with_flags(message: str) -> str:
-  """Writes the fields in a message as the flags that set them.
+  """Replaces field names in a message by the flags that set them.
 
-  The library names fields, as in `train.batch must be ...`.
+  The library's messages name fields, as in `train.batch must be ...`.
   """
   if 'config' not in flags.FLAGS:
     return message
@@ -177,7 +181,7 @@ def with_flags(message: str) -> str:
 
 
 def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields the fields of a configuration by dotted name."""
+  """Yields the dotted name and the value of each field of a configuration."""
   for key, value in config.items():
     if hasattr(value, 'items'):
       yield from _leaves(value, f'{prefix}{key}.')
@@ -186,7 +190,7 @@ def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def _parse(args: list[str], module: str) -> list[str]:
-  """Parses flags; ends with one line if they are not understood.
+  """Parses flags; exits with a one-line error if they are invalid.
 
   Args:
     args: The program's name and its arguments.
@@ -198,17 +202,17 @@ def _parse(args: list[str], module: str) -> list[str]:
       f'error: {official_options.explain(module, unknown, list(flags.FLAGS))} '
       '(--help lists the options)'
     )
-  # Overrides of fields are looked up there.
+  # ml_collections looks for overrides of fields in sys.argv.
   argv, sys.argv = sys.argv, list(args)
   try:
     values = flags.FLAGS(args)
     _check_finite()
     return values
   except flags.Error as error:
-    # A configuration file's error comes with a traceback in between.
+    # An error in a configuration file has a traceback between these two lines.
     lines = str(error).strip().splitlines()
     message = ' '.join(dict.fromkeys((lines[0], lines[-1])))
-  except Exception as error:  # In a file of the user's, anything may happen.
+  except Exception as error:  # A user's file may raise anything.
     message = _config_error(error)
   finally:
     sys.argv = argv
@@ -217,10 +221,10 @@ def _parse(args: list[str], module: str) -> list[str]:
 
 
 def _unknown_flags(args: Sequence[str], module: str) -> list[str]:
-  """Returns the names of flags that a command does not take."""
+  """Returns the names of the flags that a command does not accept."""
   own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
   own |= {'debug', *(['gpus'] if 'devices' in own else [])}
-  # Flags that other commands take are defined too, and would be ignored.
+  # Flags of other commands are defined too, and would be silently ignored.
   package = __name__.rpartition('.')[0]
   others = {
     flag.name
@@ -233,7 +237,7 @@ def _unknown_flags(args: Sequence[str], module: str) -> list[str]:
     if arg == '--':
       break
     match = re.match(r'--?([a-zA-Z][\w-]*)(?![\w.-])', arg)
-    if not match:  # An argument, or a field of the configuration.
+    if not match:  # A positional argument, or a field of the configuration.
       continue
     name = match[1]
     is_known = name in flags.FLAGS or name.removeprefix('no') in flags.FLAGS
@@ -243,7 +247,7 @@ def _unknown_flags(args: Sequence[str], module: str) -> list[str]:
 
 
 def _check_finite() -> None:
-  """Ends unless all numbers that were given are finite."""
+  """Exits with an error unless all numbers in flags and fields are finite."""
   values: dict[str, Any] = {
     f'--{name}': flags.FLAGS[name].value for name in flags.FLAGS
   }
@@ -256,16 +260,19 @@ def _check_finite() -> None:
 
 
 def _config_error(error: Exception) -> str:
-  """Returns one line about an error of a configuration, or of its file."""
+  """Returns a one-line message about an error in a configuration or its file.
+
+  The line ends with the place in the user's file, if the error arose there.
+  """
   frames = traceback.extract_tb(error.__traceback__)
-  # ml_collections wraps its message, which names a similar key, twice.
+  # ml_collections wraps its message, which suggests a similar key, twice.
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
   message = str(error.args[0] if error.args else error)
   if isinstance(error, SyntaxError):
     return f'the configuration cannot be read: {error}'
   if isinstance(error, AttributeError | KeyError):
-    # It lists all fields and their values, too.
+    # The message also lists all fields and their values: remove them.
     values = re.compile(
       r'Other fields present: .*?(?=Did you mean|$)', re.DOTALL
     )
@@ -285,7 +292,7 @@ def _config_error(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-  """Prints a line about the work, beside the results on standard output."""
+  """Prints a progress message to standard error; results go to stdout."""
   print(text, file=sys.stderr, flush=True)
 
 
@@ -293,7 +300,7 @@ def require(flag: flags.FlagHolder) -> Any:
   """Returns a flag's value.
 
   Raises:
-    ValueError: If it was not given.
+    ValueError: If it is not set.
   """
   if not flag.value:
     raise ValueError(f'--{flag.name} is required: --help lists the options')
@@ -301,26 +308,29 @@ def require(flag: flags.FlagHolder) -> Any:
 
 
 def parse_seeds(text: str) -> list[int]:
-  """Returns the seeds of a list like `0,1,4-6`.
+  """Returns the seeds in a list such as `0,1,4-6`.
 
   Raises:
-    ValueError: If it is not such a list.
+    ValueError: If the list is malformed or a seed is out of range.
   """
   seeds = []
   for part in text.split(','):
     match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
     if not match:
       raise ValueError(
-        f'--seeds={text} is not understood at {part!r}: use numbers and ranges '
-        'such as 0,1,4-6'
+        f'--seeds must be numbers and ranges, got {part!r} in {text}: write '
+        '--seeds=0,1,4-6, for example'
       )
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first:
-      raise ValueError(f'--seeds={text}: the range {part!r} runs backwards')
+      raise ValueError(
+        f'--seeds must have ascending ranges, got {part!r} in {text}: write '
+        f'{last}-{first}'
+      )
     if last >= 2**32 or last - first >= _MAX_SEEDS:
       raise ValueError(
-        f'--seeds={text}: seeds must be below 2^32, and at most '
-        f'{_MAX_SEEDS:,} in a range'
+        f'--seeds must be below 2^32, with at most {_MAX_SEEDS:,} seeds per '
+        f'range, got {part!r} in {text}'
       )
     seeds.extend(range(first, last + 1))
   return seeds
@@ -332,17 +342,18 @@ def make_label(
   label_dim: int,
   class_names: Sequence[str] | None = None,
 ) -> Float[np.ndarray, ' classes'] | None:
-  """Returns the label that is asked for; None for unconditional networks.
+  """Returns the label that the flags specify; None for unconditional networks.
 
   Args:
-    chosen: A class, by its index or its name. A number is an index, even if it
-      is the name of another class.
-    numbers: A label itself, instead.
-    label_dim: Features of the network's labels.
-    class_names: Names of the classes, if they are known.
+    chosen: A class, given by its index or its name. A number is always an
+      index, even if it is also the name of a class.
+    numbers: The features of a label, as an alternative to `chosen`.
+    label_dim: Number of features of the network's labels.
+    class_names: Names of the classes, if known.
 
   Raises:
-    ValueError: If a label is missing, or given without need, or out of range.
+    ValueError: If a label is missing or out of range, or the network takes
+      none.
   """
   if not label_dim:
     for flag, value in (('class', chosen), ('label', numbers)):
@@ -359,8 +370,8 @@ def make_label(
   is_whole = label.shape == (label_dim,) and np.all(np.isfinite(label))
   if chosen is not None or not is_whole:
     raise ValueError(
-      f'--label={",".join(numbers)} is not understood: pass {label_dim} '
-      'numbers X,Y,... and no --class'
+      f'--label must be {label_dim} finite numbers X,Y,..., with no --class, '
+      f'got {",".join(numbers)}'
     )
   return label
 
@@ -368,10 +379,10 @@ def make_label(
 def _find_class(
   chosen: str | None, label_dim: int, class_names: Sequence[str]
 ) -> int:
-  """Returns the index of a class given by index or name.
+  """Returns the index of a class that is given by index or name.
 
   Raises:
-    ValueError: If there is no such class; the message names those there are.
+    ValueError: If there is no such class; the message lists the valid ones.
   """
   if chosen is not None:
     is_index = chosen.isascii() and chosen.isdecimal()

@@ -1,10 +1,10 @@
-"""Compiled programs that are kept from one command to the next.
+"""Setup of JAX's persistent compilation cache for the commands.
 
-Compiling a large model takes minutes, and every command compiles anew. JAX
-keeps programs in a folder if it has one (its persistent compilation cache),
-and finds them by all that they depend on: the program, the devices, the
-versions. The commands give it one below the user's cache folder. Used from
-Python, this package leaves the setting as it is.
+Compiling a large model takes minutes, and every command is a new process. If
+JAX is given a cache folder, it stores compiled programs there, keyed by
+everything that they depend on: the program, the devices and the versions. The
+commands use a folder below the user's cache folder. When this package is used
+from Python, it leaves the setting unchanged.
 """
 
 import os
@@ -19,25 +19,25 @@ import jax
 
 _CONFIG: Any = jax.config  # Its fields are made at run time.
 
-# Below this much free space the disk is left to others; a program takes a few
-# MiB.
+# With less free space than this, in bytes, nothing is cached. A program takes a
+# few MiB.
 _LEAST_FREE = 2**30
 
 
 def enable(choice: str | None) -> None:
-  """Chooses the folder where JAX keeps compiled programs.
+  """Sets the folder in which JAX caches compiled programs.
 
-  If the folder cannot be used, prints one warning and keeps nothing.
+  If the folder cannot be used, prints one warning and disables the cache.
 
   Args:
-    choice: The folder or URL, or 'none' to keep nothing. None for what the user
-      has set in JAX, or else `default_folder`.
+    choice: The folder or URL, or 'none' to disable the cache. None stands for
+      the user's setting in JAX, or else `default_folder`.
   """
   if choice is None and _is_chosen_by_user():
     return
   try:
     folder = None if choice == 'none' else choice or str(default_folder())
-    if folder and '://' not in folder:  # In a bucket JAX finds out itself.
+    if folder and '://' not in folder:  # JAX checks buckets itself.
       path = pathlib.Path(folder).expanduser().absolute()
       folder = str(path)
       _check(path)
@@ -48,7 +48,7 @@ def enable(choice: str | None) -> None:
       file=sys.stderr,
     )
     folder = None
-  # If the disk fills up later on, the next command says so, in one line.
+  # If the disk fills up later, the next command prints the warning above.
   warnings.filterwarnings(
     'ignore', 'Error writing persistent compilation cache'
   )
@@ -56,20 +56,20 @@ def enable(choice: str | None) -> None:
 
 
 def current_folder() -> str | None:
-  """Returns the folder where JAX keeps compiled programs; None for nowhere."""
+  """Returns the folder in which JAX caches programs; None if it does not."""
   if not _CONFIG.jax_enable_compilation_cache:
     return None
   return _CONFIG.jax_compilation_cache_dir or None
 
 
 def default_folder() -> pathlib.Path:
-  """Returns the folder for compiled programs below the user's cache folder.
+  """Returns the default cache folder, below the user's cache folder.
 
   Raises:
     RuntimeError: If the user has no home folder.
   """
   root = os.environ.get('XDG_CACHE_HOME', '')
-  if not os.path.isabs(root):  # The XDG specification says to ignore these.
+  if not os.path.isabs(root):  # The XDG specification ignores these.
     root = '~/Library/Caches' if sys.platform == 'darwin' else '~/.cache'
   return pathlib.Path(root).expanduser() / 'sg3jax' / 'compiled'
 
@@ -82,7 +82,7 @@ def _is_chosen_by_user() -> bool:
 
 
 def _check(folder: pathlib.Path) -> None:
-  """Raises OSError unless files can be written to a folder, which is made."""
+  """Makes a folder, and raises OSError unless files can be written to it."""
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryFile(dir=folder):
     pass

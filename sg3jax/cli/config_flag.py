@@ -1,4 +1,4 @@
-"""The flag `--config` of the commands that take a configuration."""
+"""The flag `--config`, shared by the commands that need a configuration."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ CONFIG = config_flags.DEFINE_config_file(
 
 
 def locate(args: Sequence[str]) -> list[str]:
-  """Turns the name behind `--config` into the path of its file, or ends."""
+  """Replaces a name in `--config` by its file; exits if it is unknown."""
   args = list(args)
   for i, arg in enumerate(args):
     flag, equals, value = arg.partition('=')

@@ -1,4 +1,4 @@
-"""Shows versions, devices and the kernels they take, and tests the operator.
+"""Shows versions, devices and their kernels, and tests the operator.
 
 sg3jax doctor
 """
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and examines the machine."""
+  """Parses the flags and checks the machine."""
   common.run(_doctor, argv)
 
 
@@ -91,7 +91,10 @@ def _test_gradients() -> bool:
 
 
 def _compare(what: str, transform) -> bool:
-  """Compares the chosen implementation with the reference, and prints it."""
+  """Compares the default implementation with the reference.
+
+  Prints the relative error, and returns whether it is small enough.
+  """
   start = time.perf_counter()
   ours, reference = (
     np.asarray(jax.jit(transform(_operator(name)))(*_inputs()))
@@ -102,5 +105,6 @@ def _compare(what: str, transform) -> bool:
   print(
     f'self-test            {what}: relative error {error:.1e}, {seconds:.1f} s'
   )
-  # Float32 sums of a few hundred products; TPUs and GPUs multiply exactly too.
+  # The bound is for float32 sums of a few hundred products. It holds on TPUs
+  # and GPUs too, where the operator multiplies in full float32 precision.
   return error < 1e-5

@@ -1,11 +1,11 @@
-"""Measures a trained model and appends the values to a run's metric files.
+"""Measures metrics of a trained model and appends them to its metric files.
 
     sg3jax evaluate --network=runs/quickstart --metrics=eqt,eqt_frac,eqr
     sg3jax evaluate --network=runs/quickstart --metrics=swd --data=embedded
     sg3jax evaluate --network=runs/quickstart --precision=bf16
 
-Values are printed as JSON lines and appended to `metric-NAME.jsonl` in
-`--outdir`, or in the run folder.
+The values are printed as one line of JSON and appended to `metric-NAME.jsonl`
+in `--outdir`, which defaults to the run folder.
 """
 
 import json
@@ -32,18 +32,20 @@ _METRICS = flags.DEFINE_list(
   f'The metrics to measure: {", ".join(base.registry())}.',
 )
 _DATA = flags.DEFINE_string(
-  'data', None, 'Real images, for metrics and models that need them.'
+  'data', None, 'Source of real images, if a metric or the model needs them.'
 )
 _SAMPLES = flags.DEFINE_integer(
-  'samples', 50_000, 'How many images a metric measures.', lower_bound=1
+  'samples', 50_000, 'Number of images per metric.', lower_bound=1
 )
 _SEED = flags.DEFINE_integer(
-  'seed', 0, 'Random seed for latents, transforms and the choice of reals.'
+  'seed',
+  0,
+  'Random seed for latents, transforms and choice of real images.',
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and measures."""
+  """Parses the flags and measures the metrics."""
   common.run(_evaluate, argv)
 
 
@@ -51,7 +53,10 @@ def _evaluate() -> None:
   network = common.require(common.NETWORK)
   names = base.parse_names(_METRICS.value)
   if not names:
-    raise ValueError('--metrics names no metric: there is nothing to measure')
+    raise ValueError(
+      '--metrics must name at least one metric, got none: choose from '
+      + ', '.join(base.registry())
+    )
   outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)
   model = model_lib.load_model(network, common.PRECISION.value)
@@ -74,7 +79,11 @@ def _evaluate() -> None:
 def _open_source(
   model: model_lib.Model, names: tuple[str, ...]
 ) -> sources.ImageSource | None:
-  """Returns the images that were named, which some metrics and models need."""
+  """Opens the real images of `--data`; returns None if none are needed.
+
+  Raises:
+    ValueError: If a metric or the model needs real images and there are none.
+  """
   if _DATA.value:
     source = sources.open_source(
       _DATA.value,
@@ -98,16 +107,16 @@ def _open_source(
 def _check_classes(
   data: tuple[str, ...] | None, model: tuple[str, ...] | None
 ) -> None:
-  """Raises a ValueError if data and model number their classes differently."""
+  """Raises ValueError if data and model number their classes differently."""
   if data and model and data != model:
     raise ValueError(
       'the classes of --data must be those of the network, got '
-      f'{report.examples(data)} for {report.examples(model)}: name the folders '
-      'alike, or give class numbers in dataset.json'
+      f'{report.examples(data)} for {report.examples(model)}: use the same '
+      'folder names, or give class numbers in dataset.json'
     )
 
 
 def _run_folder(network: str) -> pathlib.Path:
-  """Returns the run that a network, possibly one of its checkpoints, is of."""
+  """Returns the run folder of a network, which may be a checkpoint in it."""
   path = pathlib.Path(network)
   return path.parent.parent if path.parent.name == 'checkpoints' else path

@@ -4,15 +4,16 @@ r"""Writes a network as arrays under official names, or as a program.
     sg3jax export --network=models/ffhq --of=discriminator \
       --output=d.safetensors
 
-are the whole state dictionary of the official module, in its layout. The first
-is the moving average's; `--of=generator` is the one in training.
+These commands write the complete state dictionary of the official module, in
+its layout. The default is the moving average of the generator;
+`--of=generator` selects the generator without averaging.
 
     sg3jax export --network=models/ffhq --output=g.stablehlo
 
-is the generator with its arrays as StableHLO, which JAX runs on a CPU, a GPU or
-a TPU without this package: see `examples/generate_stablehlo.py`. Its two halves
-are `--of=mapping` and `--of=synthesis`. What it takes and returns is in
-`g.stablehlo.json`.
+This command writes the generator with its arrays as a StableHLO program, which
+JAX runs on a CPU, a GPU or a TPU without this package: see
+`examples/generate_stablehlo.py`. `--of=mapping` and `--of=synthesis` write its
+two halves. `g.stablehlo.json` describes the inputs and outputs.
 """
 
 import pathlib
@@ -31,13 +32,13 @@ _OF = flags.DEFINE_enum(
   'of',
   'generator_ema',
   sorted({*schema.NETWORKS, *stablehlo.PARTS}),
-  'Which network: generator (G without its moving average) and discriminator '
-  'as arrays alone, mapping and synthesis as programs alone.',
+  'The network to write: generator (G without its moving average) and '
+  'discriminator only as arrays, mapping and synthesis only as programs.',
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and exports."""
+  """Parses the flags and exports the network."""
   common.run(_export, argv)
 
 
@@ -61,7 +62,7 @@ def _export() -> None:
 
 
 def _export_arrays(output: pathlib.Path, network: str) -> None:
-  jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
+  jax.config.update('jax_platforms', 'cpu')  # This needs no accelerator.
   options, networks, _ = model_lib.read_networks(network)
   if _OF.value not in networks:
     raise ValueError(f'the model has no {_OF.value}')
@@ -89,4 +90,4 @@ def _export_program(
     f'{output}: ({inputs}) -> {about["output"]["shape"]}, '
     f'{len(program):,} bytes, for {", ".join(about["platforms"])}'
   )
-  print(f'{about_path}: what it takes and returns')
+  print(f'{about_path}: its inputs and outputs')

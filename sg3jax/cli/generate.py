@@ -1,4 +1,4 @@
-r"""Generates images with a trained model, one file a seed.
+r"""Generates images with a trained model, one file per seed.
 
     sg3jax generate --network=runs/quickstart --seeds=0,1,4-6 --outdir=out
     sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
@@ -6,7 +6,7 @@ r"""Generates images with a trained model, one file a seed.
     sg3jax generate --network=runs/animals --seeds=0-7 --outdir=cats \
       --class=cat --trunc=0.7 --truncation_towards=class
 
-Existing files are kept, unless `--overwrite` says otherwise.
+An existing file is an error unless `--overwrite` is given.
 """
 
 import pathlib
@@ -33,44 +33,47 @@ _SEEDS = flags.DEFINE_string(
 _TRUNC = flags.DEFINE_float(
   'trunc',
   1.0,
-  'Truncation psi: 1 for none, 0 for the mean image.',
+  'Truncation psi: 1 for no truncation, 0 for the mean image.',
   lower_bound=-model_lib.MAX_PSI,
   upper_bound=model_lib.MAX_PSI,
 )
 _CUTOFF = flags.DEFINE_integer(
   'trunc_cutoff',
   None,
-  'How many styles to truncate; all by default.',
+  'Number of styles to truncate, from the first; all by default.',
   lower_bound=0,
 )
 _TOWARDS = flags.DEFINE_enum(
   'truncation_towards',
   'global',
   model_lib.TRUNCATION_CENTERS,
-  'The mean image: that of all, or of the class that is generated.',
+  'The mean to truncate towards: of all images, or of the class.',
 )
 _CLASS = flags.DEFINE_string(
-  'class', None, 'Class of a conditional model: its index or its name.'
+  'class', None, 'Class for a conditional model: its index or its name.'
 )
 _LABEL = flags.DEFINE_list(
-  'label', None, 'Label of a model of vector labels: numbers X,Y,...'
+  'label', None, 'Label for a model with vector labels: numbers X,Y,...'
 )
 _NOISE_MODE = flags.DEFINE_enum(
-  'noise_mode', 'const', ['const', 'random', 'none'], 'Noise inputs, if any.'
+  'noise_mode',
+  'const',
+  ['const', 'random', 'none'],
+  'Noise inputs of StyleGAN2: the stored ones, new ones, or none.',
 )
 flags.DEFINE_alias('noise-mode', 'noise_mode')
 _TRANSLATE = flags.DEFINE_list(
-  'translate', ['0', '0'], 'Shift X,Y, in units of the width.'
+  'translate', ['0', '0'], 'Translation X,Y in units of the image width.'
 )
-_ROTATE = flags.DEFINE_float('rotate', 0.0, 'Turn, in degrees.')
+_ROTATE = flags.DEFINE_float('rotate', 0.0, 'Rotation in degrees.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
 
-# Images at a time where the memory of the device is unknown.
+# Images per batch if the memory of the device is unknown.
 _DEFAULT_BATCH = 8
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and generates."""
+  """Parses the flags and generates the images."""
   common.run(_generate, argv)
 
 
@@ -87,7 +90,7 @@ def _generate() -> None:
 
 
 def _images(model: model_lib.Model, seeds: list[int], transform: Any):
-  """Yields each seed and its image; says that the first one takes a while."""
+  """Yields each seed and its image; announces the compilation at the first."""
   size = common.BATCH.value or batches.fitting_batch(
     model.generator,
     memory_estimate.device_memory(sharding.make_mesh(1)),
@@ -113,7 +116,7 @@ def _images(model: model_lib.Model, seeds: list[int], transform: Any):
 
 
 def _label(model: model_lib.Model) -> Any:
-  """Returns the label that is asked for, and says the name of its class."""
+  """Returns the label that the flags specify, and prints its class name."""
   names = model.class_names
   label = common.make_label(_CLASS.value, _LABEL.value, model.label_dim, names)
   if label is not None and names and _LABEL.value is None:
@@ -123,10 +126,10 @@ def _label(model: model_lib.Model) -> Any:
 
 
 def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
-  """Returns the file of each seed.
+  """Returns the output file of each seed.
 
   Raises:
-    OSError: If a file exists already, or none can be written.
+    OSError: If a file already exists, or the folder cannot be written to.
   """
   outdir = pathlib.Path(common.require(common.OUTDIR))
   files.check_folder(outdir)
@@ -142,7 +145,7 @@ def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
 
 
 def _parse_transform(translate: list[str], rotate: float) -> Any:
-  """Returns the transform that is asked for, or None.
+  """Returns the inverse transform that the flags specify, or None.
 
   Raises:
     ValueError: If `translate` is not two numbers, or they are too large.
@@ -152,6 +155,6 @@ def _parse_transform(translate: list[str], rotate: float) -> Any:
     return resampling.inverse_transform((x, y), rotate)
   except ValueError as error:
     raise ValueError(
-      f'--translate={",".join(translate)} is not understood: use X,Y, numbers '
-      'that say how many widths to move'
+      '--translate must be two numbers X,Y in units of the image width, got '
+      + ','.join(translate)
     ) from error

@@ -1,17 +1,18 @@
-r"""Converts an official checkpoint to a folder of our own files, safely.
+r"""Converts an official checkpoint safely to a folder in our format.
 
     sg3jax import stylegan3-t-ffhq-1024x1024.pkl --output=models/ffhq
 
-Nothing of the file is executed. The folder opens like a run:
+No code in the file is executed. The folder can be used like a run:
 
     sg3jax generate --network=models/ffhq --seeds=0-7 --outdir=out
 
-State dictionaries and files of `sg3jax export` do not say what their network
-was made with. Published designs are recognised; others need a configuration:
+State dictionaries and files written by `sg3jax export` do not contain the
+design of their network. Published designs are recognised; others need a
+configuration:
 
     sg3jax import g_ema.pt --output=models/mine --config=mine.py
 
-Converted weights keep the licence of those they were made from.
+Converted weights keep the licence of the original weights.
 """
 
 import sys
@@ -28,20 +29,20 @@ flags.declare_key_flag('output')
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and converts."""
+  """Parses the flags and converts the checkpoint."""
   common.run(_import, config_flag.locate(argv or sys.argv), arguments=1)
 
 
 def _import(file: str) -> None:
   output = common.require(common.OUTPUT)
   config = config_flag.CONFIG.value
-  jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
+  jax.config.update('jax_platforms', 'cpu')  # This needs no accelerator.
   converted = convert.import_file(
     file, output, None if config is None else config.model.to_dict()
   )
   _describe(converted)
   print(f'written       {output}')
-  print('Converted weights keep the licence of those they were made from.')
+  print('Converted weights keep the licence of the original weights.')
 
 
 def _describe(converted: convert.Converted) -> None:

@@ -14,21 +14,21 @@ COMMANDS = {
   'sweep': 'analyses or trains many variants of a model',
   'generate': 'generates images with a trained model',
   'evaluate': 'measures a trained model',
-  'import': 'converts an official checkpoint, safely',
+  'import': 'converts an official checkpoint safely',
   'export': 'writes a model under official names',
-  'doctor': 'shows what this machine can do, and tests it',
+  'doctor': 'shows versions, devices and kernels, and tests the operator',
 }
 
 _INTERRUPTED = 128 + signal.SIGINT
 
-# Seconds for a command to clean up after Ctrl-C. Compilation takes minutes, in
-# which Python cannot interrupt it.
+# Seconds that a command has to clean up after Ctrl-C. Python cannot interrupt a
+# compilation, which may take minutes.
 _GRACE = 2.0
 
 
 def main() -> None:
-  """Runs the command that the first argument names; Ctrl-C ends it."""
-  # An exception in the middle of an import may be swallowed or wrapped there.
+  """Runs the command named by the first argument; Ctrl-C ends it."""
+  # KeyboardInterrupt raised during an import may be swallowed or wrapped.
   before = signal.signal(signal.SIGINT, _end_at_once)
   try:
     command = _find_command()
@@ -39,16 +39,16 @@ def main() -> None:
   except KeyboardInterrupt:
     with contextlib.suppress(OSError):
       sys.stdout.flush()
-    # Threads of libraries may be at work, and would be waited for.
+    # A normal exit would wait for threads of libraries.
     _end_at_once()
 
 
 def _find_command():
-  """Returns the module of the command, or None if help was all."""
+  """Returns the module of the command; None after printing the help."""
   name = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if name in COMMANDS:
-    # Each command defines flags of its own: import the one that runs.
-    module = 'import_' if name == 'import' else name  # A word of Python.
+    # Each command defines its own flags: import only the one that runs.
+    module = 'import_' if name == 'import' else name  # `import` is reserved.
     return importlib.import_module(f'sg3jax.cli.{module}')
   usage = '\n'.join(
     f'  {command:10s} {purpose}' for command, purpose in COMMANDS.items()
@@ -66,10 +66,10 @@ def _end_at_once(*_) -> None:
 
 
 def _end_after_grace() -> None:
-  """Makes Ctrl-C end the process even while Python cannot handle it.
+  """Makes Ctrl-C end the process even while Python cannot handle signals.
 
-  A signal leaves a byte in a pipe at once, which a thread reads. Training puts
-  a pipe of its own in its place.
+  The C-level handler writes a byte to a pipe at once, and a thread reads it.
+  Training replaces the pipe with its own.
   """
   read_end, write_end = os.pipe()
   os.set_blocking(write_end, False)

@@ -1,6 +1,6 @@
-"""The words of the official tools, and those for them here.
+"""Options of the official tools and their equivalents here.
 
-`docs/options.md` has the whole table, with the differences.
+`docs/options.md` has the complete table, with the differences.
 """
 
 import difflib
@@ -42,17 +42,17 @@ _GENERATE = {
   'noise-mode': '--noise_mode',
   **dict.fromkeys(
     ('output', 'grid', 'w-frames', 'num-keyframes', 'shuffle-seed'),
-    'for videos, which are not here yet',
+    'for videos and not supported',
   ),
 }
 _EVALUATE = {'mirror': 'not needed', 'verbose': 'not needed'}
 
-# By command: the official option without its dashes, and what it is here.
+# The equivalent of each official option, without its dashes, by command.
 WORDS = {'train': _TRAIN, 'generate': _GENERATE, 'evaluate': _EVALUATE}
 
 
 def explain(module: str, unknown: Sequence[str], known: Sequence[str]) -> str:
-  """Returns a sentence about options that a command does not take.
+  """Returns a message about options that a command does not accept.
 
   Args:
     module: The module of the command.

@@ -4,11 +4,12 @@ r"""Shows the design of a model, layer by layer, without computing anything.
     sg3jax spec --config=stylegan3_r:1024 --outdir=out \
       --config.model.synthesis.filter_size=8
 
-Frequencies are in cycles, rates in samples a canvas side: f_c is the cutoff of
-a layer's downsampling filter, f_t its least stopband, f_h half the width of its
-transition band, s the rate of its output, s' the one at which the nonlinearity
-is evaluated, and A how much the filter attenuates what would alias, by Kaiser's
-formula. `--outdir` also plots the paper's Figure 4 for the design.
+Frequencies are in cycles and rates in samples per side of the canvas: f_c is
+the cutoff of a layer's downsampling filter, f_t its minimum stopband, f_h half
+the width of its transition band, s the sampling rate of its output, s' the rate
+at which the nonlinearity is evaluated, and A the filter's attenuation of
+aliases by Kaiser's formula. `--outdir` also plots the paper's Figure 4 for the
+design.
 """
 
 import pathlib
@@ -36,9 +37,9 @@ def _spec() -> None:
   config = common.require(config_flag.CONFIG)
   if common.OUTDIR.value:
     files.check_folder(common.OUTDIR.value)
-  jax.config.update('jax_platforms', 'cpu')  # A GPU need not wake for this.
+  jax.config.update('jax_platforms', 'cpu')  # This needs no accelerator.
   model = config.model.to_dict()
-  # The data would settle these.
+  # In training, these come from the data.
   model['img_channels'] = model['img_channels'] or 3
   model['label_dim'] = model['label_dim'] or 0
   generator = factory.make_generator(model)
@@ -46,7 +47,7 @@ def _spec() -> None:
   spec = generator.spec
   params = abstract.shapes(generator)['params']
   d = abstract.shapes(discriminator, config.train.batch)
-  mapping = params.get('mapping', {})  # There may be no layers.
+  mapping = params.get('mapping', {})  # The mapping may have no layers.
   print(text.markdown(layer_tables.layer_rows(spec, params['synthesis'])))
   print(
     f'\nGenerator:      {abstract.count(params):,} parameters, '

@@ -1,15 +1,16 @@
-r"""Analyses or trains many variants of a model, on Ray.
+r"""Analyses or trains many variants of a model on Ray.
 
     sg3jax sweep --file=configs/sweeps/paper_parameters.toml --outdir=sweeps/p
     sg3jax sweep --file=mine.toml --outdir=/shared/mine --mode=train \
       --address=auto --gpus_per_point=1
 
-The file names a configuration and what varies (docs/sweeps.md). Points that are
-done are not run again, trainings that were interrupted go on: run the same
-command again. Results, with a table and plots, lie in OUTDIR/MODE.
+The file names a configuration and the fields that vary (docs/sweeps.md). The
+same command resumes a sweep: finished points are skipped, and interrupted
+trainings continue. Results, a table and plots are written to OUTDIR/MODE.
 
-Ctrl-C stops: analyses at once, trainings after their step, saved; status 75.
-Points run on the CPU unless --gpus_per_point or --resources_per_point is given.
+Ctrl-C stops analyses at once, and trainings after their current step, which is
+saved; the exit status is 75. Points run on the CPU unless --gpus_per_point or
+--resources_per_point is given.
 """
 
 import pathlib
@@ -39,60 +40,60 @@ _MODE = flags.DEFINE_enum(
   'mode',
   'analyse',
   driver.MODES,
-  'Whether points are trained, or only analysed.',
+  'Whether to train points or only to analyse them.',
 )
 _METRICS = flags.DEFINE_list(
   'sweep_metrics',
   list(analysis.metric_names()),
-  'The metrics that an analysis measures, or none. Trainings measure '
-  'log.metrics of their configuration.',
+  'The metrics that an analysis measures, or none. Trainings measure the '
+  'metrics in log.metrics.',
 )
 _SAMPLES = flags.DEFINE_integer(
   'sweep_samples',
   analysis.SAMPLES,
-  'How many images a metric of an analysis measures.',
+  'Number of images per metric of an analysis.',
   lower_bound=1,
 )
 _ADDRESS = flags.DEFINE_string(
   'address',
   'local',
-  'Address of a Ray cluster; auto for the one that runs on this machine, local '
-  'for one of its own.',
+  'Address of a Ray cluster; auto for the cluster that runs on this machine, '
+  'local to start a new one.',
 )
 _CPUS = flags.DEFINE_float(
-  'cpus_per_point', 1.0, 'Number of CPUs that a point takes.', lower_bound=0.0
+  'cpus_per_point', 1.0, 'Number of CPUs per point.', lower_bound=0.0
 )
 _GPUS = flags.DEFINE_float(
-  'gpus_per_point', 0.0, 'Number of GPUs that a point takes.', lower_bound=0.0
+  'gpus_per_point', 0.0, 'Number of GPUs per point.', lower_bound=0.0
 )
 _RESOURCES = flags.DEFINE_list(
-  'resources_per_point', [], 'Other resources that a point takes: TPU=4,...'
+  'resources_per_point', [], 'Other Ray resources per point: TPU=4,...'
 )
 _RETRIES = flags.DEFINE_integer(
   'max_retries',
   3,
-  'How often a point is started again whose process dies.',
+  'Maximum number of restarts of a point whose process dies.',
   lower_bound=0,
 )
 _ONLY = flags.DEFINE_list(
   'only',
   [],
-  'Run these points alone, by name or by patterns with *; failed ones too.',
+  'Run only these points, including failed ones; names or patterns with *.',
 )
 _RETRY_FAILED = flags.DEFINE_bool(
-  'retry_failed', False, 'Also run points that have failed.'
+  'retry_failed', False, 'Run failed points again.'
 )
 _RERUN = flags.DEFINE_bool(
-  'rerun', False, 'Also run points that are done; older results stay.'
+  'rerun', False, 'Run finished points again; earlier results are kept.'
 )
 _RERUN_CHANGED = flags.DEFINE_bool(
-  'rerun_changed', False, 'Also run points whose configuration has changed.'
+  'rerun_changed', False, 'Run points again whose configuration has changed.'
 )
 _SKIP_INVALID = flags.DEFINE_bool(
-  'skip_invalid', False, 'Run the others if some points are impossible.'
+  'skip_invalid', False, 'Skip invalid points and run the others.'
 )
 _LIST = flags.DEFINE_bool(
-  'list', False, 'Run nothing; write and print the table as it is.'
+  'list', False, 'Run nothing; write and print the current table.'
 )
 
 
@@ -111,9 +112,9 @@ def _sweep() -> None:
     max_retries=_RETRIES.value,
   )
   if not _LIST.value:
-    runner.import_ray()  # Before anything is read.
+    runner.import_ray()  # Fail before reading anything.
   metrics = list(analysis.parse_metrics(_METRICS.value))
-  # Here nothing is computed: the accelerators are for the points.
+  # This process computes nothing: leave the accelerators to the points.
   jax.config.update('jax_platforms', 'cpu')
   trains = _MODE.value == 'train'
   check = training.make_check() if trains else analysis.check
@@ -133,7 +134,7 @@ def _sweep() -> None:
     rerun_changed=_RERUN_CHANGED.value,
   )
   print(f'{len(sweep.points)} points, {len(todo)} to run', flush=True)
-  meaning = 'no further point begins, trainings finish their step and save'
+  meaning = 'no further point starts, and trainings finish their step and save'
   with preemption.stop_on_signals(meaning) as stop:
     try:
       if todo:
@@ -159,7 +160,7 @@ def _parse_resources(texts: list[str]) -> dict[str, float]:
       amounts[name] = float(amount)
     except ValueError as error:
       raise ValueError(
-        f'--resources_per_point={text} is not understood: use NAME=AMOUNT,...'
+        f'--resources_per_point must be NAME=AMOUNT,..., got {text}'
       ) from error
   return amounts
 
@@ -174,14 +175,14 @@ def _refuse_invalid(sweep: points.Sweep) -> None:
     raise ValueError(
       f'{len(invalid)} of {len(sweep.points)} points cannot run:\n'
       + '\n'.join(lines)
-      + '\nCorrect the file, or leave them out with --skip_invalid'
+      + '\nCorrect the file, or skip these points with --skip_invalid'
     )
 
 
 def _report(work: driver.Driver) -> Counter:
-  """Writes and prints what there is; returns how many points of each status."""
+  """Writes and prints the table; returns the number of points per status."""
   rows = work.rows()
-  # The logging of a point is no property of it.
+  # Logging options do not distinguish points.
   fields = [
     short
     for field, short in work.sweep.short_names.items()
@@ -193,7 +194,7 @@ def _report(work: driver.Driver) -> Counter:
   print(', '.join(f'{n} {status}' for status, n in counts.items()))
   others = work.store.names() - {point.name for point in work.sweep.points}
   if others:
-    print(f'{len(others)} result(s) of points that the file does not have')
+    print(f'{len(others)} result(s) of points that are not in the file')
   print(
     f'Written: {", ".join(path.name for path in paths)} in {work.store.folder}'
   )

@@ -1,20 +1,20 @@
-r"""Trains a model, or goes on training it.
+r"""Trains a model, or resumes its training.
 
     sg3jax train --config=quickstart --workdir=runs/quickstart
     sg3jax train --config=stylegan3_t:512,batch=32 --workdir=runs/t512 \
       --config.data.source=images.zip --config.data.mirror=1
 
-`--config` names a configuration of this package or a file, with an argument
-behind a colon. `--config.x.y=VALUE` overrides a field. The same command again
-continues a run that was interrupted.
+`--config` names a configuration of this package or a file, optionally followed
+by a colon and an argument. `--config.x.y=VALUE` overrides a field. The same
+command resumes an interrupted run.
 
 On SIGTERM or Ctrl-C the run finishes its step, saves, and exits with status 75:
-run the same command again. A second signal ends it at once.
+resume it with the same command. A second signal ends it at once.
 
     sg3jax train --config=stylegan3_t:512 --workdir=runs/cats \
       --config.data.source=cats.zip --init_from=runs/t512
 
-starts a new run from the networks of another one.
+This command starts a new run from the networks of another run.
 """
 
 import sys
@@ -36,11 +36,11 @@ _INIT_FROM = flags.DEFINE(
   common.PATH,
   'init_from',
   None,
-  'A run folder or checkpoint whose networks a new run starts from.',
+  'Run folder or checkpoint whose networks initialise a new run.',
 )
 flags.DEFINE_alias('init-from', 'init_from')
 _INIT_PARTIAL = flags.DEFINE_bool(
-  'init_partial', False, 'Start from what of them fits.'
+  'init_partial', False, 'Load only the arrays of --init_from that fit.'
 )
 flags.DEFINE_alias('init-partial', 'init_partial')
 flags.declare_key_flag('compilation_cache')
@@ -48,32 +48,34 @@ flags.declare_key_flag('devices')
 _PLAN = flags.DEFINE_bool(
   'plan',
   False,
-  'Compile a step without running it, print what it takes, and end.',
+  'Compile a training step, print its cost and memory, and exit.',
 )
 _PLAN_MEMORY = flags.DEFINE_float(
   'plan_memory',
   None,
-  'GiB of a device, for --plan to find the largest micro-batch that fits; by '
-  'default what the device reports.',
+  'Memory of a device in GiB, for which --plan finds the largest micro-batch '
+  'that fits; by default the amount that the device reports.',
   lower_bound=0.0,
 )
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
   'allow_config_change',
   False,
-  'Go on with a run although its configuration has changed, and log what has.',
+  'Resume a run although its configuration has changed; log the changes.',
 )
 _PROFILE = flags.DEFINE_string(
-  'profile', None, 'Record steps FIRST:LAST, from 1, in profile/ of the run.'
+  'profile',
+  None,
+  'Profile steps FIRST:LAST, from 1, into RUN/profile/.',
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
-  'Take part in a run on several hosts; start this command on each.',
+  'Join a run on several hosts; start the same command on each of them.',
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Parses the flags and trains."""
+  """Parses the flags and trains the model."""
   common.run(_train, config_flag.locate(argv or sys.argv))
 
 
@@ -103,7 +105,7 @@ def _train() -> None:
 
 
 def _read_config() -> Config:
-  """Returns the configuration, with the flags that stand for fields of it."""
+  """Returns the configuration, updated by the flags that set its fields."""
   config = common.require(config_flag.CONFIG)
   if _INIT_FROM.value:
     config.train.init_from = _INIT_FROM.value
@@ -113,7 +115,7 @@ def _read_config() -> Config:
 
 
 def _plan(config: Config) -> None:
-  """Prints what a step takes, and the micro-batches that fit."""
+  """Prints the cost of a step, and the micro-batches that fit in memory."""
   mesh = sharding.make_mesh(common.DEVICES.value)
   trainer, _ = build.prepare(config, launch.open_source(config), mesh)
   batch = config.train.batch

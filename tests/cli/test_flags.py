@@ -83,15 +83,21 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     (('train', '--workdir=never-made'), '--config is required'),
     ((*_GENERATE, '--seeds=0'), 'there is no run or checkpoint folder'),
     (_GENERATE, '--seeds is required'),
-    ((*_GENERATE, '--seeds=1,a'), "not understood at 'a': use numbers and"),
+    (
+      (*_GENERATE, '--seeds=1,a'),
+      "--seeds must be numbers and ranges, got 'a'",
+    ),
     (
       (*_GENERATE, '--seeds=0', '--translate=1,b'),
-      '1,b is not understood: use',
+      'two numbers X,Y in units of the image width, got 1,b',
     ),
     ((*_GENERATE, '0-3'), "'0-3': write options as --name=value"),
     (('evaluate', '--metrics=eqt'), '--network is required'),
     (('evaluate', '--network=nowhere'), 'no run or checkpoint folder'),
-    (('evaluate', '--network=nowhere', '--metrics=none'), 'nothing to measure'),
+    (
+      ('evaluate', '--network=nowhere', '--metrics=none'),
+      '--metrics must name at least one metric, got none',
+    ),
     (('evaluate', '--network=x', '--metrics=swt'), 'did you mean swd?'),
   ],
   ids=lambda value: ' '.join(value[1:]) if isinstance(value, tuple) else None,
@@ -197,7 +203,7 @@ def test_parse_seeds(text, seeds):
 
 @pytest.mark.parametrize('text', ['', '1,', '-1', '6-4', '1.5', '0-2-4'])
 def test_parse_seeds_names_what_it_does_not_understand(text):
-  with pytest.raises(ValueError, match=f'^--seeds={text}'):
+  with pytest.raises(ValueError, match=f'^--seeds must .* in {text}(: |$)'):
     common.parse_seeds(text)
 
 
@@ -228,10 +234,10 @@ def test_make_label(index, numbers, label_dim, label):
     ('-1', None, 3, '--class=0 to --class=2'),
     ('cat', None, 3, 'no class --class=cat: pass --class=0'),
     ('9' * 5000, None, 3, '--class=0 to --class=2'),
-    (None, ['1', '2'], 3, '--label=1,2 is not understood: pass 3 numbers'),
-    (None, ['a'], 1, '--label=a is not understood'),
-    (None, ['nan'], 1, '--label=nan is not understood'),
-    ('0', ['1'], 1, 'and no --class'),
+    (None, ['1', '2'], 3, '--label must be 3 finite numbers X,Y,...,'),
+    (None, ['a'], 1, 'with no --class, got a'),
+    (None, ['nan'], 1, 'with no --class, got nan'),
+    ('0', ['1'], 1, 'with no --class'),
   ],
 )
 def test_make_label_names_what_is_wrong(index, numbers, label_dim, message):
