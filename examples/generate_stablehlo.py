@@ -1,9 +1,9 @@
-"""Generates images with an exported generator; sg3jax is not needed.
+"""Generates images with an exported generator, without sg3jax.
 
     pip install jax flatbuffers numpy pillow
     python generate_stablehlo.py g.stablehlo out 0 1 2
 
-`g.stablehlo` is what `sg3jax export --network=... --output=g.stablehlo` wrote.
+`sg3jax export --network=... --output=g.stablehlo` writes `g.stablehlo`.
 """
 
 import argparse
@@ -16,8 +16,10 @@ from PIL import Image
 
 
 def main() -> None:
-  """Reads the command line and writes `seed0000.png` and so on."""
-  parser = argparse.ArgumentParser(description='Generates images of seeds.')
+  """Parses the arguments and writes `seed0000.png` and so on."""
+  parser = argparse.ArgumentParser(
+    description='Generates one image for each seed.'
+  )
   parser.add_argument('program', type=pathlib.Path)
   parser.add_argument('outdir', type=pathlib.Path)
   parser.add_argument('seeds', type=int, nargs='+')
@@ -27,7 +29,7 @@ def main() -> None:
 
   program = export.deserialize(bytearray(args.program.read_bytes()))
   _, shapes = jax.tree.unflatten(program.in_tree, program.in_avals)
-  # A seed is the same latent as in the official tools.
+  # A seed gives the same latent as in the official tools.
   z_dim = shapes['z'].shape[1]
   z = [np.random.RandomState(seed).randn(z_dim) for seed in args.seeds]
   inputs = {

@@ -1,4 +1,4 @@
-"""The analysis of a point without training it, in seconds."""
+"""Analyses a point of a sweep in seconds, without training it."""
 
 import math
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from sg3jax.train import sharding
 from sg3jax.train.step import build
 from sg3jax.types import AnyArray, Config, Images, Variables
 
-# Standard deviation of trained images, of the range [-1, 1], near enough.
+# Approximate standard deviation of trained images in the range [-1, 1].
 _CONTRAST = 0.5
-_BATCH = 4  # Images at a time, whose memory is reported.
-_CONTRAST_BATCHES = 16  # By which the contrast of a new generator is measured.
+_BATCH = 4  # Images per batch; `forward_mib` is for one batch.
+_CONTRAST_BATCHES = 16  # Batches that measure a new generator's contrast.
 
-# Each image has a transform of its own. The 95 % intervals of EQ-T and EQ-R
-# then reach at most 1.5 dB to either side for the designs of the small ladder
-# (docs/ladder.md), and at most 1 dB for most of them.
+# Default number of images, each with its own transform. With it, the half-width
+# of the 95 % intervals of EQ-T and EQ-R is at most 1.5 dB for the designs of
+# the small ladder (docs/ladder.md), and at most 1 dB for most of them.
 SAMPLES = 256
 
 Values = dict[str, float | int | None]
 
 
 def check(config: Config) -> None:
-  """Raises an error if a point is impossible, without computing anything.
+  """Checks that a point is possible, without computing anything.
 
   Raises:
-    ValueError: If a value is out of its range, or the networks are impossible.
+    ValueError: If a value is out of range, or the networks are impossible.
   """
   trainer = _make_trainer(config)
   abstract.shapes(trainer.generator)
@@ -42,7 +42,7 @@ def check(config: Config) -> None:
 
 
 def metric_names() -> tuple[str, ...]:
-  """Returns the metrics that need a generator alone, and no images."""
+  """Returns the names of the metrics that need no real images."""
   return tuple(
     name
     for name, metric in base.registry().items()
@@ -67,18 +67,18 @@ def analyse(
 ) -> Values:
   """Returns values of a new, untrained generator by name.
 
-  They are the parameters of G and D; the least attenuation in dB of all layers
-  and of the non-critical ones; 10^9 operations for generating an image, and MiB
-  for generating four at once, as the compiler counts them; and metrics with
-  half the width of their 95 % interval, `eqt_db` and `eqt_db_ci95`. Metrics
-  that need transforms are left out for generators that take none. Images of new
-  generators have little contrast: they are scaled to that of trained ones, a
-  standard deviation of 0.5, before metrics are measured.
+  The values are: the parameter counts of G and D; the minimum attenuation in dB
+  over all layers and over the non-critical layers; the compiler's count of 10^9
+  operations per image and of MiB for a batch of four images; and each metric
+  with the half-width of its 95 % interval, such as `eqt_db` and `eqt_db_ci95`.
+  Metrics that need transforms are omitted for generators that accept none. New
+  generators render images of low contrast, which are scaled to the contrast of
+  trained ones, a standard deviation of 0.5, before metrics are measured.
 
   Args:
     config: The configuration.
     metrics: Members of `metric_names()`; by default all.
-    samples: Images that each metric measures, each with a transform of its own.
+    samples: Number of images per metric, each with its own transform.
 
   Raises:
     ValueError: If the configuration is impossible, or a metric is unknown or
@@ -96,7 +96,7 @@ def analyse(
     'attenuation_db': worst,
     'noncritical_db': worst_lowered,
   }
-  # The values are of the design, not of its rounding.
+  # Measure the design in float32, without the rounding of 16-bit types.
   images = _Contrasted(generator.clone(low_precision_dtype=None))
   values |= _cost(images.compile_synthesis(shapes))
   chosen = [
@@ -113,8 +113,8 @@ def parse_metrics(asked: Sequence[str] | None) -> tuple[str, ...]:
   """Returns the metrics that an analysis is to measure.
 
   Args:
-    asked: Names, as `base.parse_names` takes them; by default all that need a
-      generator alone.
+    asked: Names in a form that `base.parse_names` accepts; by default all
+      metrics that need no real images.
 
   Raises:
     ValueError: If a metric is unknown, or needs more than a generator.
@@ -144,10 +144,10 @@ def _make_trainer(config: Config) -> Any:
 
 
 class _Contrasted(image_generator.ImageGenerator):
-  """Generates images on one device and scales them to a contrast.
+  """Generates images on one device and multiplies them by a gain.
 
   Attributes:
-    gain: The factor.
+    gain: The factor that sets the contrast.
   """
 
   def __init__(self, generator: generator_lib.Generator):
@@ -182,7 +182,7 @@ def _cost(program: jax.stages.Compiled) -> Values:
 def _measure(
   images: _Contrasted, metrics: Sequence[base.Metric], samples: int, seed: int
 ) -> Values:
-  """Returns the metrics of random weights, at the usual contrast."""
+  """Returns the values of metrics for random weights, at `_CONTRAST`."""
   generator = images.generator
   z = np.random.RandomState(seed).randn(
     _CONTRAST_BATCHES * _BATCH, generator.z_dim
@@ -222,7 +222,7 @@ def _measure(
 
 
 def _column(metric: base.Metric) -> str:
-  # Not by the names of the protocol, which promise 50,000 samples.
+  # Names of the protocol, such as eqt50k_int, would promise 50,000 samples.
   return f'{metric.name}_db' if 'dB' in metric.unit else metric.name
 
 

@@ -1,4 +1,4 @@
-"""Runs the points of a sweep that are to be run, and records each at once."""
+"""Selects the points of a sweep to run, runs them and records each result."""
 
 import datetime
 import fnmatch
@@ -20,9 +20,9 @@ MODES = ('analyse', 'train')
 class Driver:
   """One sweep in one folder.
 
-  A point's record is `unfinished` when it is handed to Ray, then `done` or
-  `failed`. Points that are done stay so; those that were started, in a driver
-  that is no more, are run again, and trainings go on where they were.
+  The status of a point is `unfinished` when it is handed to Ray, then `done` or
+  `failed`. Points that are done are not run again. Points left unfinished by an
+  earlier driver are run again, and their trainings resume.
 
   Args:
     sweep: The points.
@@ -52,18 +52,19 @@ class Driver:
     rerun: bool = False,
     rerun_changed: bool = False,
   ) -> list[points.Point]:
-    """Returns the points to run, and sets aside those to be made again.
+    """Returns the points to run, and sets aside older results of these points.
 
     Args:
-      only: Names, or patterns with * and ?; of these points alone, and of those
-        among them that have failed.
+      only: Names, or patterns with * and ?. If given, only these points are
+        selected, including those that have failed.
       retry_failed: Whether to run points that have failed.
-      rerun: Whether to run points that are done too.
-      rerun_changed: The same of those whose configuration has changed.
+      rerun: Whether to also run points that are done.
+      rerun_changed: Whether to run points again whose configuration has
+        changed.
 
     Raises:
-      ValueError: If a name is unknown; or if the configuration of a point is
-        not that of its record and it is not to be run again.
+      ValueError: If a name is unknown; or if the configuration of a point
+        differs from its record and the point is not to be run again.
     """
     chosen = self._matching(only)
     todo, again, changed = [], [], {}
@@ -77,7 +78,7 @@ class Driver:
         todo.append(point)
         again.append((point, difference))
       elif rerun and not difference and record['status'] == 'unfinished':
-        todo.append(point)  # Begun again already.
+        todo.append(point)  # An earlier --rerun has set its result aside.
       elif rerun:
         todo.append(point)
         again.append((point, difference))
@@ -92,7 +93,7 @@ class Driver:
       raise ValueError(
         f'{len(changed)} point(s) in {self.store.folder} were computed with '
         'another configuration:\n' + '\n'.join(lines) + '\nRun them again with '
-        '--rerun_changed (what there is gets a number and stays), or choose '
+        '--rerun_changed (older results are kept under a number), or choose '
         'another --outdir'
       )
     for point, difference in again:
@@ -105,7 +106,13 @@ class Driver:
     resources: runner.Resources,
     stop: preemption.Stop,
   ) -> None:
-    """Runs points; errors as in `runner.run`."""
+    """Runs points and records their results.
+
+    Args:
+      todo: The points.
+      resources: See `runner.run`, which raises the same errors.
+      stop: See `runner.run`.
+    """
     jobs = [self._job(point) for point in todo]
     by_name = {point.name: point for point in todo}
     for point in todo:
@@ -115,7 +122,7 @@ class Driver:
     def report(job: runner.Job, outcome: runner.Outcome) -> None:
       nonlocal ended
       if not outcome.error and outcome.value is None:
-        return  # Asked to stop; it stays `unfinished`.
+        return  # It was asked to stop and stays `unfinished`.
       ended += 1
       self._record(by_name[job.name], outcome)
       summary = outcome.error or _summary(outcome.value)
@@ -126,7 +133,7 @@ class Driver:
     runner.run(jobs, resources, report, stop=stop, patient=patient)
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns a row for each point: name, fields, status, values, error."""
+    """Returns a table row for each point: name, fields, status and results."""
     rows = []
     for point in self.sweep.points:
       record = self._current(point)
@@ -140,13 +147,13 @@ class Driver:
     return rows
 
   def _current(self, point: points.Point) -> store.Record:
-    """Returns the record of a point as the file describes it now."""
+    """Returns a point's record if its configuration is still the file's."""
     if point.error:
       return {'status': 'invalid', 'error': point.error}
     record = self.store.read(point.name)
     if record is None:
       return {'status': 'not run'}
-    # The values of another configuration are not this point's.
+    # Values of another configuration do not belong to this point.
     changed = self._difference(record, point)
     return {'status': 'changed'} if changed else record
 
@@ -160,7 +167,7 @@ class Driver:
       if not found:
         names = ', '.join(point.name for point in valid)
         raise ValueError(
-          f'--only={pattern} is no point that can run: use {names}'
+          f'--only must match a point that can run, got {pattern}: use {names}'
         )
       chosen |= found
     return [point for point in valid if point.name in chosen]
@@ -176,8 +183,8 @@ class Driver:
     return [line for line in difference if line not in added]
 
   def _set_aside(self, point: points.Point, difference: Sequence[str]) -> None:
-    # A run may go on in its folder with other fields that have no part in the
-    # numbers of a step.
+    # A run can resume in its folder if only fields have changed that do not
+    # affect the numerics of a step.
     goes_on = difference and all(
       line.startswith(compare.MAY_CHANGE) for line in difference
     )

@@ -1,8 +1,8 @@
-"""Sweep files, which describe variants of a configuration.
+"""Reads sweep files, which describe variants of a configuration.
 
 A sweep file is TOML (docs/sweeps.md):
 
-    config = 'stylegan3_r:64'            # as behind --config
+    config = 'stylegan3_r:64'            # as for --config
     seeds = [0, 1]
 
     [base]                               # for all points
@@ -12,15 +12,15 @@ A sweep file is TOML (docs/sweeps.md):
     model.synthesis.filter_size = [4, 6, 8]
     model.synthesis.first_stopband = ['2^1.5', '2^2.1']
 
-    [[zip]]                              # fields that change together: one axis
+    [[zip]]                              # one axis: fields that vary together
     model.synthesis.num_layers = [8, 10]
     model.synthesis.num_critical = [1, 2]
 
-    [[points]]                           # single ones, beside the grid
+    [[points]]                           # a single point outside the grid
     name = 'wide'
     model.synthesis.channel_base = 4096
 
-    [[points]]                           # one of another configuration
+    [[points]]                           # a point of another configuration
     name = 'T'
     config = 'stylegan3_t:64'
 """
@@ -43,7 +43,7 @@ Values = dict[str, Any]
 
 _KEYS = ('config', 'base', 'axes', 'zip', 'points', 'seeds')
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]*')
-_MAX_NAME = 150  # File systems end at 255, and suffixes follow.
+_MAX_NAME = 150  # File systems allow 255 characters, including suffixes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Point:
   """One variant of a configuration.
 
   Attributes:
-    name: Name of its files: stable, readable, safe in file systems.
-    values: Values that distinguish it, by dotted field.
-    config: The whole configuration; None if `error` says why there is none.
-    error: Why the point cannot run, in one line; empty if it can.
+    name: Name of the point and its files; readable and safe in file systems.
+    values: Values that distinguish the point, by dotted field.
+    config: The complete configuration, as far as it was built before any error.
+    error: One line on why the point cannot run; empty if it can.
   """
 
   name: str
@@ -69,8 +69,8 @@ class Sweep:
 
   Attributes:
     points: All points, in the order of the file.
-    short_names: Short name of each field that varies: the shortest end of its
-      dotted name that no other field has.
+    short_names: Short name of each field that varies: the shortest unique
+      suffix of its dotted name.
   """
 
   points: Sequence[Point]
@@ -84,16 +84,16 @@ class Sweep:
 def read(
   path: str | pathlib.Path, check: Callable[[Config], None] | None = None
 ) -> Sweep:
-  """Reads a sweep file, and finds out which of its points can run.
+  """Reads a sweep file and determines which of its points can run.
 
   Args:
     path: The file.
-    check: Raises if a configuration is impossible.
+    check: Called with a configuration; raises an error if it is impossible.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If the file is not understood, or `base` does not fit the
-      configuration. What is wrong with a point is in its `error` instead.
+    ValueError: If the file is malformed, or `base` does not fit the
+      configuration. The problem of a single point is stored in its `error`.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -101,7 +101,7 @@ def read(
   try:
     content = tomllib.loads(path.read_text(encoding='utf-8'))
     return _expand(content, path.parent, check)
-  except ValueError as error:  # TOML's own is one too.
+  except ValueError as error:  # TOMLDecodeError is a ValueError too.
     raise ValueError(f'{path}: {error}') from error
 
 
@@ -139,7 +139,7 @@ def _expand(
       values = values | _assign(config, others)
       if check is not None:
         check(config)
-    except Exception as problem:  # Whatever a design of a user's leads to.
+    except Exception as problem:  # A user's design may raise anything.
       error = ' '.join(str(problem).split())
       if not isinstance(problem, ValueError | OSError | ImportError):
         error = f'{type(problem).__name__}: {error}'
@@ -152,7 +152,10 @@ def _expand(
 def _once_for_all_seeds(
   check: Callable[[Config], None],
 ) -> Callable[[Config], None]:
-  """Returns the check, which takes seconds, but knows what it has checked."""
+  """Returns a check that runs once for configurations that differ in seed.
+
+  A check takes seconds.
+  """
   errors: dict[str, Exception | None] = {}
 
   def check_once(config: Config) -> None:
@@ -173,7 +176,7 @@ def _once_for_all_seeds(
 
 
 def _load(value: str, folder: pathlib.Path) -> Config:
-  """Loads a configuration; a file is looked for beside the sweep file first."""
+  """Loads a configuration; a file in the sweep file's folder comes first."""
   beside = folder / value.partition(':')[0]
   if beside.suffix == '.py' and beside.is_file():
     value = str(folder / value)
@@ -199,7 +202,7 @@ def _tables(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 def _combinations(
   content: Mapping[str, Any],
 ) -> Iterator[tuple[str | None, Values]]:
-  """Yields the names, where given, and the values of all points."""
+  """Yields the name (None if not given) and the values of each point."""
   seeds = content.get('seeds')
   if seeds is not None:
     _check_list('seeds', seeds)
@@ -217,8 +220,8 @@ def _combinations(
       isinstance(name, str) and _NAME.fullmatch(name) and len(name) < _MAX_NAME
     ):
       raise ValueError(
-        f'the name {name!r} of a point is not usable: use letters, digits and '
-        '. _ = + -, beginning with a letter or digit'
+        'the name of a point must consist of letters, digits and . _ = + -, '
+        f'starting with a letter or digit, got {name!r}'
       )
     for parts in itertools.product(*last):
       yield name, values | {k: v for part in parts for k, v in part.items()}
@@ -235,7 +238,7 @@ def _zip_axis(lists: Values) -> list[Values]:
   lengths = {field: len(values) for field, values in lists.items()}
   if len(set(lengths.values())) != 1:
     raise ValueError(
-      'the fields of a [[zip]] change together and need lists of one length: '
+      'the fields of a [[zip]] must have lists of one length, got: '
       + ', '.join(f'{field} has {n}' for field, n in lengths.items())
     )
   columns = [_axis(field, values) for field, values in lists.items()]
@@ -248,13 +251,13 @@ def _zip_axis(lists: Values) -> list[Values]:
 def _check_list(name: str, values: Any) -> None:
   if not isinstance(values, list) or not values:
     raise ValueError(
-      f'{name} must be a list of values such as [4, 6], is {values!r}; what is '
-      'the same for all points belongs in [base]'
+      f'{name} must be a list of values such as [4, 6], got {values!r}: move '
+      'values that all points share to [base]'
     )
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = '') -> Values:
-  """Returns values by dotted field, of tables in tables."""
+  """Returns the values of nested tables by dotted field."""
   flat: Values = {}
   for key, value in table.items():
     if isinstance(value, Mapping):
@@ -265,9 +268,15 @@ def _flatten(table: Mapping[str, Any], prefix: str = '') -> Values:
 
 
 def get(config: Config, field: str, values: Mapping[str, Any]) -> Any:
-  """Returns the value of a point in a field, whether it is its own or not.
+  """Returns the value of a field at a point.
 
-  None if the configuration has no such field.
+  Args:
+    config: The configuration of the point.
+    field: The dotted name of the field.
+    values: The values that distinguish the point.
+
+  Returns:
+    The value in `values`, or else in `config`; None if there is no such field.
   """
   if field in values:
     return values[field]
@@ -275,10 +284,10 @@ def get(config: Config, field: str, values: Mapping[str, Any]) -> Any:
 
 
 def _assign(config: Config, values: Values) -> Values:
-  """Sets fields, and returns their values as the fields hold them.
+  """Sets fields of a configuration, and returns the converted values.
 
   Raises:
-    ValueError: If a field is unknown or a value not of its type.
+    ValueError: If a field is unknown or a value has the wrong type.
   """
   known = [name for name, _ in fields.leaves(config)]
   converted = {}
@@ -294,10 +303,14 @@ def _assign(config: Config, values: Values) -> Values:
 
 
 def _convert(field: str, kind: type, value: Any) -> Any:
-  """Returns a value of a field's type, or raises ValueError."""
+  """Returns a value converted to a field's type.
+
+  Raises:
+    ValueError: If the value has the wrong type.
+  """
   if isinstance(value, str) and kind in (int, float):
     power = re.fullmatch(r'\s*([\d.]+)\s*\^\s*(-?[\d.]+)\s*', value)
-    if power:  # The paper writes its stopbands so.
+    if power:  # The paper writes stopbands as powers.
       value = float(power[1]) ** float(power[2])
       if kind is int and value.is_integer():
         value = int(value)
@@ -305,20 +318,20 @@ def _convert(field: str, kind: type, value: Any) -> Any:
     return float(value)
   if kind is tuple and isinstance(value, list):
     return tuple(value)
-  # True is an int to Python.
+  # bool is a subclass of int.
   if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
     names = {
       int: 'an integer', float: 'a number', bool: 'true or false',
       str: 'text', tuple: 'a list',
     }  # fmt: skip
     raise ValueError(
-      f'{field} must be {names.get(kind, kind.__name__)}, is {value!r}'
+      f'{field} must be {names.get(kind, kind.__name__)}, got {value!r}'
     )
   return value
 
 
 def _short_name(field: str, known: Sequence[str]) -> str:
-  """Returns the shortest end of a field that no other field has."""
+  """Returns the shortest suffix of a field that no other field has."""
   parts = field.split('.')
   for i in range(len(parts) - 1, 0, -1):
     short = '.'.join(parts[i:])
@@ -357,11 +370,11 @@ def _text(value: Any) -> str:
 def _check_names(points: Sequence[Point]) -> None:
   seen: dict[str, Point] = {}
   for point in points:
-    # Some file systems do not tell upper from lower case.
+    # Some file systems are case-insensitive.
     other = seen.setdefault(point.name.lower(), point)
     if other is not point:
       raise ValueError(
-        f'two points have the name {point.name}: '
-        f'{dict(other.values)} and {dict(point.values)}. Leave one out, or '
-        'give [[points]] a name of their own'
+        f'names of points must be unique, got {point.name} for both '
+        f'{dict(other.values)} and {dict(point.values)}: remove one point, or '
+        'give [[points]] a name'
       )

@@ -1,4 +1,4 @@
-"""The table and the plots of a sweep."""
+"""Writes the table and the plots of a sweep."""
 
 import csv
 import io
@@ -18,19 +18,19 @@ from sg3jax.sweeps import analysis, store
 
 Row = Mapping[str, Any]
 
-# Columns about a point or the machine, which are in the table alone.
+# Columns about a point or the machine, which are not plotted.
 _ABOUT = ('point', 'status', 'seconds', 'sec_per_kimg', 'error')
-_MOST_LABELS = 8  # Lines in a legend.
-_MOST_TICKS = 16
-_MOST_LETTERS = 40  # That fit below a panel side by side.
+_MOST_LABELS = 8  # Maximum number of lines in a legend.
+_MOST_TICKS = 16  # Maximum number of tick labels of a panel.
+_MOST_LETTERS = 40  # Letters of horizontal tick labels that fit a panel.
 
-# Titles of values that no metric yields.
+# Titles of values that are not metrics.
 _TITLES = {
   'g_parameters': 'Parameters of G',
   'd_parameters': 'Parameters of D',
   'attenuation_db': 'Least attenuation (dB)',
-  'noncritical_db': 'The same, critical layers apart (dB)',
-  'forward_gflop': 'GFLOP an image',
+  'noncritical_db': 'Least attenuation, non-critical layers (dB)',
+  'forward_gflop': 'GFLOP per image',
   'forward_mib': 'MiB for generating four images',
 }
 
@@ -38,15 +38,17 @@ _TITLES = {
 def write(
   rows: Sequence[Row], fields: Sequence[str], folder: store.Store
 ) -> list[pathlib.Path]:
-  """Writes the results of a sweep for people, spreadsheets and programs.
+  """Writes the results of a sweep as tables and plots.
+
+  Writes `table.csv`, `table.json` and `table.md`; `seeds.md`, with the mean and
+  the spread over each point's seeds, if there are several; and `plot-FIELD.png`
+  for each field that varies among the points that are done. Replaces older
+  files.
 
   Args:
     rows: See `driver.Driver.rows`.
     fields: Columns of the fields that vary; `seed` is plotted as a spread.
-    folder: Gets `table.csv`, `table.json` and `table.md`; `seeds.md`, the mean
-      and the spread of each point's seeds, if there are several; and
-      `plot-FIELD.png` for each field that varies among what is done. Older
-      files are replaced.
+    folder: The folder to write to.
 
   Returns:
     The files.
@@ -78,9 +80,9 @@ def write(
 
 
 def average(rows: Sequence[Row], fields: Sequence[str]) -> list[dict[str, Any]]:
-  """Returns a row for the seeds of each point: means of values ± their spread.
+  """Returns a row for each point, averaged over seeds: mean ± spread.
 
-  The spread is the standard deviation of a single run, by n - 1.
+  The spread is the sample standard deviation, normalised by n - 1.
 
   Args:
     rows: Points that are done.
@@ -109,7 +111,7 @@ def _mean(rows: Sequence[Row], value: str) -> str | None:
 
 
 def _in_order(rows: Sequence[Row]) -> list[str]:
-  """Returns the columns: seconds and errors last, and only if there are any."""
+  """Returns the columns, with seconds and errors last and only if not empty."""
   names = [n for n in text_lib.columns(rows) if n not in ('seconds', 'error')]
   return names + [
     name
@@ -130,16 +132,19 @@ def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
 def plot(
   rows: Sequence[Row], axis: str, axes: Sequence[str], path: grids.Path
 ) -> bool:
-  """Plots every value against one field; returns whether there was any.
+  """Plots every value against one field.
 
-  Points that agree in all other fields are joined. Where there are seeds, the
-  line is their mean, and the band reaches from the least to the greatest.
+  Lines join points that agree in all other fields. With several seeds, the line
+  is their mean, and the band extends from their minimum to their maximum.
 
   Args:
     rows: Points that are done.
     axis: The field.
-    axes: All fields that vary, apart from the seed.
-    path: The PNG file; one of that name is replaced.
+    axes: All fields that vary, except for the seed.
+    path: The PNG file, which is replaced if it exists.
+
+  Returns:
+    Whether there was anything to plot.
   """
   names = _plottable(rows, axes)
   if not names:
@@ -187,7 +192,7 @@ def _title(name: str) -> tuple[str, str]:
 
 
 def _plottable(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
-  """Returns the values that are numbers and not the same everywhere."""
+  """Returns the columns to plot: numeric values that differ between rows."""
   names = []
   for name in text_lib.columns(rows):
     values = [row.get(name) for row in rows]
@@ -205,7 +210,7 @@ def _key(value: Any) -> str:
 def _groups(
   rows: Sequence[Row], axis: str, axes: Sequence[str]
 ) -> dict[str, list[Row]]:
-  """Returns the points to join, by a label of what they have in common."""
+  """Returns groups of points to join, by a label of their common values."""
   others = [
     name
     for name in axes
@@ -220,30 +225,30 @@ def _groups(
     for label, members in groups.items()
     if len({_key(row[axis]) for row in members}) > 1
   }
-  # Beside lines, points that vary another field would be dots over one value.
+  # Beside lines, omit single points, which vary another field.
   return lines or groups
 
 
 def _positions(
   rows: Sequence[Row], axis: str
 ) -> tuple[dict[str, float], list[str]]:
-  """Returns where on the axis each value lies, and its label."""
+  """Returns the position of each value on the axis, and the labels."""
   values = {_key(row[axis]): row[axis] for row in rows}
   if all(
     isinstance(v, int | float) and not isinstance(v, bool)
     for v in values.values()
   ):
     places = {key: float(value) for key, value in values.items()}
-  else:  # Text, side by side.
+  else:  # Text is placed at equal distances.
     places = {key: float(i) for i, key in enumerate(values)}
   labels = [text_lib.cell(value) for value in values.values()]
   return places, _own_parts(labels) if axis == 'config' else labels
 
 
 def _own_parts(configs: Sequence[str]) -> list[str]:
-  """Returns names of configurations without the parts that all of them have.
+  """Returns names of configurations without their common prefix and suffix.
 
-  `ladder:B,batch=8` and `ladder:C,batch=8` become B and C.
+  For example, `ladder:B,batch=8` and `ladder:C,batch=8` become B and C.
   """
   parts = [re.split('[:,]', config) for config in configs]
   for end in (0, -1):

@@ -1,7 +1,7 @@
-"""Functions on the machines of a Ray cluster, or on this one.
+"""Runs functions on the machines of a Ray cluster, or on this machine.
 
-Every job is one task. Ray starts a job again whose process or machine dies; one
-that raises is reported, and the others go on.
+Every job is one Ray task. Ray restarts a job whose process or machine dies. If
+a job raises an error, it is reported and the other jobs continue.
 """
 
 import contextlib
@@ -25,13 +25,14 @@ from sg3jax.train import preemption
 
 _CONFIG: Any = jax.config  # Its fields are made at run time.
 
-# Seconds between two looks at whether to stop.
+# Seconds between checks for a request to stop.
 _POLL = 0.5
 
-# Results are a few numbers; by default Ray takes a third of the memory.
+# Bytes of Ray's object store, which holds a few numbers per job. By default Ray
+# reserves a third of the memory.
 _OBJECT_STORE = 100 * 2**20
 
-# Jobs of a process that has no accelerator, before it is replaced.
+# Jobs that a process without an accelerator runs before it is replaced.
 _CALLS = 16
 
 _COLOURS = re.compile(r'\x1b\[[0-9;]*m')
@@ -39,13 +40,13 @@ _COLOURS = re.compile(r'\x1b\[[0-9;]*m')
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A call.
+  """A function call to run on a worker.
 
   Attributes:
-    name: Its name.
-    function: A function of a module that the workers can import; its result
-      can be pickled.
-    arguments: Its keyword arguments.
+    name: Name of the job.
+    function: The function, from a module that workers can import. Its result
+      must be picklable.
+    arguments: Keyword arguments of the function.
   """
 
   name: str
@@ -58,12 +59,12 @@ class Outcome:
   """The outcome of a job.
 
   Attributes:
-    value: The value that it returned.
-    error: The error in one line; empty if it returned.
-    traceback: Where the error was raised.
-    seconds: Duration of the last attempt.
-    host: The machine.
-    device: The kind of its first device.
+    value: The value that the function returned.
+    error: The error in one line; empty if the function returned.
+    traceback: The traceback of the error.
+    seconds: Duration of the last attempt in seconds.
+    host: Name of the machine.
+    device: Kind of the machine's first device.
   """
 
   value: Any = None
@@ -76,15 +77,16 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-  """The machines on which jobs run, and the resources each of them takes.
+  """The machines on which jobs run, and the resources of each job.
 
   Attributes:
-    address: Address of a Ray cluster, 'auto' for the one of this machine;
-      'local' for workers of this process's own.
-    cpus: CPUs a job, which Ray counts but does not enforce.
-    gpus: GPUs a job; it sees no others.
-    custom: Other resources that the cluster's machines declare, `{'TPU': 4}`.
-    max_retries: How often a job may be started again whose process died.
+    address: Address of a Ray cluster, 'auto' for the cluster of this machine,
+      or 'local' to start one for this process.
+    cpus: Number of CPUs per job, which Ray counts but does not enforce.
+    gpus: Number of GPUs per job; a job sees no other GPUs.
+    custom: Other resources per job that the cluster's machines declare, such as
+      `{'TPU': 4}`.
+    max_retries: Maximum number of restarts of a job whose process died.
   """
 
   address: str = 'local'
@@ -95,7 +97,7 @@ class Resources:
 
   @property
   def on_cpu(self) -> bool:
-    """Whether jobs have no accelerator."""
+    """Whether jobs run without an accelerator."""
     return not self.gpus and not self.custom
 
 
@@ -107,19 +109,20 @@ def run(
   stop: preemption.Stop,
   patient: bool,
 ) -> None:
-  """Runs jobs until all are done, or until asked to stop.
+  """Runs jobs until all have ended, or until `stop` requests an early end.
 
   Args:
-    jobs: The jobs; as many run at a time as the resources allow.
-    resources: The machines, and what a job takes.
-    report: Called with each job that has ended, in the order in which they do.
-    stop: Whether to end early. Set `obeyed` then.
-    patient: Whether jobs that run are then asked to end, as by Ctrl-C, and
-      waited for; else they are killed.
+    jobs: The jobs. As many run concurrently as the resources allow.
+    resources: The machines, and the resources of a job.
+    report: Called with each job and its outcome, in the order in which they
+      end.
+    stop: The request to end early. Its `obeyed` is set when it is followed.
+    patient: How to end early: if True, running jobs are interrupted as by
+      Ctrl-C and awaited; if False, they are killed.
 
   Raises:
     ImportError: If Ray is not installed.
-    ValueError: If no machine has what a job takes.
+    ValueError: If no machine has the resources of a job.
     ConnectionError: If there is no cluster at the address.
   """
   ray = import_ray()
@@ -131,14 +134,14 @@ def run(
       for reference in ready:
         job = pending.pop(reference)
         outcome = _outcome(ray, reference, resources.max_retries)
-        # After a stop, errors are those of the cancellation.
+        # After a stop, errors stem from the cancellation.
         if not (stop.obeyed and outcome.error):
           report(job, outcome)
       if stop.signal and pending and not stop.obeyed:
         stop.obeyed = True
         if not patient:
-          # To disconnect ends them. `ray.cancel(force=True)` of one that is
-          # about to return is more than Ray 2.60 survives.
+          # Disconnecting ends the jobs. Ray 2.60 crashes on
+          # `ray.cancel(force=True)` for a job that is about to return.
           return
         for reference in pending:
           ray.cancel(reference)
@@ -147,9 +150,9 @@ def run(
 def _start(
   ray: Any, jobs: Sequence[Job], resources: Resources, patient: bool
 ) -> dict[Any, Job]:
-  """Hands jobs to Ray; returns them by the references of their outcomes."""
-  # A process for each training: it leaves no memory taken, on no device.
-  # Short jobs share what they have compiled, but not for ever.
+  """Submits jobs to Ray; returns them by the references of their outcomes."""
+  # Each training has its own process, which frees all memory at its end. Short
+  # jobs share a process and its compiled programs, up to _CALLS of them.
   alone = patient or not resources.on_cpu
   remote = ray.remote(max_calls=1 if alone else _CALLS)(_call)
   cache = _CONFIG.jax_compilation_cache_dir
@@ -171,12 +174,12 @@ def _start(
 
 
 def import_ray() -> Any:
-  """Returns the package, of which only this module knows.
+  """Imports and returns Ray, which only this module uses.
 
   Raises:
-    ImportError: If it is not installed.
+    ImportError: If Ray is not installed.
   """
-  # Ray would report the use of it to its makers otherwise.
+  # Disable Ray's usage reports.
   os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
   try:
     import ray
@@ -191,7 +194,7 @@ def import_ray() -> Any:
 def _connected(ray: Any, resources: Resources) -> Iterator[None]:
   quiet = {'log_to_driver': False, 'logging_level': 'ERROR'}
   if resources.address == 'local':
-    # A point that needs more memory than there is would be tried forever.
+    # By default Ray retries a job that runs out of memory forever.
     os.environ.setdefault('RAY_task_oom_retries', str(resources.max_retries))
     quiet |= {
       'include_dashboard': False,
@@ -200,12 +203,12 @@ def _connected(ray: Any, resources: Resources) -> Iterator[None]:
   else:
     _check_address(resources.address)
   with warnings.catch_warnings():
-    # It warns of forking beside JAX's threads, but Ray's processes begin anew.
+    # JAX warns of forks in a process with threads, but Ray execs new programs.
     warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=resources.address, **quiet)
   if threading.current_thread() is threading.main_thread():
-    # Ray's would end this process at once, and with it what is being trained.
+    # Restore our handler: Ray's would end this process and its trainings.
     signal.signal(signal.SIGTERM, handler)
   try:
     yield
@@ -214,9 +217,12 @@ def _connected(ray: Any, resources: Resources) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-  """Raises in seconds if there is no cluster; Ray would take minutes."""
+  """Raises ConnectionError in seconds if there is no cluster.
+
+  Ray itself would take minutes.
+  """
   host, colon, port = address.rpartition(':')
-  if not colon or '://' in address:  # `auto`, and what only Ray understands.
+  if not colon or '://' in address:  # `auto`, or a form that only Ray parses.
     return
   try:
     socket.create_connection((host, int(port)), timeout=10).close()
@@ -258,9 +264,9 @@ def _call(
 
   Args:
     function: The function.
-    arguments: Its keyword arguments.
-    on_cpu: Whether the job has no accelerator.
-    cache: The folder where the driver keeps compiled programs; None for none.
+    arguments: Keyword arguments of the function.
+    on_cpu: Whether the job runs without an accelerator.
+    cache: The driver's folder of compiled programs; None if it has none.
   """
   if on_cpu and 'JAX_PLATFORMS' not in os.environ:
     jax.config.update('jax_platforms', 'cpu')
@@ -283,26 +289,26 @@ def _call(
 
 
 def _use_cache(folder: str | None) -> None:
-  """Keeps compiled programs where the driver does, if this machine can."""
+  """Uses the driver's folder of compiled programs, if this machine can."""
   if folder and 'JAX_COMPILATION_CACHE_DIR' in os.environ:
-    return  # The machine has a place of its own.
+    return  # The machine has its own folder.
   if folder and '://' not in folder:
     try:
       pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError:  # The home folder of the driver's user, say.
+    except OSError:  # It may be in the driver's home folder, say.
       folder = None
   _CONFIG.update('jax_compilation_cache_dir', folder)
 
 
 def _outcome(ray: Any, reference: Any, max_retries: int) -> Outcome:
-  """Returns the outcome of a task, even if its process did not survive."""
+  """Returns the outcome of a task, even if its process died."""
   try:
     return ray.get(reference)
   except ray.exceptions.RayError as problem:
     trace = _COLOURS.sub('', str(problem)).strip()
     lines = trace.splitlines() or ['']
-    # Where Python raised in the worker, before our code ran, the reason is
-    # last: a package that is missing there, say.
+    # If the worker raised before `_call` ran, for example because a package is
+    # missing there, the reason is in the last line.
     if isinstance(problem, ray.exceptions.RayTaskError):
       return Outcome(error=lines[-1], traceback=trace)
     return Outcome(

@@ -1,11 +1,11 @@
-"""The records of the points of a sweep, in files.
+"""Stores the records of a sweep's points in files.
 
-    results/NAME.json   a point's record: its configuration, status and values
-    errors/NAME.txt     the traceback of one that failed
-    runs/NAME/          the run folder of one that is trained
+    results/NAME.json   the record of a point: configuration, status and values
+    errors/NAME.txt     the traceback of a point that failed
+    runs/NAME/          the run folder of a point that is trained
 
-A record is written whole or not at all. Nothing is lost when a point is run
-again: the older record and run folder get a number, `NAME.json~1` and `NAME~1`.
+Records are written atomically. Running a point again loses nothing: the older
+record and run folder are renamed with a number, `NAME.json~1` and `NAME~1`.
 """
 
 import json
@@ -18,10 +18,10 @@ Record = dict[str, Any]
 
 
 class Store:
-  """The folder of one sweep in one mode. One process may write to it.
+  """The folder of one sweep in one mode, which one process at a time writes.
 
   Attributes:
-    folder: The folder.
+    folder: Absolute path of the folder.
   """
 
   def __init__(self, folder: str | pathlib.Path):
@@ -29,10 +29,10 @@ class Store:
     self._lock = None
 
   def lock(self) -> None:
-    """Keeps other processes from running the same sweep, until this one ends.
+    """Prevents other processes from running this sweep until this one ends.
 
     Raises:
-      ValueError: If one is.
+      ValueError: If another process is running it.
       OSError: If the folder cannot be written.
     """
     try:
@@ -51,7 +51,7 @@ class Store:
     return self.folder / 'runs' / name
 
   def read(self, name: str) -> Record | None:
-    """Returns the record of a point, None if there is none.
+    """Returns the record of a point; None if there is none.
 
     Raises:
       ValueError: If the file is damaged.
@@ -63,12 +63,12 @@ class Store:
       return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
       raise ValueError(
-        f'{path} is no valid record ({error}): move it away to run the point '
-        'again'
+        f'{path} must be a valid record, got {error}: move the file away to '
+        'run the point again'
       ) from error
 
   def write(self, name: str, record: Record, traceback: str = '') -> None:
-    """Writes a record at once, and the traceback of a point that failed.
+    """Writes the record of a point, and the traceback if the point failed.
 
     Raises:
       OSError: If the folder cannot be written, or the disk is full.
@@ -86,16 +86,16 @@ class Store:
     return {path.stem for path in (self.folder / 'results').glob('*.json')}
 
   def set_aside(self, name: str, *, with_run: bool) -> None:
-    """Numbers the files of a point, so that it can be run again.
+    """Renames the files of a point, so that it can be run again.
 
     Args:
-      name: The point.
-      with_run: Whether that includes the run folder.
+      name: Name of the point.
+      with_run: Whether to rename the run folder too.
     """
     paths = [self._record(name)]
     if with_run:
       paths.append(self.run_folder(name))
-    number = 1  # After ~, which no point's name has.
+    number = 1  # Follows a ~, which names of points cannot contain.
     while any(
       path.with_name(f'{path.name}~{number}').exists() for path in paths
     ):

@@ -1,4 +1,4 @@
-"""A point that is trained: a run folder of its own, and its last values."""
+"""Trains a point of a sweep in its own run folder."""
 
 import math
 import pathlib
@@ -15,7 +15,7 @@ from sg3jax.types import Config
 def make_check() -> Callable[[Config], None]:
   """Returns a function that raises an error if a point cannot be trained.
 
-  It opens each set of images once, however many points train on it.
+  It opens each set of images only once for all points.
   """
   opened: dict[tuple, sources.ImageSource] = {}
 
@@ -36,16 +36,18 @@ def make_check() -> Callable[[Config], None]:
 
 
 def train(config: Config, workdir: str) -> analysis.Values | None:
-  """Trains a point, or goes on; call it in the main thread of a process.
+  """Trains a point, or resumes its training.
+
+  Call this function in the main thread of a process, since it handles signals.
 
   Args:
     config: The configuration.
-    workdir: The run folder, on storage that every machine of a cluster sees:
-      another one may go on with it.
+    workdir: The run folder, on storage that all machines of a cluster share,
+      since another machine may resume the run.
 
   Returns:
     The values of the last snapshot, or None if the run was asked to stop
-    before its end: the same call goes on from there.
+    early; the same call then resumes it.
   """
   with preemption.stop_on_signals() as stop:
     launch.train(config, workdir, stop=stop)
@@ -53,7 +55,7 @@ def train(config: Config, workdir: str) -> analysis.Values | None:
 
 
 def last_values(workdir: pathlib.Path) -> analysis.Values:
-  """Returns a run's last measured values, and its speed, by name."""
+  """Returns the values of a run's last snapshot, and its speed, by name."""
   values: analysis.Values = {}
   stats = results.last_line(workdir / 'stats.jsonl') or {}
   for name, stat in (
@@ -65,7 +67,7 @@ def last_values(workdir: pathlib.Path) -> analysis.Values:
   kimg = stats.get('Progress/kimg', {}).get('mean', math.nan)
   for path in sorted(workdir.glob('metric-*.jsonl')):
     line = results.last_line(path) or {}
-    # An evaluation that failed has left those of an older snapshot last.
+    # If the last evaluation failed, the last line is of an older snapshot.
     if math.isclose(line.get('kimg', math.nan), kimg):
       values |= line['results']
   return values

@@ -103,7 +103,7 @@ def test_single_points(tmp_path, ray):
   _go(_driver(tmp_path), only=['filter_size=4'], rerun=True)
   assert ray.ran == ['filter_size=4']
   with pytest.raises(
-    ValueError, match=r'--only=7 is no point .* filter_size=4'
+    ValueError, match=r'--only must match .* got 7: use filter_size=4'
   ):
     _driver(tmp_path).select(only=['7'])
 
@@ -160,7 +160,7 @@ def test_invalid_points_are_in_the_table(tmp_path, ray):
   rows = _go(_driver(tmp_path, f"[axes]\n{_FIELD} = [4, 'six']"))
   assert ray.ran == ['filter_size=4']
   assert rows['filter_size=six']['status'] == 'invalid'
-  assert "must be an integer, is 'six'" in rows['filter_size=six']['error']
+  assert "must be an integer, got 'six'" in rows['filter_size=six']['error']
 
 
 def test_two_drivers_do_not_share_a_folder(tmp_path):
@@ -174,7 +174,7 @@ def test_a_damaged_record_is_named(tmp_path, ray):
   _go(_driver(tmp_path))
   path = tmp_path / 'analyse' / 'results' / 'filter_size=4.json'
   path.write_text('{"status"')
-  with pytest.raises(ValueError, match=r'filter_size=4\.json is no valid'):
+  with pytest.raises(ValueError, match=r'filter_size=4\.json must be a valid'):
     _driver(tmp_path).select()
 
 

@@ -106,16 +106,18 @@ def test_long_names_are_cut_but_differ(tmp_path):
     ('[base]\nmodel.sinthesis.margin = 1',
      'no field model.sinthesis.margin in the configuration: did you mean '
      r'model\.synthesis\.margin'),
-    ('[base]\ntrain.batch = 2.5', 'train.batch must be an integer, is 2.5'),
+    ('[base]\ntrain.batch = 2.5', 'train.batch must be an integer, got 2.5'),
     ('[axes]\ntrain.batch = 8', r'batch must be a list of values such as .4'),
     ('[axes]\ntrain.batch = []', 'must be a list'),
     ('seeds = 3', 'seeds must be a list'),
     ('[[axes]]\ntrain.batch = [8]', r'axes must be a table: write \[axes\]'),
     ('[points]\ntrain.batch = 8', r'points must be tables: write \[\[points'),
     ('[[zip]]\nseed = [1, 2]\ntrain.batch = [8]',
-     'lists of one length: seed has 2, train.batch has 1'),
-    ('[axes]\ntrain.batch = [8, 8]', 'two points have the name batch=8'),
-    ("[[points]]\nname = 'a/b'", "the name 'a/b' of a point is not usable"),
+     'lists of one length, got: seed has 2, train.batch has 1'),
+    ('[axes]\ntrain.batch = [8, 8]',
+     'names of points must be unique, got batch=8'),
+    ("[[points]]\nname = 'a/b'",
+     "the name of a point must consist of .*, got 'a/b'"),
     ('[axes', 'Expected'),
   ],
 )  # fmt: skip
@@ -162,10 +164,10 @@ def test_points_that_cannot_run_say_why_and_the_others_do(tmp_path):
   reasons = [
     'a stopband lies below its cutoff',
     'did you mean model.synthesis.margin?',
-    'model.synthesis.filter_size must be an integer, is True',
+    'model.synthesis.filter_size must be an integer, got True',
     '7',
     'config.train.g_lr must be above 0',
-    "model.synthesis.margin must be an integer, is 'two'",
+    "model.synthesis.margin must be an integer, got 'two'",
   ]
   for (name, error), reason in zip(errors.items(), reasons, strict=True):
     assert reason in error, name
