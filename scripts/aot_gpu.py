@@ -1,7 +1,7 @@
-"""Compiles the Mosaic GPU kernel for GPUs that are not there, and describes it.
+"""Compiles the Mosaic GPU kernel without a GPU, and describes the result.
 
-Needs the CUDA plugin of JAX and the CUDA compiler, `_REMEDY`; with nvdisasm
-the instructions of the main loop are counted too.
+This needs JAX's CUDA plugin and the CUDA compiler (see `_REMEDY`). If nvdisasm
+is installed too, it also counts the instructions of the main loop.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from sg3jax.ops.filtered_lrelu.gpu.tiling import Tile
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 
-# An H100 SXM, as XLA describes a device that it compiles for.
+# XLA's description of an H100 SXM as a target to compile for.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -59,16 +59,16 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 _REMEDY = (
-  "pip install 'jax[cuda13]', or, enough to compile: jax-cuda13-plugin of the "
-  "version of jax, 'nvidia-cuda-nvcc>=13.2,<14' and nvidia-nvvm, and to count "
-  'instructions nvidia-cuda-nvdisasm'
+  "pip install 'jax[cuda13]'; or, to compile only: jax-cuda13-plugin in the "
+  "version of jax, 'nvidia-cuda-nvcc>=13.2,<14' and nvidia-nvvm, and "
+  'nvidia-cuda-nvdisasm to count instructions'
 )
 
 
 def missing() -> str | None:
-  """Returns what keeps `compile_facts` from working, or None."""
+  """Returns the reason why `compile_facts` cannot work here, or None."""
   if jax.__version_info__ < (0, 11):
-    return f'JAX {jax.__version__} is too old for the kernel, it needs 0.11'
+    return f'JAX must be 0.11 or newer for the kernel, got {jax.__version__}'
   if importlib.util.find_spec('jax_cuda13_plugin') is None:
     return f'the CUDA plugin of JAX is not installed: {_REMEDY}'
   if not any(
@@ -86,34 +86,36 @@ def compile_facts(
   tile: Tile | None = None,
   is_scaled: bool = False,
 ) -> dict[str, Any]:
-  """Compiles the kernel of a chain for an H100, which need not be there.
+  """Compiles the kernel of a chain for an H100, without needing one.
 
   Args:
-    chain: What to compute.
-    operand_shapes: [n, h, w, c] of each operand.
-    dtype: Of the operands: float16 or bfloat16.
+    chain: The chain to compute.
+    operand_shapes: Shape [n, h, w, c] of each operand.
+    dtype: Dtype of the operands: float16 or bfloat16.
     tile: Columns and rows of a block, or None for the kernel's own choice.
-    is_scaled: With the factors and the bias that a layer of a generator has.
+    is_scaled: Whether to include the factors and the bias of a generator's
+      layer.
 
   Returns:
     tile: The tile (columns, rows);
-    registers, spill_bytes: a thread's, as ptxas reports them;
-    shared_bytes: shared memory of a block;
-    instructions: those of a step of the main loop, or None without nvdisasm;
-    instructions_per_output: the same for each output a thread makes;
-    hgmma: how many of them are tensor core products, or None;
-    is_serialized: whether ptxas could not overlap those;
-    estimated_registers, estimated_instructions: what `gpu.geometry` estimates;
-    seconds: to trace, lower and compile.
+    registers, spill_bytes: per thread, as reported by ptxas;
+    shared_bytes: shared memory per block;
+    instructions: per step of the main loop, or None without nvdisasm;
+    instructions_per_output: the same, per output of a thread;
+    hgmma: the number of them that are tensor core products, or None;
+    is_serialized: whether ptxas failed to overlap the tensor core products;
+    estimated_registers, estimated_instructions: the estimates of
+      `gpu.geometry`;
+    seconds: the time to trace, lower and compile.
 
   Raises:
-    NotImplementedError: The kernel cannot serve the chain.
-    RuntimeError: The compiler is missing, or its report is not understood.
+    NotImplementedError: If the kernel does not support the chain.
+    RuntimeError: If the compiler is missing, or its report cannot be parsed.
   """
   reason = missing()
   if reason is not None:
     raise RuntimeError(f'Cannot compile for an H100: {reason}.')
-  # As the kernel gets them: channels are padded to what TMA can stride over.
+  # The kernel's operands have channels padded to a stride that TMA supports.
   operands = [
     jax.ShapeDtypeStruct((*s[:3], -(-s[3] // 8) * 8), dtype)
     for s in operand_shapes
@@ -158,10 +160,10 @@ def compile_facts(
 
 
 def layer_scaling(operands: Sequence[Any]) -> Scaling:
-  """Returns the factors and the bias that a generator's layer has, as shapes.
+  """Returns the shapes of the factors and the bias of a generator's layer.
 
-  Forward, the demodulation, the bias and the next layer's style; in derivatives
-  the latter two belong to one operand each.
+  In the forward direction these are the demodulation, the bias and the next
+  layer's style. In derivatives, demodulation and style scale one operand each.
 
   Args:
     operands: One or two arrays [n, h, w, c], or their shapes.
@@ -197,7 +199,7 @@ def _compile(
   )
   with tempfile.TemporaryDirectory() as folder:
     with _environment(MOSAIC_GPU_DUMP_TO=folder):
-      # The abstract mesh tells what is being lowered for.
+      # The abstract mesh defines the target of the lowering.
       with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(call).lower(*arguments)
       lowered.compile()
@@ -232,10 +234,11 @@ def _number(pattern: str, report: str) -> int:
 
 
 def _main_loop(sass: str) -> list[str]:
-  """Returns the instructions of the loop that has the tensor core products.
+  """Returns the instructions of the loop with the tensor core products.
 
-  It is the shortest stretch from a label to a branch back to it around all of
-  them; the loops that wait for a barrier have none.
+  The loop is the shortest range from a label to a branch back to it with the
+  largest number of tensor core products. Loops that wait for a barrier contain
+  no such products.
   """
   labels, instructions = {}, []
   for line in sass.splitlines():

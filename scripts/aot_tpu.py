@@ -1,9 +1,9 @@
-"""Compiles the Pallas kernel for TPUs that are not there, and describes it.
+"""Compiles the Pallas kernel without a TPU, and describes the result.
 
-Needs the TPU compiler, which `pip install 'jax[tpu]'` brings. It writes the
-static schedule of a kernel as text, one line for each bundle of instructions
-that are issued together: the sum over the kernel's loops of bundles times trips
-is what a grid step takes at best, in clock cycles.
+This needs the TPU compiler, from `pip install 'jax[tpu]'`. It writes the static
+schedule of a kernel as text, with one line for each bundle of instructions that
+are issued together. The sum over the kernel's loops of bundles times trips is
+the minimum duration of a grid step in clock cycles.
 """
 
 import atexit
@@ -39,24 +39,25 @@ _TOPOLOGIES = {
 }
 _ENVIRONMENT = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Several processes may compile.
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',  # These two keep it from asking
-  'TPU_WORKER_HOSTNAMES': 'localhost',  # around for a machine with TPUs.
+  # With these two, libtpu does not search the network for a TPU machine.
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
 }
 _LINE = re.compile(r'^\s*(?:0x[0-9a-f]+|\d+)\s+(LB|LH|LE|PB|PF|CT)?\s*:\s*(>*)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """Facts of a compiled kernel.
+  """Facts about a compiled kernel.
 
   Attributes:
-    generation: The TPU that it was compiled for.
-    tile: Rows and columns of the result in a grid step.
-    grid: Grid steps.
-    bundles: Of each of the kernel's loops, in its order.
-    trips: How often each of them runs in a grid step.
-    seconds: What compiling took.
-    temp_bytes: Memory of the device beside operands and result.
+    generation: The TPU generation that the kernel was compiled for.
+    tile: Rows and columns of the result per grid step.
+    grid: Number of grid steps.
+    bundles: Number of instruction bundles of each loop of the kernel, in order.
+    trips: Number of trips of each loop per grid step.
+    seconds: Duration of the compilation in seconds.
+    temp_bytes: Device memory in bytes besides operands and result.
   """
 
   generation: str
@@ -69,22 +70,22 @@ class Facts:
 
   @property
   def bundles_per_step(self) -> int:
-    """The least number of cycles that a grid step takes."""
+    """Minimum number of cycles per grid step."""
     return sum(b * t for b, t in zip(self.bundles, self.trips, strict=True))
 
 
 def missing() -> str | None:
-  """Returns what keeps `compile_facts` from working, or None."""
+  """Returns the reason why `compile_facts` cannot work here, or None."""
   if importlib.util.find_spec('libtpu') is None:
     return "the TPU compiler is not installed: pip install 'jax[tpu]'"
   return None
 
 
 def devices(generation: str) -> Sequence[Any]:
-  """Returns the devices of a small slice that need not exist.
+  """Returns the devices of a small slice to compile for, without needing one.
 
   Raises:
-    RuntimeError: The compiler is not installed.
+    RuntimeError: If the compiler is not installed.
   """
   if reason := missing():
     raise RuntimeError(reason)
@@ -100,18 +101,18 @@ def devices(generation: str) -> Sequence[Any]:
 def compile_facts(
   chain: Chain, n: int, c: int, dtype: jnp.dtype, generation: str
 ) -> Facts:
-  """Compiles a chain for one core and reads what came out.
+  """Compiles a chain for one core and returns facts about the result.
 
   Args:
-    chain: What to compute.
-    n: Samples.
-    c: Channels.
-    dtype: Of the operands.
+    chain: The chain to compute.
+    n: Number of samples.
+    c: Number of channels.
+    dtype: Dtype of the operands.
     generation: A key of `tpu.tiling.GENERATIONS`.
 
   Raises:
-    RuntimeError: The compiler is not installed, or it wrote no schedule.
-    NotImplementedError: The kernel cannot serve the chain.
+    RuntimeError: If the compiler is not installed, or wrote no schedule.
+    NotImplementedError: If the kernel does not support the chain.
   """
   device = devices(generation)[0]
   sharding = SingleDeviceSharding(device)
@@ -137,7 +138,7 @@ def compile_facts(
   remove_dumps()
   if len(bundles) != len(trips):
     raise RuntimeError(
-      f'{len(trips)} loops were expected in the schedule, found {bundles}'
+      f'the schedule must have {len(trips)} loops, got the bundles {bundles}'
     )
   memory = compiled.memory_analysis()
   assert memory is not None
@@ -155,14 +156,17 @@ def compile_facts(
 
 
 def remove_dumps() -> None:
-  """Removes what the compiler has written: gigabytes, for a network."""
+  """Removes the compiler's dumps, which take gigabytes for a network."""
   for path in _dump_folder().iterdir():
     path.unlink()
 
 
 @functools.cache
 def _dump_folder() -> pathlib.Path:
-  """Returns where the compiler writes; it reads its flags when it is loaded."""
+  """Returns the folder of the compiler's dumps, and sets the flags for it.
+
+  This must run before libtpu is loaded, since libtpu reads its flags then.
+  """
   folder = tempfile.mkdtemp(prefix='sg3jax-tpu-')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   flags = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
@@ -174,7 +178,7 @@ def _dump_folder() -> pathlib.Path:
 
 
 def _matrix_loops() -> tuple[int, ...]:
-  """Returns the bundles of each inner loop with a product of matrices."""
+  """Returns the number of bundles of each inner loop with a matrix product."""
   files = [
     path
     for path in _dump_folder().glob('*-final_bundles.txt')

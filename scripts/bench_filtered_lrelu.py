@@ -1,24 +1,25 @@
-"""Times `filtered_lrelu`, layer by layer of a real generator.
+"""Times `filtered_lrelu` on the layers of a real generator.
 
   python scripts/bench_filtered_lrelu.py --config_name=t --resolution=64
 
-prints for each kind of layer and direction what a call takes, the bandwidth and
-the arithmetic rate that it reaches, which fraction of the device's floor that
-is, and how many times faster it is than `banded` and than the depthwise
-convolutions of `reference`. The floor is the time that reading the operands and
-writing the results once takes, or the filters' own multiply-adds, whichever is
-longer. `--json` and `--roofline` write the rows and a picture.
+This command prints, for each kind of layer and direction, the time of a call,
+its bandwidth and arithmetic rate, its fraction of the device's floor, and its
+speed relative to `banded` and to the depthwise convolutions of `reference`. The
+floor is the time to read the operands and write the results once, or the time
+of the filters' multiply-adds, whichever is longer. `--json` writes the rows,
+and `--roofline` plots them.
 
   python scripts/bench_filtered_lrelu.py --compile_only=v5e --resolution=256
 
-prints what the compiler says of the kernels instead, for hardware that is not
-there. It needs `pip install 'jax[tpu]'` or, for h100, `'jax[cuda13]'`.
+This command prints the compiler's facts about the kernels instead, without the
+hardware. It needs `pip install 'jax[tpu]'` or, for h100, `'jax[cuda13]'`.
 
   python scripts/bench_filtered_lrelu.py --rows=128,512,1024
 
-prints what an output sample costs on feature maps of those many rows.
+This command prints the cost of an output sample on feature maps with these
+numbers of rows.
 
-Times are the least of --repeats runs.
+Times are the minimum over --repeats runs.
 """
 
 import dataclasses
@@ -45,33 +46,34 @@ TARGETS = ('v5e', 'v5p', 'v6e', 'tpu7x', 'h100')
 _CONFIG = flags.DEFINE_enum('config_name', 't', ['t', 'r'], 'Configuration.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 64, 'Output resolution.')
 _CHANNEL_BASE = flags.DEFINE_integer('channel_base', 32768, 'Capacity.')
-_CHANNEL_MAX = flags.DEFINE_integer('channel_max', 512, 'Most channels.')
+_CHANNEL_MAX = flags.DEFINE_integer('channel_max', 512, 'Maximum channels.')
 _BATCH = flags.DEFINE_integer('batch', 4, 'Images in a batch.')
 _DTYPE = flags.DEFINE_enum(
   'dtype',
   None,
   ['float32', 'bfloat16', 'float16'],
-  'Of feature maps; float32, or bfloat16 with --compile_only.',
+  'Type of the feature maps; by default float32, or bfloat16 with '
+  '--compile_only.',
 )
 _DIRECTION = flags.DEFINE_enum(
-  'direction', 'both', ['forward', 'gradient', 'both'], 'What to time.'
+  'direction', 'both', ['forward', 'gradient', 'both'], 'Direction to time.'
 )
 _IMPLEMENTATION = flags.DEFINE_string(
-  'implementation', None, 'What to time; by default the best of the device.'
+  'implementation', None, 'Form to time; by default that of the device.'
 )
 _BASELINES = flags.DEFINE_list(
-  'baselines', ['banded', 'reference'], 'What to compare it with.'
+  'baselines', ['banded', 'reference'], 'Forms to compare with.'
 )
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs of which the least counts.')
-_ROWS = flags.DEFINE_list('rows', [], 'Row lengths; prints the cost a sample.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Number of timed runs.')
+_ROWS = flags.DEFINE_list('rows', [], 'Row lengths to compare.')
 _COMPILE_ONLY = flags.DEFINE_enum(
-  'compile_only', None, TARGETS, 'Prints what the compiler for it says.'
+  'compile_only', None, TARGETS, 'Target to compile for, without running.'
 )
 _PEAKS = flags.DEFINE_list(
-  'peaks', None, 'GB/s and TFLOP/s of the device, where it is not known.'
+  'peaks', None, 'GB/s and TFLOP/s of the device, if it is not known.'
 )
 _JSON = flags.DEFINE_string('json', None, 'File for the rows.')
-_ROOFLINE = flags.DEFINE_string('roofline', None, 'PNG file for the picture.')
+_ROOFLINE = flags.DEFINE_string('roofline', None, 'PNG file for the plot.')
 
 # GB/s of memory and TFLOP/s of 16-bit products, from the vendors' data sheets.
 _KNOWN_PEAKS = {
@@ -86,11 +88,12 @@ _KNOWN_PEAKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """The least that a call must do.
+  """The minimum work of a call.
 
   Attributes:
-    bytes: Read and written once.
-    flops: The filters' multiply-adds, two each, taps on zeros left out.
+    bytes: Bytes of the operands and results, each accessed once.
+    flops: Operations of the filters, two per multiply-add, without taps on
+      inserted zeros.
   """
 
   bytes: float
@@ -99,7 +102,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of the table; milliseconds, and rates at `work`."""
+  """One row of the table. Rates are those of the minimum `Work`."""
 
   layer: str
   shape: tuple[int, ...]
@@ -116,7 +119,7 @@ class Row:
 
 
 def operator(layer: spec_lib.LayerSpec, implementation: str | None) -> Callable:
-  """Returns the nonlinearity of a layer, (x, b) -> y."""
+  """Returns the nonlinearity of a layer as a function (x, b) -> y."""
   options = layer.nonlinearity() | {
     'clamp': layer_shapes.CLAMP,
     'implementation': implementation,
@@ -125,7 +128,7 @@ def operator(layer: spec_lib.LayerSpec, implementation: str | None) -> Callable:
 
 
 def with_gradient(f: Callable) -> Callable:
-  """Returns (x, b) -> y and its gradient for the cotangent y."""
+  """Returns a function (x, b) -> y and the gradient for the cotangent y."""
 
   def run(x: Array, b: Array):
     y, pull = jax.vjp(f, x, b)
@@ -135,7 +138,7 @@ def with_gradient(f: Callable) -> Callable:
 
 
 def milliseconds(f: Callable, *args: Array) -> float:
-  """Returns the least time of a run after the first."""
+  """Returns the minimum time of a call over the runs, without compilation."""
   f = jax.jit(f)
 
   def seconds(calls: int) -> float:
@@ -145,7 +148,7 @@ def milliseconds(f: Callable, *args: Array) -> float:
     return (time.perf_counter() - start) / calls
 
   seconds(1)
-  # Of calls that queue up: one alone would show what a dispatch takes.
+  # Queue several calls: a single one would measure the dispatch.
   calls = max(1, int(0.05 / seconds(1)))
   return 1e3 * min(seconds(calls) for _ in range(_REPEATS.value))
 
@@ -153,7 +156,7 @@ def milliseconds(f: Callable, *args: Array) -> float:
 def inputs(
   layer: spec_lib.LayerSpec, channels: int, batch: int
 ) -> tuple[Array, Array]:
-  """Returns a random x, as the layer's convolution puts it out, and a b."""
+  """Returns a random x, shaped like the convolution's output, and a b."""
   size = layer.padded_size
   rng = np.random.RandomState(0)
   x = jnp.asarray(rng.randn(batch, size, size, channels), dtype())
@@ -161,7 +164,7 @@ def inputs(
 
 
 def direction_work(plan: Plan, direction: str, maps: int) -> Work:
-  """Returns the least work of a direction of `directions`."""
+  """Returns the minimum work of one of the `directions`."""
   chains = [plan.forward]
   if direction == 'gradient':
     chains.append(plan.backward)
@@ -177,7 +180,7 @@ def dtype() -> jnp.dtype:
 
 
 def directions() -> dict[str, Callable[[Callable], Callable]]:
-  """Returns what to time: a name and a wrapper of the operator."""
+  """Returns the directions to time: wrappers of the operator by name."""
   wrappers = {'forward': lambda f: f, 'gradient': with_gradient}
   if _DIRECTION.value == 'both':
     return wrappers
@@ -185,7 +188,7 @@ def directions() -> dict[str, Callable[[Callable], Callable]]:
 
 
 def peaks() -> tuple[float, float]:
-  """Returns bytes and operations a second of the device: known or measured."""
+  """Returns the device's peak bytes and FLOP per second, known or measured."""
   if _PEAKS.value:
     gigabytes, teraflops = map(float, _PEAKS.value)
     return gigabytes * 1e9, teraflops * 1e12
@@ -201,7 +204,7 @@ def peaks() -> tuple[float, float]:
 
 
 def time_layers(spec: spec_lib.SynthesisSpec) -> list[Row]:
-  """Prints the table of each kind of layer as it is measured."""
+  """Times each kind of layer, and prints the rows as they are measured."""
   bandwidth, rate = peaks()
   print(f'peaks: {bandwidth / 1e9:.0f} GB/s, {rate / 1e12:.2f} TFLOP/s')
   print(
@@ -249,7 +252,7 @@ def time_layers(spec: spec_lib.SynthesisSpec) -> list[Row]:
 def plot_roofline(
   rows: Sequence[Row], bandwidth: float, rate: float, path: pathlib.Path
 ) -> None:
-  """Plots the rates of the rows under what the device allows."""
+  """Plots the rates of the rows below the device's roofline."""
   matplotlib.use('Agg')
   from matplotlib import pyplot as plt
 
@@ -275,7 +278,7 @@ def plot_roofline(
 
 
 def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
-  """Prints the compiler's facts of each kind of layer, for `target`."""
+  """Prints the compiler's facts about each kind of layer for `target`."""
   rows = []
   for layer, plan in layer_shapes.distinct_layers(spec, dtype()):
     c = layer.out_channels
@@ -297,7 +300,7 @@ def compile_layers(spec: spec_lib.SynthesisSpec, target: str) -> list[dict]:
 
 
 def _compile(chain: Chain, c: int, target: str) -> dict[str, Any]:
-  # Imported here: each needs its own compiler.
+  # Import here: each module needs its own compiler.
   if target == 'h100':
     import aot_gpu
 
@@ -316,14 +319,14 @@ def _compile(chain: Chain, c: int, target: str) -> dict[str, Any]:
 
 
 def compare_rows(rows: Sequence[int]) -> None:
-  """Prints nanoseconds an output sample on rows of different lengths."""
+  """Prints nanoseconds per output sample for rows of different lengths."""
   print(
     f'{"input":<20}' + ''.join(f'{name + ", ns":>14}' for name in directions())
   )
   costs = {name: [] for name in directions()}
   for row_length in rows:
     layer = _make_spec(row_length).layers[-2]
-    # About as many samples at every length, so that only the length changes.
+    # Keep the number of samples about constant, so that only the length varies.
     x, b = inputs(layer, 16, max(1, 16 * 128**2 // row_length**2))
     samples = x.shape[0] * layer.out_size**2 * x.shape[-1]
     row = f'{"x".join(map(str, x.shape)):<20}'

@@ -1,11 +1,11 @@
-"""Measures what 16-bit feature maps cost in equivariance.
+"""Measures the effect of 16-bit feature maps on equivariance.
 
   python scripts/bench_precision.py --network=runs/quickstart --samples=64
 
-prints EQ-T, EQ-T_frac and EQ-R of one set of weights with feature maps in
-float32, float16 and bfloat16, for each implementation of the nonlinearity. A
-kernel for a device that is not there is interpreted, which is slow but rounds
-as the kernel does.
+This command prints EQ-T, EQ-T_frac and EQ-R of one set of weights with feature
+maps in float32, float16 and bfloat16, for each implementation of the
+nonlinearity. A kernel whose device is missing is interpreted, which is slow but
+rounds like the kernel.
 """
 
 import contextlib
@@ -24,13 +24,15 @@ from sg3jax.ops.filtered_lrelu import dispatch, interpreted, platform
 _NETWORK = flags.DEFINE_string(
   'network', None, 'A run or a checkpoint.', required=True
 )
-_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images for each metric.')
-_BATCH = flags.DEFINE_integer('batch', 8, 'Images at a time, in fours.')
+_SAMPLES = flags.DEFINE_integer('samples', 64, 'Images per metric.')
+_BATCH = flags.DEFINE_integer('batch', 8, 'Images per batch, a multiple of 4.')
 _IMPLEMENTATIONS = flags.DEFINE_list(
-  'implementations', ['banded', 'pallas_tpu'], 'Of filtered_lrelu.'
+  'implementations',
+  ['banded', 'pallas_tpu'],
+  'Implementations of filtered_lrelu.',
 )
 _PRECISIONS = flags.DEFINE_list(
-  'precisions', list(factory.PRECISIONS), 'Of the feature maps.'
+  'precisions', list(factory.PRECISIONS), 'Precisions of the feature maps.'
 )
 
 

@@ -1,6 +1,6 @@
-"""Anti-aliased pooling, a relative of the alias-free layers, for comparison.
+"""Implements anti-aliased pooling, for comparison with the alias-free layers.
 
-Zhang 2019, "Making Convolutional Networks Shift-Invariant Again".
+See Zhang 2019, "Making Convolutional Networks Shift-Invariant Again".
 """
 
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ from sg3jax.types import AnyArray, Array
 
 
 def binomial(taps: int) -> Float[np.ndarray, ' t']:
-  """Returns the binomial filter of so many taps, sum 1.
+  """Returns the binomial filter with the given number of taps and sum 1.
 
   Raises:
-    ValueError: If there are none.
+    ValueError: If `taps` is below 1.
   """
   if taps < 1:
-    raise ValueError(f'taps must be at least 1, is {taps}')
+    raise ValueError(f'taps must be at least 1, got {taps}')
   f = np.ones(1)
   for _ in range(taps - 1):
     f = np.convolve(f, [0.5, 0.5])
@@ -28,24 +28,25 @@ def binomial(taps: int) -> Float[np.ndarray, ' t']:
 def blur_pool(
   x: Float[AnyArray, 'n h w c'], *, taps: int = 3, stride: int = 2
 ) -> Float[Array, 'n h2 w2 c']:
-  """Blurs and subsamples, with periodic borders.
+  """Blurs and subsamples with periodic borders.
 
   Args:
-    x: Activations.
-    taps: Length of the binomial filter; 1 subsamples alone.
-    stride: Every so many samples are kept; it divides h and w.
+    x: Activations [n, h, w, c].
+    taps: Length of the binomial filter; 1 subsamples without blur.
+    stride: Subsampling factor, which must divide h and w.
 
   Returns:
-    h2 = h / stride, w2 = w / stride, in the dtype of x.
+    Activations [n, h / stride, w / stride, c] in the dtype of x.
 
   Raises:
-    ValueError: If there are no taps, or the stride does not divide the size.
+    ValueError: If `taps` is below 1, or the stride does not divide h and w.
   """
   x = jnp.asarray(x)
   f = binomial(taps)
   if x.shape[1] % stride or x.shape[2] % stride:
     raise ValueError(
-      f'a stride of {stride} does not divide {x.shape[1]}x{x.shape[2]} samples'
+      f'stride must divide {x.shape[1]} rows and {x.shape[2]} columns, got '
+      f'{stride}'
     )
   low = (taps - 1) // 2
   border = (low, taps - 1 - low)

@@ -2,15 +2,16 @@
 
   python scripts/compare_revisions.py --base=main --head=. --cases=train_step
 
-times each case of `revision_cases.py` in one process for each revision. The two
-take turns, base, head, base, head, and never run at once, so that what else the
-machine does is shared by both. The table has, for each case, the median time of
-a call at both revisions; the median of the ratios base / head of neighbouring
-runs, above 1 where head is faster, with its 95 % bootstrap interval; and the
-ratio of the times of compilation. `--head=.` is the working tree as it is.
+This command times each case of `revision_cases.py`, in one process per
+revision. The processes alternate and never run concurrently, so that other load
+on the machine affects both equally. For each case, the table has the median
+time of a call at both revisions; the median of the ratios base / head of
+neighbouring runs, above 1 if head is faster, with its 95 % bootstrap interval;
+and the ratio of the compilation times. `--head=.` is the working tree,
+including uncommitted changes.
 
-An interval that holds 1 shows nothing: take more --rounds. Comparing a revision
-with itself (`--base=. --head=.`) shows what the machine's noise is.
+An interval that contains 1 shows no difference: try more --rounds. Comparing a
+revision with itself (`--base=. --head=.`) shows the noise of the machine.
 """
 
 import contextlib
@@ -35,24 +36,24 @@ _BASE = flags.DEFINE_string(
   'base', 'HEAD', 'Revision to compare with; `.` is the working tree.'
 )
 _HEAD = flags.DEFINE_string(
-  'head', '.', 'Revision to judge; `.` is the working tree.'
+  'head', '.', 'Revision to evaluate; `.` is the working tree.'
 )
 _CASES = flags.DEFINE_list(
   'cases',
   ['conv_kernel_gradient_t', 'r_nonlinearity', 'generator', 'train_step'],
-  'Beginnings of the names of cases.',
+  'Prefixes of the names of cases.',
 )
 _LIST = flags.DEFINE_bool(
-  'list_cases', False, 'Print the names of cases, and end.'
+  'list_cases', False, 'Print the names of cases, and exit.'
 )
 _ROUNDS = flags.DEFINE_integer(
-  'rounds', 10, 'Runs of each revision.', lower_bound=2
+  'rounds', 10, 'Number of runs per revision.', lower_bound=2
 )
 _COMPILES = flags.DEFINE_integer(
-  'compiles', 1, 'Compilations by each revision.', lower_bound=1
+  'compiles', 1, 'Number of compilations per revision.', lower_bound=1
 )
 _SECONDS = flags.DEFINE_float(
-  'seconds', 0.3, 'Least length of a run, in seconds.', lower_bound=0.0
+  'seconds', 0.3, 'Minimum duration of a run in seconds.', lower_bound=0.0
 )
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -67,17 +68,17 @@ _RESAMPLES = 10_000
 class Revision:
   """A revision with a process that times cases with its code.
 
-  A context manager: leaving it ends the process and deletes the files.
+  This is a context manager: its exit ends the process and deletes the files.
 
   Attributes:
-    name: What the table calls it.
+    name: Name of the revision in the table.
   """
 
   def __init__(self, revision: str):
     """Starts the process.
 
     Args:
-      revision: What git calls it, or `.` for the working tree.
+      revision: A revision that git knows, or `.` for the working tree.
 
     Raises:
       ValueError: If there is no such revision.
@@ -104,15 +105,15 @@ class Revision:
     self._stack.close()
 
   def ask(self, method: str, *arguments: Any) -> Any:
-    """Returns what a method of `revision_cases.Worker` does.
+    """Calls a method of `revision_cases.Worker`, and returns its result.
 
     Raises:
-      RuntimeError: If it fails at this revision.
+      RuntimeError: If the call fails at this revision.
     """
     stdin, stdout = self._process.stdin, self._process.stdout
     assert stdin is not None
     assert stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # It has ended: see below.
+    with contextlib.suppress(BrokenPipeError):  # Reported below.
       stdin.write(json.dumps([method, *arguments]) + '\n')
       stdin.flush()
     line = stdout.readline()
@@ -127,8 +128,8 @@ class Revision:
 def _extract(revision: str, folder: pathlib.Path) -> str:
   """Writes the files of a revision to a folder; returns its short name.
 
-  Takes an archive, not a worktree: git would have to be told when a worktree
-  ends, however this process ends.
+  This uses an archive rather than a worktree, because a worktree would stay
+  registered in git if this process were killed.
 
   Raises:
     ValueError: If git does not know the revision.
@@ -167,7 +168,7 @@ def _start_worker(root: pathlib.Path) -> subprocess.Popen[str]:
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
   }
   return subprocess.Popen(
-    # Without the folder of the scripts among those that modules come from.
+    # -P keeps the folder of the scripts out of sys.path.
     [sys.executable, '-P', str(_WORKER)],
     env=environment,
     text=True,
@@ -178,15 +179,15 @@ def _start_worker(root: pathlib.Path) -> subprocess.Popen[str]:
 
 
 def select(names: Sequence[str], beginnings: Sequence[str]) -> list[str]:
-  """Returns the names that begin as asked for.
+  """Returns the names that start with one of the prefixes.
 
   Raises:
-    ValueError: If none begins with one of the beginnings.
+    ValueError: If no name starts with one of the prefixes.
   """
   for beginning in beginnings:
     if not any(name.startswith(beginning) for name in names):
       raise ValueError(
-        f'--cases must be beginnings of names, got {beginning}: '
+        f'--cases must be prefixes of names, got {beginning}: '
         '--list_cases prints the names'
       )
   return [name for name in names if name.startswith(tuple(beginnings))]
@@ -205,9 +206,9 @@ def compare(
   Args:
     name: The case.
     revisions: Base and head.
-    rounds: Runs of each.
-    compiles: Compilations by each.
-    seconds: Least length of a run.
+    rounds: Number of runs per revision.
+    compiles: Number of compilations per revision.
+    seconds: Minimum duration of a run in seconds.
 
   Raises:
     RuntimeError: If the case fails at one of the revisions.
@@ -217,12 +218,12 @@ def compare(
   compile_times = np.array(
     [[r.ask('compile') for r in revisions] for _ in range(compiles)]
   )
-  # The first call is not as the others are; the second says how many make a
-  # run, of both revisions as many.
+  # The first call may be slow. The second one determines the number of calls in
+  # a run, which is the same for both revisions.
   once = [[r.ask('time', 1) for r in revisions] for _ in range(2)][-1]
   repeats = max(1, math.ceil(seconds / max(once)))
   times = np.empty((rounds, 2))
-  for i in range(rounds):  # Each of the two is the first in every second round.
+  for i in range(rounds):  # The revisions alternate in going first.
     for j in (i % 2, 1 - i % 2):
       times[i, j] = revisions[j].ask('time', repeats)
   ratio, low, high = ratio_with_interval(times[:, 0], times[:, 1])
@@ -242,11 +243,11 @@ def ratio_with_interval(
 
   Args:
     base: Times [n] at the base revision.
-    head: Times [n] at the other, each taken next to that of base.
+    head: Times [n] at the head revision, each measured next to that of base.
 
   Returns:
-    The median of base / head, and the 2.5th and 97.5th percentile of the
-    medians of samples with replacement.
+    The median of base / head, and the 2.5th and 97.5th percentiles of its
+    bootstrap distribution.
   """
   ratios = base / head
   rng = np.random.default_rng(0)
@@ -256,7 +257,7 @@ def ratio_with_interval(
 
 
 def _format_row(cells: Sequence[str], width: int) -> str:
-  """Returns a row of a Markdown table that is also read as plain text."""
+  """Returns a row of a Markdown table that is also legible as plain text."""
   first, *others = cells
   numbers = (
     cell.rjust(len(title))
@@ -266,10 +267,10 @@ def _format_row(cells: Sequence[str], width: int) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the table, a row as soon as it is known."""
+  """Prints the table, each row as soon as it is measured."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  for number in (signal.SIGINT, signal.SIGTERM):  # Leaves nothing behind.
+  for number in (signal.SIGINT, signal.SIGTERM):  # Exit with cleanup.
     signal.signal(number, lambda number, _: sys.exit(128 + number))
   with Revision(_HEAD.value) as head:
     names = head.ask('names')
@@ -300,7 +301,7 @@ def main(argv: Sequence[str]) -> None:
 def print_table(
   names: Sequence[str], measure: Callable[[str], Sequence[str]]
 ) -> list[str]:
-  """Prints the rows of cases; returns the errors of those without one."""
+  """Prints the rows of cases; returns the errors of the cases that failed."""
   width = max(map(len, names))
   print(_format_row(_HEADER, width))
   print('|---' + '|---:' * (len(_HEADER) - 1) + '|')

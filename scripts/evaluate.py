@@ -1,4 +1,4 @@
-"""Measures a model: `python scripts/evaluate.py --help`."""
+"""Measures metrics of a model: `python scripts/evaluate.py --help`."""
 
 from sg3jax.cli import evaluate
 

@@ -1,4 +1,4 @@
-"""Draws pictures: `python scripts/generate.py --help`."""
+"""Generates images: `python scripts/generate.py --help`."""
 
 from sg3jax.cli import generate
 

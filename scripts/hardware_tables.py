@@ -1,11 +1,11 @@
-"""Makes what depends on measured hardware from the committed results.
+"""Generates the files that depend on measured hardware.
 
   python scripts/hardware_tables.py
 
-reads docs/hardware/*/results.json, as `scripts/prove_hardware.py` wrote them,
-and writes the tables of docs/performance.md and `measured.json` of the package,
-which says where filtered_lrelu takes a kernel by default. A test fails when
-either is not what the results give.
+This command reads docs/hardware/*/results.json, as written by
+`scripts/prove_hardware.py`. It writes the tables of docs/performance.md and the
+package's `measured.json`, which determines where filtered_lrelu uses a kernel
+by default. A test fails if either file does not match the results.
 """
 
 import json
@@ -32,7 +32,7 @@ Sessions = Sequence[Mapping[str, Any]]
 
 
 def read(folder: pathlib.Path = RESULTS) -> dict[str, Sessions]:
-  """Returns the sessions of each device by the name of its folder."""
+  """Returns the sessions of each device, by the name of its folder."""
   return {
     path.parent.name: json.loads(path.read_text())['sessions']
     for path in sorted(folder.glob('*/results.json'))
@@ -40,7 +40,7 @@ def read(folder: pathlib.Path = RESULTS) -> dict[str, Sessions]:
 
 
 def rows_of(sessions: Sessions, *stages: str) -> list[Row]:
-  """Returns the rows of stages, over all sessions."""
+  """Returns the rows of the named stages in all sessions."""
   return [
     row
     for session in sessions
@@ -50,11 +50,12 @@ def rows_of(sessions: Sessions, *stages: str) -> list[Row]:
 
 
 def measured(devices: Iterable[Sessions]) -> dict[str, dict[str, float]]:
-  """Returns what `measured.json` holds.
+  """Returns the content of `measured.json`.
 
-  By kernel and kind of chain, the least ratio of the time of `banded` to that
-  of the kernel. A kind is in it only if a check of it has passed and none has
-  failed. Of a case that was measured more than once the last time counts.
+  It has, by kernel and kind of chain, the minimum ratio of the time of `banded`
+  to the time of the kernel. It contains a kind only if a check of that kind has
+  passed and none has failed. If a case was measured more than once, the last
+  measurement counts.
   """
   found: dict[str, dict[str, float]] = {'pallas_gpu': {}}
   for sessions in devices:
@@ -82,7 +83,7 @@ def measured(devices: Iterable[Sessions]) -> dict[str, dict[str, float]]:
 
 
 def _ratios(sessions: Sessions) -> Iterable[tuple[str, float]]:
-  """Yields the kind and the ratio of each case with both times."""
+  """Yields the kind and the ratio of each case that has both times."""
   times: dict[tuple[Any, ...], dict[str, Row]] = {}
   for row in rows_of(sessions, 'bench', 'bench-large'):
     if 'ms' in row:
@@ -122,11 +123,10 @@ def _sections(sessions: Sessions) -> Iterable[str]:
     passed = sum(bool(row.get('ok')) for row in checks)
     worst = max(row.get('local', 0.0) / row['bound'] for row in checks)
     yield (
-      f'Kernels: {passed} of {len(checks)} cases are right, each with all '
-      'kinds\n'
-      'of inputs. The worst image, row, column or channel of any has '
-      f'{worst:.2f} times\nthe error that is allowed on the whole; 4 times is '
-      'allowed there.'
+      f'Kernels: {passed} of {len(checks)} cases pass, each with all kinds of\n'
+      'inputs. The largest local error, of an image, row, column or channel,\n'
+      f'is {worst:.2f} times the tolerance for the whole result; the limit is '
+      '4 times.'
     )
     yield text_lib.markdown(_summary(checks))
   samples = rows_of(sessions, 'float64')
@@ -134,9 +134,9 @@ def _sections(sessions: Sessions) -> Iterable[str]:
     worst = max(row['float64'] for row in samples)
     layers = dict.fromkeys(f'{r["layer"]} {r["direction"]}' for r in samples)
     yield (
-      f'{len(samples)} more were compared with float64 in two maps, on random '
-      f'inputs\nonly: {", ".join(layers)}. The\nlargest relative error is '
-      f'{worst:.1e}; two runs were the same.'
+      f'{len(samples)} more cases were compared with float64 in two maps, only '
+      f'for random\ninputs: {", ".join(layers)}. The\nlargest relative error '
+      f'is {worst:.1e}; two runs gave identical results.'
     )
   for stage, title in (
     ('bench', 'Layers at 256 pixels'),
@@ -152,7 +152,7 @@ def _sections(sessions: Sessions) -> Iterable[str]:
 
 
 def _summary(checks: Sequence[Row]) -> list[Row]:
-  """Returns a row for each design, direction and type."""
+  """Returns a row for each design, direction and dtype."""
   groups: dict[tuple[str, ...], list[Row]] = {}
   for row in checks:
     key = tuple(str(row[k]) for k in ('design', 'direction', 'dtype'))
@@ -171,7 +171,7 @@ def _summary(checks: Sequence[Row]) -> list[Row]:
 
 
 def write() -> dict[pathlib.Path, str]:
-  """Returns the contents of the files that depend on results."""
+  """Returns the contents of the files that depend on results, by path."""
   devices = read()
   text = PAGE.read_text()
   before, _, rest = text.partition(_MARKS[0])

@@ -1,8 +1,8 @@
-"""Real layers of StyleGAN3, for tests, checks and benchmarks of the operator.
+"""Layers of StyleGAN3 for tests, checks and benchmarks of the operator.
 
-`LAYERS` are taken from configs T and R at 256 x 256 pixels: each kind of rate,
-filter and border that occurs there. Frequencies are in the units of
-`ops.filters`. `distinct_layers` finds the layers of any design.
+`LAYERS` come from configs T and R at 256 x 256 pixels and cover each kind of
+rate, filter and border that occurs there. Frequencies are in the units of
+`ops.filters`. `distinct_layers` yields the layers of any design.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ from sg3jax.ops import filters
 from sg3jax.ops.filtered_lrelu import make_plan
 from sg3jax.ops.filtered_lrelu.plan import Plan
 
-# Bound of the feature maps where they are of 16 bits, as published.
+# The published bound of 16-bit feature maps.
 CLAMP = 256.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerShape:
-  """One call of `filtered_lrelu`, square.
+  """The shape of one call of `filtered_lrelu` on square feature maps.
 
   Attributes:
-    name: Where it comes from.
-    size: Rows and columns of the input, the convolution's border included.
-    channels: Channels.
-    up: Upsampling factor; its filter has 6 up taps, none for factor 1.
-    down: Downsampling factor, likewise.
+    name: Design and name of the layer.
+    size: Rows and columns of the input, including the convolution's border.
+    channels: Number of channels.
+    up: Upsampling factor; its filter has 6 * up taps. Factor 1 has no filter.
+    down: Downsampling factor; its filter has 6 * down taps, likewise.
     padding: (low, high) along both axes.
-    sampling_rate: Of the signal between the filters.
+    sampling_rate: Sampling rate between the filters.
     up_band: (cutoff, half_width) of the upsampling filter.
     down_band: (cutoff, half_width) of the downsampling filter.
     is_radial: Whether the downsampling filter is radial.
@@ -150,8 +150,8 @@ def distinct_layers(
 ) -> Iterator[tuple[LayerSpec, Plan]]:
   """Yields one layer of each geometry, with the plan of its nonlinearity.
 
-  Layers that differ in nothing but the taps of their filters count as equal.
-  ToRGB has no nonlinearity and is left out.
+  Layers that differ only in the taps of their filters count as equal. ToRGB is
+  omitted, because it has no nonlinearity.
 
   Args:
     spec: The design.

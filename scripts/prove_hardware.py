@@ -1,23 +1,23 @@
-"""Proves sg3jax on the GPU or TPU of this machine, and measures it.
+"""Checks the correctness and speed of sg3jax on this machine's GPU or TPU.
 
   python scripts/prove_hardware.py --output=docs/hardware/h100 --minutes=8
 
-Stage by stage, in order of worth, within the time: what the machine is, whether
-the kernels of filtered_lrelu are right on it, how fast they are, and how fast
-whole networks train and generate. Each result is written at once, to
-`results.json` and `results.md` in the folder, so that a run that is cut leaves
-what it had; a stage that fails is recorded and the next begins. The command
-again adds a session to the same files.
+The script runs stages in order of importance until the time is up. They
+describe the machine, check the kernels of filtered_lrelu, time them, and time
+the training and generation of whole networks. Each result is written at once to
+`results.json` and `results.md` in the folder, so that an interrupted run keeps
+its results. If a stage fails, the failure is recorded and the next stage
+starts. Running the command again adds a session to the same files.
 
-  --stages=check,bench    takes these stages only, in this order
-  --only=forward          takes the rows only whose name has this
-  --cache=FOLDER          keeps compiled programs there, for the next run
-  --tiny                  runs every stage small, also on a CPU
-  --stages=pretrain       trains a small model on photographs, for --minutes
+  --stages=check,bench    runs only these stages, in this order
+  --only=forward          runs only the rows whose names contain this text
+  --cache=FOLDER          keeps compiled programs in a folder for the next run
+  --tiny                  runs every stage at a small size, also on a CPU
+  --stages=pretrain       trains a small model on photographs for --minutes
 
 It needs JAX 0.11 or newer for the kernel of GPUs, and the dependencies of this
-package, whose source it finds beside this file. The status is 0 if all was
-measured and is right.
+package, which it imports from the source beside it. The exit status is 0 if
+every row was measured and is correct.
 """
 
 import datetime
@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-# The package, if it is not installed.
+# Find the package even if it is not installed.
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
@@ -50,19 +50,21 @@ from hardware import (
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Folder for the results.', required=True
 )
-_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Time for all stages.')
-_STAGES = flags.DEFINE_list('stages', None, 'Stages; all but pretrain.')
-_ONLY = flags.DEFINE_string('only', '', 'Part of the names of rows to take.')
+_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Time for all stages in minutes.')
+_STAGES = flags.DEFINE_list(
+  'stages', None, 'Stages to run; by default all but pretrain.'
+)
+_ONLY = flags.DEFINE_string('only', '', 'Text that names of rows must contain.')
 _CACHE = flags.DEFINE_string('cache', None, 'Folder for compiled programs.')
-_TINY = flags.DEFINE_bool('tiny', False, 'Small sizes, to test this script.')
+_TINY = flags.DEFINE_bool('tiny', False, 'Use small sizes to test this script.')
 _PROCESSES = flags.DEFINE_integer(
   'processes',
   None,
-  'Workers at the same time; by default one a core of a machine with a GPU, up '
-  'to 12, and one elsewhere.',
+  'Number of concurrent workers; by default one per CPU core, up to 12, on a '
+  'machine with a GPU, and one elsewhere.',
 )
 _WORKER = flags.DEFINE_string(
-  'worker', None, 'Used by the script itself, to start its workers.'
+  'worker', None, 'Used by this script to start its workers.'
 )
 
 _TINY_SPEC = {'channel_base': 256, 'channel_max': 8, 'num_layers': 5}
@@ -81,7 +83,7 @@ _TINY_NETWORK = networks.Network('t', 16, 4, 'banded')
 
 
 def make_stages() -> list[stages.Stage]:
-  """Returns all stages, in order of worth."""
+  """Returns all stages in order of importance."""
   main, large = (32, 32) if _TINY.value else (256, 1024)
   timed = functools.partial(stages.Stage, is_timed=True)
 
@@ -163,7 +165,7 @@ def _train_tasks() -> list[stages.Task]:
 
 
 def _generate_tasks() -> list[stages.Task]:
-  """Returns tasks that generate images, then those that measure EQ."""
+  """Returns the tasks that generate images, then those that measure EQ."""
   if _TINY.value:
     return [
       *networks.generate_tasks([_TINY_NETWORK], **_TINY_CONFIG),
@@ -186,7 +188,7 @@ def _generate_tasks() -> list[stages.Task]:
 
 
 def _machine() -> dict[str, stages.Row]:
-  """Returns what the first stage of this session has measured, by its name."""
+  """Returns the rows of this session's stage `machine`, by name."""
   results = json.loads(
     (pathlib.Path(_OUTPUT.value) / 'results.json').read_text()
   )
@@ -195,7 +197,7 @@ def _machine() -> dict[str, stages.Row]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the stages that the flags ask for, or a worker's part of one."""
+  """Runs the stages that the flags select, or a worker's part of a stage."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   if _WORKER.value:
@@ -205,10 +207,10 @@ def main(argv: Sequence[str]) -> None:
   names = _STAGES.value or [name for name in known if name != 'pretrain']
   if unknown := set(names) - set(known):
     sys.exit(
-      f'error: --stages must be of {", ".join(known)}, got '
+      f'error: --stages must be among {", ".join(known)}, got '
       f'{", ".join(sorted(unknown))}'
     )
-  # Workers end with this process.
+  # Exit normally on SIGTERM, so that workers end with this process.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   now = datetime.datetime.now(datetime.UTC)
   results = stages.Results(
@@ -222,7 +224,7 @@ def main(argv: Sequence[str]) -> None:
     command = [sys.executable, *sys.argv, f'--cache={_CACHE.value or cache}']
     run = functools.partial(stages.run, results=results, command=command)
     start = time.monotonic()
-    # Always: the others need its rates.
+    # This stage always runs, since others need its rates.
     seconds = 60 * _MINUTES.value
     failures = run([known.pop('machine')], seconds=seconds, processes=1)
     if not failures:

@@ -1,11 +1,11 @@
-"""The programs that `compare_revisions.py` times, and the worker that does it.
+"""Defines the programs that `compare_revisions.py` times, and its worker.
 
-Every revision that is compared runs this same file, with its own `sg3jax`, so
-the cases use only what all of them have. A case that a revision cannot build is
-reported as its error, and the others go on.
+All revisions under comparison run this same file with their own `sg3jax`, so
+cases may only use functions that all of them have. If a revision cannot build a
+case, the error is reported and the other cases continue.
 
-The worker reads a request a line, `["METHOD", ARGUMENT ...]` in JSON, and
-answers with a line, `{"result": ...}` or `{"error": "..."}`.
+The worker reads one request per line, `["METHOD", ARGUMENT ...]` in JSON, and
+answers each with one line, `{"result": ...}` or `{"error": "..."}`.
 """
 
 import dataclasses
@@ -39,9 +39,10 @@ class Program:
   """One compiled program and the calls of it that are timed.
 
   Attributes:
-    lower: Traces the program and lowers it.
-    calls: Calls of the compiled program, which return what to wait for, by
-      their weights in the mean time; the weights add up to 1.
+    lower: Traces and lowers the program.
+    calls: Pairs of a weight and a call of the compiled program. The call
+      returns the arrays to wait for; the weights are those of the mean time and
+      sum to 1.
   """
 
   lower: Callable[[], jax.stages.Lowered]
@@ -50,7 +51,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network small enough for a CPU: config T or R, and its batch."""
+  """A network small enough for a CPU, of config T or R, and its batch."""
 
   design: str
   resolution: int
@@ -64,7 +65,7 @@ class Network:
     return f'{self.design}{self.resolution}'
 
   def config(self) -> Config:
-    """Returns the configuration of its training, without augmentations."""
+    """Returns the configuration of a run without augmentations."""
     config = config_lib.default_config()
     model = config.model
     model.resolution = self.resolution
@@ -80,7 +81,7 @@ class Network:
     return config
 
   def layers(self) -> Iterable[spec_lib.LayerSpec]:
-    """Returns one layer of each kind; ToRGB has no nonlinearity."""
+    """Returns one layer of each kind, except for ToRGB."""
     spec = factory.make_spec(self.config().model.to_dict())
     assert isinstance(spec, spec_lib.SynthesisSpec)
     kinds = {}
@@ -99,7 +100,7 @@ R32 = Network('r', 32, channel_base=2048, channel_max=128, batch=8)
 
 
 def make_cases() -> dict[str, Callable[[], Program]]:
-  """Returns what makes each program, by the names of the cases."""
+  """Returns a function that makes the program of each case, by name."""
   cases = {}
   for network in (TINY, T32, T64):
     for layer in network.layers():
@@ -131,7 +132,7 @@ def make_cases() -> dict[str, Callable[[], Program]]:
 
 
 def kernel_gradient(layer: spec_lib.LayerSpec, batch: int) -> Program:
-  """Returns the gradient of a layer's convolution for its kernel."""
+  """Returns the kernel gradient of a layer's convolution."""
   k, i, o = layer.conv_kernel, layer.in_channels, layer.out_channels
   x = _normal(batch, layer.in_size, layer.in_size, i)
   g = _normal(batch, layer.padded_size, layer.padded_size, o)
@@ -143,7 +144,7 @@ def kernel_gradient(layer: spec_lib.LayerSpec, batch: int) -> Program:
 
 
 def strided_kernel_gradient(n: int, size: int, i: int, o: int) -> Program:
-  """Returns the gradient of a 3x3 convolution of stride 2 for its kernel."""
+  """Returns the kernel gradient of a 3x3 convolution with stride 2."""
 
   def gradient(x, w, g):
     return jax.vjp(lambda w: conv.conv2d(x, w, stride=2), w)[1](g)
@@ -182,13 +183,13 @@ def generator(network: Network) -> Program:
 
 
 def train_step(make_config: Callable[[], Config]) -> Program:
-  """Returns a training step, with its lazy phase as often as it comes."""
+  """Returns a training step, with and without R1, weighted by frequency."""
   config = make_config()
   trainer = build.make_trainer(config)
   mesh = sharding.make_mesh(1)
   step = trainer_lib.jit_step(trainer, mesh)
   key = jax.random.key(0)
-  # Each call donates the state, and leaves the next one here.
+  # Each call donates the state, and stores the next state here.
   states = [trainer_lib.jit_init(trainer, mesh)(key)]
   shape = (config.train.batch, *trainer.generator.spec.image_shape)
   images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
@@ -211,7 +212,7 @@ def train_step(make_config: Callable[[], Config]) -> Program:
 
 
 def quickstart_config() -> Config:
-  """Returns the configuration of the quickstart, that of the revision."""
+  """Returns the revision's own configuration of the quickstart."""
   package = pathlib.Path(sg3jax.__file__).parent
   path = package.parent / 'configs' / 'quickstart.py'
   spec = importlib.util.spec_from_file_location('quickstart', path)
@@ -243,11 +244,11 @@ class Worker:
     self._cases = make_cases()
     self._program: Program | None = None
     self._compiled: jax.stages.Compiled | None = None
-    # Starts the device and the compiler, which no case shall pay for.
+    # Start the device and the compiler now, so that no case includes that.
     jax.block_until_ready(jax.jit(jnp.sin)(jnp.ones(8)))
 
   def describe(self) -> dict[str, str]:
-    """Returns where `sg3jax` lies, and on what it runs."""
+    """Returns the location of `sg3jax`, the device and the versions."""
     return {
       'package': str(pathlib.Path(sg3jax.__file__).parent),
       'device': f'{jax.devices()[0].device_kind}, {os.cpu_count()} CPUs',
@@ -259,12 +260,12 @@ class Worker:
     return list(self._cases)
 
   def load(self, name: str) -> None:
-    """Builds a case, in the place of the one before."""
+    """Builds a case, and drops the previous one."""
     self._program = self._compiled = None
     self._program = self._cases[name]()
 
   def compile(self) -> float:
-    """Returns the seconds that tracing and compiling take, from nothing."""
+    """Compiles the case without caches; returns the seconds, with tracing."""
     assert self._program is not None
     jax.clear_caches()
     start = time.perf_counter()
@@ -272,7 +273,7 @@ class Worker:
     return time.perf_counter() - start
 
   def time(self, repeats: int) -> float:
-    """Returns the mean seconds of a call."""
+    """Returns the mean duration of a call in seconds."""
     assert self._program is not None
     assert self._compiled is not None
     mean = 0.0
@@ -285,8 +286,9 @@ class Worker:
 
 
 def main() -> None:
-  """Answers requests until there are none."""
-  answers, sys.stdout = sys.stdout, sys.stderr  # Whatever libraries print.
+  """Answers requests until the input ends."""
+  # Send anything that libraries print to standard error.
+  answers, sys.stdout = sys.stdout, sys.stderr
   worker = Worker()
   for line in sys.stdin:
     method, *arguments = json.loads(line)

@@ -1,12 +1,12 @@
-"""Trains on few images with adaptive augmentation and without, and compares.
+"""Compares training on few images with and without adaptive augmentation.
 
   python scripts/study_augmentation.py --outdir=runs/augmentation
 
-trains `configs/few_images.py` twice, to `ada` and `none` in the folder (the
-same command again goes on), measures every checkpoint, and writes `study.csv`
-and `study.png` there. A discriminator that remembers its images tells them from
-photographs that it has not seen: the distance of its mean logits of the two is
-the overfitting.
+This command trains `configs/few_images.py` twice, in the subfolders `ada` and
+`none`, measures every checkpoint, and writes `study.csv` and `study.png`. The
+same command resumes an interrupted study. A discriminator that memorises its
+images can distinguish them from unseen photographs: the difference between its
+mean logits for the two sets measures overfitting.
 """
 
 import csv
@@ -31,16 +31,20 @@ from sg3jax.data import sources
 from sg3jax.eval.metrics import sliced_wasserstein
 from sg3jax.eval.plots import grids
 
-_OUTDIR = flags.DEFINE_string('outdir', None, 'Of the study.', required=True)
-_KIMG = flags.DEFINE_float('kimg', 50.0, 'Length of the runs.')
+_OUTDIR = flags.DEFINE_string(
+  'outdir', None, 'Folder for the study.', required=True
+)
+_KIMG = flags.DEFINE_float(
+  'kimg', 50.0, 'Length of the runs in thousands of images.'
+)
 
 _MODES = ('none', 'ada')
-_SAMPLES = 1000  # Unseen photographs, and generated images, at a checkpoint.
+_SAMPLES = 1000  # Unseen photographs and generated images per checkpoint.
 _BATCH = 100
 
 
 def train(mode: str, workdir: pathlib.Path) -> None:
-  """Runs the training, or what is missing of it."""
+  """Trains a run, or resumes it."""
   command = [
     *(sys.executable, '-m', 'sg3jax', 'train', '--config=few_images'),
     f'--workdir={workdir}',
@@ -51,7 +55,7 @@ def train(mode: str, workdir: pathlib.Path) -> None:
 
 
 def split(options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the photographs of a run and as many others as are compared."""
+  """Returns the photographs of a run, and `_SAMPLES` others; uint8."""
   data, resolution = options['data'], options['model']['resolution']
   every = sources.open_source(data['source'], resolution=resolution)
   some = sources.open_source(
@@ -80,7 +84,7 @@ def measure(workdir: pathlib.Path) -> list[dict[str, float]]:
     adapted[kimg] = stats['Progress/augment']['mean']
   rows = []
   for folder in sorted((workdir / 'checkpoints').glob('[0-9]*'), key=_step):
-    # One model, and so one compilation, for all checkpoints.
+    # Use one model, hence one compilation, for all checkpoints.
     other = sg3jax.load_model(folder)
     model.variables = other.variables
     model.discriminator_variables = other.discriminator_variables
@@ -104,14 +108,14 @@ def _step(folder: pathlib.Path) -> int:
 
 
 def generate(model: sg3jax.Model) -> np.ndarray:
-  """Returns generated images, uint8."""
+  """Returns `_SAMPLES` generated images, uint8."""
   z = sg3jax.model.seed_latents(list(range(_SAMPLES)), model.z_dim)
   images = [model(z[i : i + _BATCH]) for i in range(0, _SAMPLES, _BATCH)]
   return np.concatenate([grids.to_uint8(batch) for batch in images])
 
 
 def judge(model: sg3jax.Model, images: np.ndarray) -> float:
-  """Returns the mean logit of images, uint8."""
+  """Returns the mean logit of D for uint8 images."""
   x = images.astype(np.float32) / 127.5 - 1
   logits = [
     model.discriminate(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)
@@ -120,7 +124,7 @@ def judge(model: sg3jax.Model, images: np.ndarray) -> float:
 
 
 def plot(study: dict[str, list[dict[str, float]]], path: pathlib.Path) -> None:
-  """Plots p, the overfitting and the distance of the images over time."""
+  """Plots p, the overfitting and the SWD over the course of training."""
   figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout='constrained')
   titles = (
     'augmentation probability p',
@@ -145,7 +149,7 @@ def plot(study: dict[str, list[dict[str, float]]], path: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
-  """Trains, measures, writes and plots."""
+  """Trains and measures both runs, and writes the results."""
   logging.set_verbosity(logging.WARNING)
   outdir = pathlib.Path(_OUTDIR.value)
   study = {}

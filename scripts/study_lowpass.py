@@ -1,17 +1,16 @@
-"""Compares the low-pass filters that a layer can have: what rings, what wraps.
+"""Compares the ringing and wrap-around of a layer's possible low-pass filters.
 
   python scripts/study_lowpass.py
 
-prints, for the filter with which the first layer of StyleGAN3-T at 256 pixels
-that doubles the rate upsamples its features, and for those that can take its
-place,
+The layer is the first one of StyleGAN3-T at 256 pixels that doubles the rate.
+For its upsampling filter and each alternative, the command prints:
 
-  overshoot   how far an upsampled edge rises above its upper side, in percent
-  stopband    the greatest gain beyond the end of the transition band, in dB
-  far         the energy of the impulse response beyond ten samples, the width
-              of the margins, in dB of the whole
-  wrapped     what an impulse at one border leaves in the other half of the
-              map, in dB of the impulse
+  overshoot   overshoot of an upsampled edge, in percent of its height
+  stopband    maximum gain beyond the transition band, in dB
+  far         energy of the impulse response beyond ten samples, the width of
+              the margins, in dB relative to its total energy
+  wrapped     maximum response in the other half of the map to an impulse at
+              one border, in dB relative to the peak response
 """
 
 import jax
@@ -24,11 +23,11 @@ from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.ideal_lowpass import ideal_resample
 
 _NAMES = ('kaiser', 'lanczos', 'gaussian', 'ideal')
-_SIZE = 64  # Samples of a map's side.
+_SIZE = 64  # Samples per side of a map.
 
 
 def upsample(layer: spec_lib.LayerSpec, x: np.ndarray) -> np.ndarray:
-  """Returns a row [n] at the layer's inner rate, aligned: [n * up]."""
+  """Returns a row [n], upsampled to the layer's inner rate, [n * up]."""
   up = layer.up_factor
   if layer.is_ideal:
     cutoff = layer.in_cutoff / layer.tmp_sampling_rate
@@ -40,12 +39,12 @@ def upsample(layer: spec_lib.LayerSpec, x: np.ndarray) -> np.ndarray:
   assert f is not None
   spread = np.zeros(len(x) * up)
   spread[::up] = x * up
-  before = (len(f) - up) // 2  # So that samples keep their centres.
+  before = (len(f) - up) // 2  # This keeps the centres of samples in place.
   return np.convolve(spread, f)[before : before + len(spread)]
 
 
 def measure(layer: spec_lib.LayerSpec) -> dict[str, str]:
-  """Returns measurements of a layer's upsampling filter."""
+  """Returns the measurements of a layer's upsampling filter, as text."""
   up, n = layer.up_factor, _SIZE
 
   edge = upsample(layer, np.repeat([0.0, 1.0], n // 2))
@@ -71,7 +70,7 @@ def measure(layer: spec_lib.LayerSpec) -> dict[str, str]:
 
 
 def _decibels(ratio: float) -> str:
-  # What is left of zero in double precision.
+  # Smaller values are rounding errors of zero in double precision.
   return 'none' if ratio < 1e-12 else f'{20 * np.log10(ratio):.1f} dB'
 
 

@@ -1,14 +1,13 @@
-"""Measures how far a small strided network follows shifts of its input.
+"""Measures the shift equivariance of a small strided network.
 
   python scripts/study_pooling.py
 
-prints, for a network of three stages that each halve the resolution, the
-signal-to-noise ratio in dB of "shift, then network" against "network, then
-shift", with binomial filters of several lengths in front of each subsampling
-(Zhang 2019). Weights are random, images are the embedded photographs, borders
-are periodic, and coarse features are compared on the grid of the input, which
-they reach by ideal interpolation: a network without aliasing would reach the
-precision of float32.
+The network has three stages that each halve the resolution. The command prints
+the signal-to-noise ratio in dB between "shift, then network" and "network, then
+shift", with binomial filters of several lengths before each subsampling (Zhang
+2019). Weights are random, images are the embedded photographs, and borders are
+periodic. Features are interpolated ideally to the grid of the input, where they
+are compared: a network without aliasing would reach the precision of float32.
 """
 
 import functools
@@ -26,8 +25,12 @@ from sg3jax.ops import conv
 from sg3jax.ops.ideal_lowpass import ideal_resample
 from sg3jax.types import Array
 
-_PHOTOGRAPHS = flags.DEFINE_integer('photographs', 64, 'Of 64 pixels.')
-_NETWORKS = flags.DEFINE_integer('networks', 4, 'Of random weights.')
+_PHOTOGRAPHS = flags.DEFINE_integer(
+  'photographs', 64, 'Number of photographs of 64x64 pixels.'
+)
+_NETWORKS = flags.DEFINE_integer(
+  'networks', 4, 'Number of networks with random weights.'
+)
 
 _CHANNELS, _STAGES, _SIZE = 32, 3, 64
 _STRIDE = 2**_STAGES
@@ -35,7 +38,7 @@ _TAPS = (1, 2, 3, 5)
 
 
 def max_pool(x: Array, taps: int) -> Array:
-  """Takes the maximum of 2x2 samples densely, and then subsamples."""
+  """Takes dense maxima of 2x2 samples, then blurs and subsamples."""
   x = functools.reduce(
     jnp.maximum,
     [jnp.roll(x, (-i, -j), (1, 2)) for i in range(2) for j in range(2)],
@@ -44,19 +47,19 @@ def max_pool(x: Array, taps: int) -> Array:
 
 
 def average_pool(x: Array, taps: int) -> Array:
-  """Blurs by 2x2 samples in any case."""
+  """Averages 2x2 samples, then blurs and subsamples."""
   return blur_pool(blur_pool(x, taps=2, stride=1), taps=taps)
 
 
 def strided(x: Array, taps: int) -> Array:
-  """A convolution that keeps every second sample."""
+  """Blurs and subsamples, as after a convolution with stride 2."""
   return blur_pool(x, taps=taps)
 
 
 def features(
   x: Array, key: Array, pool: Callable[[Array, int], Array], taps: int
 ) -> Array:
-  """Returns what the network makes of images [n, 64, 64, 3]."""
+  """Returns the network's features of images [n, 64, 64, 3]."""
   for stage_key in jax.random.split(key, _STAGES):
     shape = (3, 3, x.shape[-1], _CHANNELS)
     w = jax.random.normal(stage_key, shape) * (2 / np.prod(shape[:3])) ** 0.5
@@ -70,7 +73,7 @@ def features(
 def measure(
   images: Array, key: Array, pool: Callable[[Array, int], Array], taps: int
 ) -> Array:
-  """Returns the signal's power and the error's, over all shifts of a row."""
+  """Returns the power of the signal and of the error over horizontal shifts."""
 
   def on_input_grid(x: Array) -> Array:
     return ideal_resample(x, up=_STRIDE, cutoff=0.5 / _STRIDE)

@@ -91,7 +91,7 @@ def test_ctrl_c_leaves_nothing_behind(start, tmp_path):
   ('flag', 'message'),
   [
     ('--base=none-such', 'must be known to git, got none-such'),
-    ('--cases=none-such', 'must be beginnings of names, got none-such'),
+    ('--cases=none-such', 'must be prefixes of names, got none-such'),
   ],
 )
 def test_what_is_unknown_is_refused(start, tmp_path, flag, message):

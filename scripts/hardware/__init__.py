@@ -1,1 +1,1 @@
-"""The stages of `scripts/prove_hardware.py`."""
+"""Stages of `scripts/prove_hardware.py`."""

@@ -1,7 +1,7 @@
-"""The layers of the published designs, and forms of `filtered_lrelu` on them.
+"""Defines cases of `filtered_lrelu`: layers of the published designs.
 
-Every distinct layer in each direction that a training step computes: forward,
-backward, and the tangent of second derivatives.
+There is a case for every distinct layer in each direction that a training step
+computes: forward, backward, and the tangent of second derivatives.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ class Case:
 
   Attributes:
     design: Design and resolution, such as 't-256'.
-    layer: Its name, L0 to L13.
-    plan: The operator.
+    layer: Name of the layer, L0 to L13.
+    plan: The operator's plan.
     direction: One of `DIRECTIONS`.
-    channels: Channels.
+    channels: Number of channels.
   """
 
   design: str
@@ -72,7 +72,7 @@ class Case:
     return [(batch, *size, self.channels) for size in self.chain.in_sizes]
 
   def structures(self, batch: int, dtype: str) -> tuple[Scaling, list[Any]]:
-    """Returns the scaling of a generator's layer and the operands, as shapes.
+    """Returns the shapes of the scaling and the operands in a generator.
 
     See `aot_gpu.layer_scaling`.
     """
@@ -90,9 +90,9 @@ def cases(
 
   Args:
     design: One of `DESIGNS`.
-    resolution: Image size a side.
-    directions: Some of `DIRECTIONS`.
-    **options: Of the design, such as `channel_base`.
+    resolution: Width and height of the images in pixels.
+    directions: Members of `DIRECTIONS`.
+    **options: Options of the design, such as `channel_base`.
   """
   spec = DESIGNS[design](resolution, **options)
   return [
@@ -103,10 +103,10 @@ def cases(
 
 
 def kernel_name() -> str:
-  """Returns the name of the device's kernel; without one, an interpreted one.
+  """Returns the name of the device's kernel; on a CPU, one to interpret.
 
   Raises:
-    ValueError: If there is none for the device.
+    ValueError: If there is no kernel for the device.
   """
   target, _ = platform.target()
   for name, (platform_name, _) in dispatch.KERNELS.items():
@@ -118,7 +118,7 @@ def kernel_name() -> str:
 
 
 def dtypes(case: Case) -> list[str]:
-  """Returns the types in which the device's kernel serves a case."""
+  """Returns the dtypes in which the device's kernel supports a case."""
   _, module = dispatch.KERNELS[kernel_name()]
   found = []
   for dtype in ('bfloat16', 'float16', 'float32'):
@@ -132,7 +132,7 @@ def dtypes(case: Case) -> list[str]:
 
 
 def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
-  """Returns a chain's result by the device's kernel."""
+  """Returns the result of a chain, computed by the device's kernel."""
   target, kind = platform.target()
   return dispatch.KERNELS[kernel_name()][1].run(
     chain, *operands, scaling=scaling, kind=kind, interpret=target == 'cpu'
@@ -140,12 +140,12 @@ def run_kernel(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
 
 
 def run_banded(chain: Chain, scaling: Scaling, *operands: Array) -> Array:
-  """Returns a chain's result by `banded`."""
+  """Returns the result of a chain, computed by `banded`."""
   return banded.run(chain, *operands, scaling=scaling)
 
 
 def run_depthwise(plan: Plan, scaling: Scaling, *operands: Array) -> Array:
-  """Returns the forward or backward result by depthwise convolutions."""
+  """Returns the forward or backward result of depthwise convolutions."""
   (s, g_scale), bias, result = scaling
   if len(operands) == 1:
     return reference.filtered_lrelu(plan, operands[0], s, bias, result)
@@ -158,7 +158,7 @@ def run_depthwise(plan: Plan, scaling: Scaling, *operands: Array) -> Array:
 
 @contextlib.contextmanager
 def interpreting() -> Iterator[None]:
-  """Lets a kernel be interpreted where there is no device for one."""
+  """Allows kernels to be interpreted if the platform is a CPU."""
   if platform.target()[0] != 'cpu':
     yield
     return

@@ -17,12 +17,12 @@ from sg3jax.ops.filtered_lrelu.plan import Chain, Terms
 from sg3jax.ops.filtered_lrelu.scaling import Scaling
 from sg3jax.types import Array
 
-# Largest relative error (L2) against float32, by type and by direction. The
-# rounding of a result alone is 3e-4 of float16 and 2.3e-3 of bfloat16 (uniform
-# within half a unit in the last place, over values spread within an octave).
-# Derivatives have the sign of a middle sample wrong where it is within the
-# rounding of zero: of unit samples rounded to 5e-4 a part of 4e-4 of them, each
-# of which changes by 0.8 of its own size, 2 % in the norm at most.
+# Maximum relative error (L2) against float32, by dtype and direction. Rounding
+# the result alone causes an error of 3e-4 in float16 and 2.3e-3 in bfloat16
+# (uniform within half a unit in the last place, for values that spread over an
+# octave). In derivatives, a middle sample within rounding of zero may have the
+# wrong sign: among unit normal samples rounded to 5e-4 this is a fraction of
+# 4e-4, each of which changes by 0.8 of its size, or 2 % in the norm at most.
 _TOLERANCES = {
   ('float16', 'forward'): 1e-3,
   ('float16', 'derivative'): 2e-2,
@@ -31,14 +31,15 @@ _TOLERANCES = {
   ('float32', 'forward'): 1e-5,
   ('float32', 'derivative'): 2e-3,
 }
-# A row, column, channel or image may be worse than all together by this much.
+# Factor by which the error of a single row, column, channel or image may exceed
+# the tolerance.
 _LOCAL = 4.0
 
-_FRESH = 3  # Number of fresh inputs, to find races.
+_FRESH = 3  # Number of different random inputs, to find races.
 
 
 def check_tasks(selected: Sequence[Case], batch: int) -> list[stages.Task]:
-  """Returns a task for each case and type."""
+  """Returns a task for each case and supported dtype."""
   return [
     stages.Task(
       case.columns | {'dtype': dtype},
@@ -55,9 +56,10 @@ def _prepare_check(case: Case, dtype: str, batch: int) -> stages.Measure:
   shape = (batch, *case.chain.out_size, case.channels)
   result = jax.ShapeDtypeStruct(shape, dtype)
   with cases_lib.interpreting():
-    # The result takes the memory of the first argument, full of NaN: what the
-    # kernel leaves out stays NaN. (Channels that are no multiple of 8 are
-    # copied out of an array of its own, which is not.)
+    # The result reuses the memory of the first argument, which is full of NaN,
+    # so that values that the kernel does not write stay NaN. This fails if the
+    # number of channels is not a multiple of 8: the kernel then writes to a
+    # padded array, which is copied.
     kernel = jax.jit(
       lambda poison, scaling, *x: cases_lib.run_kernel(case.chain, scaling, *x),
       donate_argnums=0,
@@ -72,9 +74,9 @@ def _prepare_check(case: Case, dtype: str, batch: int) -> stages.Measure:
 
 @functools.cache
 def _compiled_comparison(case: Case, batch: int) -> Callable[..., Any]:
-  """Returns (result twice, scaling, *operands) -> the errors, see `_errors`.
+  """Returns a function (result, result, scaling, *operands) -> `_errors`.
 
-  All arrays are float32, so that one program serves all types.
+  All arrays are float32, so that one program serves all dtypes.
   """
   scaling, operands = case.structures(batch, 'float32')
   result = jax.ShapeDtypeStruct(
@@ -91,13 +93,13 @@ def _compiled_comparison(case: Case, batch: int) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """A kind of inputs: random ones, changed.
+  """A kind of inputs: modifications of random operands.
 
   Attributes:
-    factor: Of the first operand.
-    gradient_factor: Of the second.
-    is_negative: Whether the first operand is.
-    is_frame: Whether all but two pixels at each border are zero.
+    factor: Factor of the first operand.
+    gradient_factor: Factor of the second operand.
+    is_negative: Whether the first operand is made negative.
+    is_frame: Whether all but the two pixels at each border are set to zero.
   """
 
   factor: float = 1.0
@@ -125,7 +127,7 @@ def _check(
   errors, local, causes = {}, {}, []
   for number, (name, kind) in enumerate(_KINDS.items()):
     if kind.gradient_factor < 1 and (is_forward or dtype == 'float16'):
-      continue  # float16 itself has no such numbers.
+      continue  # float16 cannot represent numbers this small.
     scaling, operands, poisons = sample(number, **dataclasses.asdict(kind))
     first, second = (kernel(x, scaling, *operands) for x in poisons)
     wide = (x.astype(jnp.float32) for x in (first, second, *operands))
@@ -136,7 +138,7 @@ def _check(
     errors[name], local[name] = float(error), float(worst)
     if not is_same:
       causes.append(f'{name}: two runs differ')
-    # A NaN is above every bound.
+    # `not <=` also catches NaN.
     if not errors[name] <= tolerance or not local[name] <= _LOCAL * tolerance:
       causes.append(f'{name}: {errors[name]:.1e}, local {local[name]:.1e}')
     if number == 0:
@@ -164,7 +166,7 @@ def _sample(
   is_negative: bool,
   is_frame: bool,
 ) -> tuple[Scaling, list[Array], list[Array]]:
-  """Returns the scaling, the operands, and two arrays of NaN for results."""
+  """Returns random scaling and operands, and two arrays of NaN for results."""
   structures = case.structures(batch, dtype)
   leaves, treedef = jax.tree.flatten(structures)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
@@ -198,12 +200,13 @@ def _frame(shape: tuple[int, ...]) -> np.ndarray:
 def _errors(
   first: Array, second: Array, wanted: Array
 ) -> tuple[Array, Array, Array]:
-  """Compares a result, computed twice, with what it should be.
+  """Compares a result, computed twice, with the expected result.
 
   Returns:
-    The relative error (L2); the largest of an image, row, column or channel,
-    relative to the mean where that is larger, so that one that is small by
-    chance does not count; whether the two are the same.
+    The relative error (L2); the largest relative error of an image, row, column
+    or channel; and whether the two results are the same. The second is relative
+    to the mean of all if that is larger, so that parts that are small by chance
+    do not count.
   """
   is_same = jnp.array_equal(first, second, equal_nan=True)
   squares = jnp.square(wanted)
@@ -218,14 +221,14 @@ def _errors(
 
 
 def _ratio(error: Array, scale: Array) -> Array:
-  """Returns the relative error; the absolute one where all should be zero."""
+  """Returns the relative error, or the absolute error if the scale is 0."""
   return error / jnp.where(scale > 0, scale, 1)
 
 
 def _against_float64(
   case: Case, scaling: Scaling, operands: Sequence[Array], got: Array
 ) -> float:
-  """Returns the relative error of a few maps against float64 on the host."""
+  """Returns the relative error of two maps against float64 on the host."""
   wanted, found = [], []
   for image, channel in ((0, 0), (len(got) - 1, case.channels - 1)):
     maps = [np.asarray(x[image, :, :, channel], np.float64) for x in operands]
@@ -243,7 +246,7 @@ def _against_float64(
 
 
 def exact(chain: Chain, *maps: np.ndarray) -> np.ndarray:
-  """Returns a chain's result on single maps [h, w], in float64."""
+  """Returns the result of a chain on single maps [h, w], in float64."""
 
   def apply(terms: Terms, x: np.ndarray) -> np.ndarray:
     parts = [ph.matrix @ x @ pw.matrix.T for ph, pw in terms]

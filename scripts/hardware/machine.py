@@ -16,7 +16,7 @@ _PACKAGES = ('jax', 'jaxlib', 'jax-cuda13-plugin', 'libtpu', 'flax', 'numpy')
 
 
 def versions() -> dict[str, Any]:
-  """Returns the device, its driver, and the versions of what drives it."""
+  """Returns the device, its driver, and the versions of Python and packages."""
   device = jax.devices()[0]
   facts = {
     'platform': device.platform,
@@ -55,7 +55,7 @@ def make_tasks(*, is_tiny: bool) -> Sequence[stages.Task]:
   """
   if jax.default_backend() == 'cpu' and not is_tiny:
     raise RuntimeError(
-      'JAX sees neither a GPU nor a TPU here: --tiny tests the script on a CPU'
+      'JAX must see a GPU or a TPU, got a CPU: --tiny tests the script on it'
     )
   return [
     stages.Task({'what': 'machine'}, lambda: versions),
@@ -65,14 +65,14 @@ def make_tasks(*, is_tiny: bool) -> Sequence[stages.Task]:
 
 
 def copy(*, is_tiny: bool) -> Mapping[str, float]:
-  """Returns the GB/s, read and written, of adding 1 to an array."""
+  """Returns the rate of adding 1 to an array, in GB/s read and written."""
   x = jnp.ones((1 << (20 if is_tiny else 28),), jnp.float32)
   ms, _ = timing.milliseconds(jax.jit(lambda x: x + 1), [(x,)])
   return {'GB/s': 2e-6 * x.nbytes / ms}
 
 
 def product(*, is_tiny: bool) -> Mapping[str, float]:
-  """Returns the TFLOP/s of a square bfloat16 product of random matrices."""
+  """Returns the TFLOP/s of a product of random square bfloat16 matrices."""
   size = 256 if is_tiny else 8192
   a, b = (
     jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""Measures how fast the published networks generate and train."""
+"""Measures the speed of generating and training with published networks."""
 
 import dataclasses
 import functools
@@ -24,15 +24,16 @@ from sg3jax.types import Array, Config, Variables
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A published configuration as it is run here.
+  """A published configuration with the options of a measurement.
 
   Attributes:
     design: 't' or 'r'.
-    resolution: Image size a side.
-    batch: Images at a time.
-    implementation: Of filtered_lrelu; None for the device's default.
-    precision: Of the highest octaves: fp32, bf16 or fp16.
-    micro_batches: Parts that a training batch is computed in.
+    resolution: Width and height of the images in pixels.
+    batch: Number of images per batch.
+    implementation: Implementation of filtered_lrelu; None for the device's
+      default.
+    precision: Precision of the highest octaves: fp32, bf16 or fp16.
+    micro_batches: Number of micro-batches of a training batch.
   """
 
   design: str
@@ -44,7 +45,7 @@ class Network:
 
   @property
   def columns(self) -> dict[str, Any]:
-    """The cells of its row in a table."""
+    """The cells of the network's row in a table."""
     return {
       'design': f'{self.design}-{self.resolution}',
       'implementation': self.implementation or 'default',
@@ -53,7 +54,7 @@ class Network:
     }
 
   def config(self, **overrides: Any) -> Config:
-    """Returns the whole configuration, resolved for RGB without labels."""
+    """Returns the full configuration, resolved for RGB without labels."""
     config = config_lib.default_config()
     config.model.resolution = self.resolution
     config.model.precision = self.precision
@@ -74,7 +75,7 @@ class Network:
 def train_tasks(
   networks: Sequence[Network], **overrides: Any
 ) -> list[stages.Task]:
-  """Returns a task for each: seconds a kimg, memory, seconds to compile."""
+  """Returns a task per network: seconds per kimg, memory, compilation time."""
   return [
     stages.Task(
       network.columns | {'micro-batches': network.micro_batches},
@@ -115,7 +116,7 @@ def _prepare_train(
 def _time_steps(
   trainer: trainer_lib.Trainer, mesh: Any, step: Any, shape: tuple[int, ...]
 ) -> dict[str, float]:
-  """Runs intervals of R1: one to warm up, then three."""
+  """Times three intervals of R1 after one to warm up."""
   key = jax.random.key(0)
   state = trainer_lib.jit_init(trainer, mesh)(key)
   images = np.random.RandomState(0).randint(0, 256, shape, np.uint8)
@@ -135,7 +136,7 @@ def _time_steps(
     for name in ('Loss/G/loss', 'Loss/D/loss')
   }
   if not all(map(math.isfinite, losses.values())):
-    raise FloatingPointError(f'the losses are not finite: {losses}')
+    raise FloatingPointError(f'the losses must be finite, got {losses}')
   per_kimg = [1000 * t / interval / shape[0] for t in times[1:]]
   return {
     's/kimg': statistics.median(per_kimg),
@@ -162,7 +163,7 @@ def _memory(compiled: Any, batch: int) -> dict[str, float]:
 def generate_tasks(
   networks: Sequence[Network], **overrides: Any
 ) -> list[stages.Task]:
-  """Returns a task for each: images a second, memory, seconds to compile."""
+  """Returns a task per network: images/s, memory, compilation time."""
   return [
     stages.Task(
       network.columns, functools.partial(_prepare_generate, network, overrides)
@@ -190,7 +191,7 @@ def _prepare_generate(
       for i in range(2)
     ]
     if not bool(jnp.isfinite(apply(*latents[0])).all()):
-      raise FloatingPointError('the images are not finite')
+      raise FloatingPointError('the images must be finite, got inf or NaN')
     ms, _ = timing.milliseconds(apply, latents, seconds=0.5, repeats=3)
     return {
       'images/s': 1e3 * network.batch / ms,
@@ -204,7 +205,7 @@ def _prepare_generate(
 def equivariance_tasks(
   networks: Sequence[Network], samples: int, **overrides: Any
 ) -> list[stages.Task]:
-  """Returns a task for each: EQ-T and EQ-R of random weights, and the rate.
+  """Returns a task per network: EQ-T and EQ-R of random weights, and images/s.
 
   Metrics are measured in the precision of the network.
   """

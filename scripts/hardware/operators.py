@@ -1,7 +1,7 @@
-"""Forms of one operator that compilers treat differently, on a device.
+"""Times alternative forms of operators on a device.
 
-Each row times two spellings of the same function; the package takes the second
-on GPUs.
+Compilers treat these forms differently. Each row times two forms of the same
+function; on GPUs, the package uses the second.
 """
 
 import functools
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 def make_tasks(*, is_tiny: bool) -> list[stages.Task]:
-  """Returns the tasks: FIR filters, kernel gradients, channels of a product."""
+  """Returns the tasks: FIR filters, kernel gradients and channel counts."""
   n, size, channels = (2, 16, 8) if is_tiny else (16, 256, 128)
   images = (n, size, size, channels)
   tasks = []
@@ -63,7 +63,7 @@ def make_tasks(*, is_tiny: bool) -> list[stages.Task]:
 
 
 def _fir(form: Callable[..., Array], down: int, x: Array) -> Array:
-  """Filters and downsamples as a discriminator does."""
+  """Filters and downsamples like a discriminator."""
   f = np.flip(np.asarray(filters.BINOMIAL, np.float32))
   rows, columns = ((2, 2), (0, 0)), ((0, 0), (2, 2))
   x = form(x, f=f[:, None], up=(1, 1), down=(down, 1), padding=rows)
@@ -93,7 +93,7 @@ def _task(
 def _prepare(
   *forms: tuple[str, Callable[..., Array], Sequence[Shape]],
 ) -> stages.Measure:
-  """Compiles two forms; returns what times them and compares the results."""
+  """Compiles two forms; returns a function that times both."""
   compiled = []
   for _, call, shapes in forms:
     structures = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in shapes]

@@ -1,7 +1,7 @@
 """Trains a small model on the embedded photographs for a few minutes.
 
-It is small enough to ship: 64 pixels, few channels, a checkpoint below 16 MB.
-The same command goes on from the folder that it left.
+The model is small enough to distribute: 64 pixels, few channels, a checkpoint
+below 16 MB. The same command resumes from its folder.
 """
 
 import functools
@@ -18,7 +18,7 @@ from sg3jax.types import Config
 
 
 def make_config(*, is_tiny: bool) -> Config:
-  """Returns the configuration; its run ends by time, not by images."""
+  """Returns the configuration, whose run is limited by time, not by images."""
   config = config_lib.default_config()
   config.data.source = 'embedded:16' if is_tiny else 'embedded:20000'
   config.data.mirror = True
@@ -48,7 +48,7 @@ def make_config(*, is_tiny: bool) -> Config:
 def make_tasks(
   folder: pathlib.Path, minutes: float, *, is_tiny: bool
 ) -> Sequence[stages.Task]:
-  """Returns the one task, which trains in `folder/pretrain`."""
+  """Returns a single task, which trains in `folder/pretrain`."""
   run = functools.partial(_train, folder / 'pretrain', minutes, is_tiny)
   return [stages.Task({'what': 'pretrain'}, lambda: run)]
 
@@ -63,7 +63,7 @@ def _train(
   def end() -> None:
     stop.signal = 'the end of its minutes'
 
-  # The last step and the checkpoint take the stage's grace.
+  # The last step and the checkpoint run in the stage's grace period.
   timer = threading.Timer(60 * minutes, end)
   timer.start()
   try:

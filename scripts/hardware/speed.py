@@ -12,7 +12,7 @@ from hardware import cases as cases_lib
 from hardware import stages, timing
 from hardware.cases import Case
 
-# Operands of so many bytes fit no cache.
+# Bytes of operands that exceed every cache.
 _CACHED = 256 << 20
 
 
@@ -21,14 +21,14 @@ def bench_tasks(
 ) -> list[stages.Task]:
   """Returns tasks for the kernel, `banded` and depthwise convolutions.
 
-  The kernel and `banded` take turns, so that what is there when the time is up
-  can be compared; the depthwise form comes last, forward and backward.
+  The kernel and `banded` alternate, so that the rows measured when the time is
+  up can be compared. The depthwise form, forward and backward, comes last.
 
   Args:
     selected: The cases.
-    batch: Images a call.
-    dtype: Of the operands.
-    bandwidth: Bytes a second of the device, which the floor is made of.
+    batch: Number of images per call.
+    dtype: Dtype of the operands.
+    bandwidth: Bytes per second of the device, which determine the floor.
   """
   pairs = [(case, form) for case in selected for form in ('kernel', 'banded')]
   pairs += [
@@ -89,7 +89,7 @@ def _random(case: Case, structures: Any, seed: int) -> tuple[Any, ...]:
 
 
 def summarize_bench(rows: Sequence[stages.Row]) -> list[str]:
-  """Returns how many times faster the kernel is, as geometric means."""
+  """Returns lines with the geometric mean of the kernel's speed-ups."""
 
   def key(row: stages.Row) -> tuple[Any, ...]:
     return tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype'))

@@ -1,10 +1,11 @@
 """Runs stages of tasks within a time budget, and writes each result at once.
 
-Every stage runs in processes of its own: a kernel that faults spoils the device
-for its process, and Python compiles kernels one at a time in each. A stage that
-is not timed shares its tasks among several. For one that is, several compile
-its programs into a cache, and a single one then runs them. A process that dies
-is replaced by another, which goes on behind the task at which it died.
+Every stage runs in separate processes: a kernel that faults makes the device
+unusable for its process, and each process compiles only one kernel at a time.
+The tasks of an untimed stage are distributed over several processes. For a
+timed stage, several processes compile the programs into a cache, then a single
+process runs them. If a process dies, a new one continues after the task at
+which it died.
 """
 
 import concurrent.futures
@@ -31,18 +32,18 @@ from sg3jax import text as text_lib
 Row = dict[str, Any]
 Measure = Callable[[], Mapping[str, Any]]
 
-# What a worker prints in front of the columns of a task that it begins, and of
-# a row.
+# Prefixes of the lines in which a worker prints the columns of a task that it
+# starts, and the row of a task that has ended.
 _TASK, _ROW = 'task: ', 'row: '
 
-# Workers that compile what is timed. Compilers for GPUs try out forms of
-# products on the device, and would disturb each other.
+# Number of workers that compile a timed stage. XLA's autotuning for GPUs times
+# kernels on the device, so more workers would disturb each other.
 _COMPILERS = 4
 
-# For workers that are not timed: no trying out, which takes most of the time.
+# Disables autotuning, which takes most of the time, in untimed workers.
 _UNTUNED = '--xla_gpu_autotune_level=0'
 
-# Status of a worker whose last row says why it has given up.
+# Exit status of a worker whose last row reports why it gave up.
 _SPOILED = 75
 
 
@@ -51,9 +52,10 @@ class Task:
   """One row of a stage's table.
 
   Attributes:
-    columns: What tells the row from others: layer, direction and so on.
-    prepare: Compiles; returns a function that runs on the device and returns
-      the row's values. If they have `error`, or `ok` is false, it failed.
+    columns: Cells that identify the row: layer, direction and so on.
+    prepare: Compiles the task, and returns a function that runs it on the
+      device and returns the row's values. The task has failed if they contain
+      `error`, or if `ok` is false.
   """
 
   columns: Mapping[str, Any]
@@ -61,21 +63,21 @@ class Task:
 
   @property
   def name(self) -> str:
-    """The columns as one text, such as `t-256 L8 forward`."""
+    """The columns as a single text, such as `t-256 L8 forward`."""
     return ' '.join(map(str, self.columns.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A table of results.
+  """A set of tasks, with a table of results.
 
   Attributes:
-    name: How `--stages` calls it.
-    title: Heading of its table.
-    make_tasks: Returns its tasks, the worthiest first.
-    is_timed: Whether nothing else may run beside a task.
-    summarize: Returns lines that follow the table.
-    grace_seconds: Time that it has beyond the deadline, to end by itself.
+    name: Name of the stage in `--stages`.
+    title: Heading of the table.
+    make_tasks: Returns the tasks, the most important first.
+    is_timed: Whether tasks must run alone.
+    summarize: Returns lines to print below the table.
+    grace_seconds: Time beyond the deadline for the stage to end by itself.
   """
 
   name: str
@@ -89,8 +91,8 @@ class Stage:
 class Results:
   """The results of all sessions in a folder: `results.json`, `results.md`.
 
-  Both files are written anew, whole, at each row. A session is one run of the
-  script; those that the folder has already are kept.
+  Both files are rewritten atomically at each row. A session is one run of the
+  script; earlier sessions in the folder are kept.
   """
 
   def __init__(self, folder: pathlib.Path, session: Mapping[str, Any]):
@@ -104,18 +106,18 @@ class Results:
     self._begun: list[Stage] = []
 
   def begin(self, stage: Stage) -> None:
-    """Begins a stage."""
+    """Records that a stage has started."""
     self._begun.append(stage)
     self._session['stages'][stage.name] = {'rows': []}
     self._write()
 
   def fail(self, stage: Stage, error: str) -> None:
-    """Records that a stage did not end as it should."""
+    """Records that a stage has failed."""
     self._session['stages'][stage.name]['error'] = error
     self._write()
 
   def add(self, stage: Stage, row: Row) -> None:
-    """Records a row."""
+    """Records a row of a stage."""
     self._session['stages'][stage.name]['rows'].append(row)
     self._write()
 
@@ -150,14 +152,18 @@ def run(
   seconds: float,
   processes: int,
 ) -> int:
-  """Runs stages in turn until the time is up; returns how many rows failed.
+  """Runs stages in turn until the time is up.
 
   Args:
-    stages: In order of worth.
-    results: Where rows go.
-    command: Starts a worker, see `work`, when `--worker=...` is appended.
-    seconds: The budget.
-    processes: Workers at the same time.
+    stages: The stages in order of importance.
+    results: Receives the rows.
+    command: Command that starts a worker, see `work`, when `--worker=...` is
+      appended.
+    seconds: Time budget in seconds.
+    processes: Number of concurrent workers.
+
+  Returns:
+    The number of failures of rows and stages.
   """
   deadline = time.monotonic() + seconds
   failures = 0
@@ -167,7 +173,7 @@ def run(
     end = deadline + stage.grace_seconds
     try:
       if stage.is_timed and processes > 1:
-        # What cannot be compiled here is reported when it is to run.
+        # Ignore failures to compile here: the run reports them.
         compilers = min(processes, _COMPILERS)
         for _ in _work_apart(command, stage, compilers, 'compile', end):
           pass
@@ -177,7 +183,7 @@ def run(
         print(_line(row), flush=True)
         failures += is_failure(row)
       if not results.rows(stage.name):
-        raise LookupError('no task is in it: is --only right?')
+        raise LookupError('the stage must have tasks, got none: check --only')
     except (TimeoutError, LookupError) as error:
       results.fail(stage, str(error))
       print(error, flush=True)
@@ -186,12 +192,12 @@ def run(
 
 
 def is_failure(row: Row) -> bool:
-  """Returns whether a row says that something is wrong."""
+  """Returns whether a row reports a failure."""
   return 'error' in row or row.get('ok') is False
 
 
 class _Worker:
-  """A part of a stage in a process of its own, again if that process dies."""
+  """Runs a part of a stage in a process, which is restarted if it dies."""
 
   def __init__(
     self,
@@ -203,17 +209,17 @@ class _Worker:
   ):
     self._command, self._which = command, which
     self._environment = dict(os.environ)
-    if not is_alone:  # None may take the memory of all.
+    if not is_alone:  # Workers share the memory of the device.
       self._environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
     if not is_tuned:
       flags = self._environment.get('XLA_FLAGS', '')
       self._environment['XLA_FLAGS'] = f'{flags} {_UNTUNED}'
-    self._done = 0  # Tasks that have a row.
-    self._current: Row | None = None  # What is being done.
+    self._done = 0  # Number of tasks that have a row.
+    self._current: Row | None = None  # Columns of the running task.
     self._process: subprocess.Popen[str] | None = None
 
   def rows(self) -> Iterator[Row]:
-    """Yields the rows as they are printed; prints whatever else is."""
+    """Yields the rows that the process prints; passes on its other output."""
     while True:
       self._process = process = subprocess.Popen(
         [*self._command, f'--worker={self._which}:{self._done}'],
@@ -236,7 +242,7 @@ class _Worker:
       if not status:
         return
       if status != _SPOILED:
-        # Without a task it died before the first or after the last.
+        # Without a current task, it died before the first or after the last.
         yield {
           **(self._current or {'what': 'worker'}),
           'error': f'the process ended with status {status}',
@@ -246,7 +252,7 @@ class _Worker:
         self._done += 1
 
   def kill(self) -> None:
-    """Ends the process, and those that it has started."""
+    """Kills the process and its children."""
     if self._process is not None:
       with contextlib.suppress(ProcessLookupError):
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -263,10 +269,10 @@ def _work_apart(
   """Yields the rows of a stage as its workers print them.
 
   Raises:
-    TimeoutError: At the deadline.
+    TimeoutError: If the deadline is reached.
   """
   if time.monotonic() >= deadline:
-    raise TimeoutError('the time was up before it began')
+    raise TimeoutError('the time was up before the stage started')
   workers = [
     _Worker(
       command,
@@ -301,13 +307,13 @@ def _work_apart(
 
 
 def work(stages: Sequence[Stage], which: str, only: str) -> None:
-  """Does a worker's part of a stage, and prints its rows.
+  """Runs a worker's part of a stage, and prints its rows.
 
   Args:
-    stages: All of them.
-    which: `STAGE:PART/PARTS:MODE:DONE`, the mode being `run`, or `compile` for
-      no more than that; so many of the part's tasks are done already.
-    only: Tasks whose name lacks this are left out.
+    stages: All stages.
+    which: `STAGE:PART/PARTS:MODE:DONE`. MODE is `run`, or `compile` to compile
+      only; DONE is the number of the part's tasks to skip.
+    only: Text that the names of tasks must contain.
   """
   name, share, mode, done = which.split(':')
   part, parts = map(int, share.split('/'))
@@ -328,7 +334,7 @@ def work(stages: Sequence[Stage], which: str, only: str) -> None:
       task, columns, following = next(upcoming, None), task.columns, None
       try:
         measure = prepare()
-        # The next one is compiled meanwhile, except beside what is timed.
+        # Compile the next task during this one, unless this one is timed.
         if task is not None and not stage.is_timed:
           following = pool.submit(task.prepare)
         values = measure() if mode == 'run' else {}
@@ -336,14 +342,14 @@ def work(stages: Sequence[Stage], which: str, only: str) -> None:
         values = _describe(error)
         _print(_ROW, {**columns, **values})
         if isinstance(error, jax.errors.JaxRuntimeError):
-          # A device that has faulted fails whatever this process does next.
+          # After a fault, the device fails for the rest of this process.
           os._exit(_SPOILED)
         continue
       _print(_ROW, {**columns, **values})
 
 
 def _print(mark: str, row: Mapping[str, Any]) -> None:
-  # JSON has no NaN: what is not finite is null.
+  # JSON cannot represent NaN and infinity: write null.
   finite = {
     key: None if isinstance(x, float) and not math.isfinite(x) else x
     for key, x in row.items()

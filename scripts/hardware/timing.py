@@ -17,17 +17,17 @@ def milliseconds(
 ) -> tuple[float, float]:
   """Returns the median time of a call, and the spread of the repeats.
 
-  Calls queue up on the device, so that none waits for its dispatch.
+  Calls are queued on the device, so that the time excludes their dispatch.
 
   Args:
     call: A compiled function.
-    arguments: Sets of arguments, taken in turn, so that a cache does not hold
-      them all.
-    seconds: How long a repeat takes, about.
-    repeats: How many there are.
+    arguments: Sets of arguments, which are used in turn, so that they do not
+      all stay in a cache.
+    seconds: Approximate duration of a repeat in seconds.
+    repeats: Number of repeats.
 
   Returns:
-    The median and the largest difference between two repeats, milliseconds.
+    The median and the largest difference between two repeats in milliseconds.
   """
 
   def run(calls: int) -> float:
@@ -40,7 +40,7 @@ def milliseconds(
 
   for _ in arguments:
     run(1)
-  # A second time, as the first few calls of a program may be slow.
+  # Time again, since the first few calls of a program may be slow.
   calls = max(1, min(1000, int(seconds / max(run(2), run(4)))))
   times = [1e3 * run(calls) for _ in range(repeats)]
   return statistics.median(times), max(times) - min(times)

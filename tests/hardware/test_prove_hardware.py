@@ -48,7 +48,7 @@ def test_a_tiny_proof_has_every_stage(tmp_path):
 def test_without_a_device_it_says_so(tmp_path):
   process = prove(tmp_path, '--stages=machine')
   assert process.returncode == 1
-  assert 'neither a GPU nor a TPU' in process.stdout
+  assert 'JAX must see a GPU or a TPU' in process.stdout
 
 
 def test_unknown_stages_are_named(tmp_path):

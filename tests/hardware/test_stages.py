@@ -66,7 +66,7 @@ def test_the_time_ends_a_stage(run):
   assert time.monotonic() - start < 40
   assert failures == 2
   assert record['late']['error'] == 'the time was up'
-  assert record['timed']['error'] == 'the time was up before it began'
+  assert record['timed']['error'] == 'the time was up before the stage started'
 
 
 def test_a_spoiled_device_gets_another_process(run):

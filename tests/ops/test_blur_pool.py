@@ -15,7 +15,7 @@ _PATH = pathlib.Path(__file__).parents[2] / 'scripts' / 'study_pooling.py'
 def test_binomial_filters():
   np.testing.assert_array_equal(lib.binomial(1), [1])
   np.testing.assert_array_equal(lib.binomial(4), np.array([1, 3, 3, 1]) / 8)
-  with pytest.raises(ValueError, match='at least 1, is 0'):
+  with pytest.raises(ValueError, match='at least 1, got 0'):
     lib.binomial(0)
 
 
@@ -35,7 +35,7 @@ def test_pooling_is_periodic_filtering_of_every_second_sample(taps):
 
 
 def test_a_stride_that_does_not_divide():
-  with pytest.raises(ValueError, match='stride of 2 does not divide 5x4'):
+  with pytest.raises(ValueError, match='stride must divide 5 rows and 4'):
     lib.blur_pool(jnp.ones((1, 5, 4, 1)))
 
 
