@@ -59,10 +59,12 @@ _DIRECTION = flags.DEFINE_enum(
   'direction', 'both', ['forward', 'gradient', 'both'], 'Direction to time.'
 )
 _IMPLEMENTATION = flags.DEFINE_string(
-  'implementation', None, 'Form to time; by default that of the device.'
+  'implementation',
+  None,
+  'Implementation to time; by default the device default.',
 )
 _BASELINES = flags.DEFINE_list(
-  'baselines', ['banded', 'reference'], 'Forms to compare with.'
+  'baselines', ['banded', 'reference'], 'Implementations to compare with.'
 )
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Number of timed runs.')
 _ROWS = flags.DEFINE_list('rows', [], 'Row lengths to compare.')

@@ -143,7 +143,7 @@ def _sweep() -> None:
       counts = _report(work)
   if stop.obeyed:
     less = ' without --rerun' if _RERUN.value else ''
-    print(f'Stopped: run the same command again{less} to go on')
+    print(f'Stopped: run the same command again{less} to resume')
     sys.exit(preemption.EXIT_CODE)
   if counts['failed']:
     sys.exit(

@@ -114,7 +114,9 @@ def _expand(
     if key not in _KEYS:
       raise ValueError(f'unknown key {key!r}: use {", ".join(_KEYS)}')
   if not isinstance(content.get('config'), str):
-    raise ValueError("config is missing: give config = 'stylegan3_t:64', say")
+    raise ValueError(
+      "config is missing: add a line such as config = 'stylegan3_t:64'"
+    )
 
   def load(value: str) -> Config:
     config = _load(value, folder)
