@@ -103,7 +103,7 @@ def test_single_points(tmp_path, ray):
   _go(_driver(tmp_path), only=['filter_size=4'], rerun=True)
   assert ray.ran == ['filter_size=4']
   with pytest.raises(
-    ValueError, match=r'--only must match .* got 7: use filter_size=4'
+    ValueError, match=r'--only must match .* got 7: use .*filter_size=4'
   ):
     _driver(tmp_path).select(only=['7'])
 
