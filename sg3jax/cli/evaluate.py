@@ -55,7 +55,7 @@ def _evaluate() -> None:
   if not names:
     raise ValueError(
       '--metrics must name at least one metric, got none: choose from '
-      + ', '.join(base.registry())
+      f'{", ".join(base.registry())}'
     )
   outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)

@@ -156,5 +156,5 @@ def _parse_transform(translate: list[str], rotate: float) -> Any:
   except ValueError as error:
     raise ValueError(
       '--translate must be two numbers X,Y in units of the image width, got '
-      + ','.join(translate)
+      f'{",".join(translate)}'
     ) from error
