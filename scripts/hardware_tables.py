@@ -170,7 +170,7 @@ def _summary(checks: Sequence[Row]) -> list[Row]:
   ]
 
 
-def write() -> dict[pathlib.Path, str]:
+def contents() -> dict[pathlib.Path, str]:
   """Returns the contents of the files that depend on results, by path."""
   devices = read()
   text = PAGE.read_text()
@@ -187,7 +187,7 @@ def main(argv: Sequence[str]) -> None:
   """Writes the files."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  for path, text in write().items():
+  for path, text in contents().items():
     files.write_text(path, text)
 
 

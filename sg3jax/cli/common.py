@@ -8,14 +8,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from absl import app, flags, logging
-from jaxtyping import Float
 
 from sg3jax import files
 from sg3jax.cli import compilation_cache, official_options
-from sg3jax.data import labels as labels_lib
-from sg3jax.data import report
 from sg3jax.nets import factory
 from sg3jax.train import sharding
 
@@ -96,8 +92,6 @@ _USER_ERRORS = (
   NotImplementedError,
   FloatingPointError,
 )
-
-_MAX_SEEDS = 1_000_000
 
 _FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
 _CONFIG_ARGUMENT = re.compile(r'(?<= )config=')
@@ -305,95 +299,3 @@ def require(flag: flags.FlagHolder) -> Any:
   if not flag.value:
     raise ValueError(f'--{flag.name} is required: --help lists the options')
   return flag.value
-
-
-def parse_seeds(text: str) -> list[int]:
-  """Returns the seeds in a list such as `0,1,4-6`.
-
-  Raises:
-    ValueError: If the list is malformed or a seed is out of range.
-  """
-  seeds = []
-  for part in text.split(','):
-    match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
-    if not match:
-      raise ValueError(
-        f'--seeds must be numbers and ranges, got {part!r} in {text}: write '
-        '--seeds=0,1,4-6, for example'
-      )
-    first, last = int(match[1]), int(match[2] or match[1])
-    if last < first:
-      raise ValueError(
-        f'--seeds must have ascending ranges, got {part!r} in {text}: write '
-        f'{last}-{first}'
-      )
-    if last >= 2**32 or last - first >= _MAX_SEEDS:
-      raise ValueError(
-        f'--seeds must be below 2^32, with at most {_MAX_SEEDS:,} seeds per '
-        f'range, got {part!r} in {text}'
-      )
-    seeds.extend(range(first, last + 1))
-  return seeds
-
-
-def make_label(
-  chosen: str | None,
-  numbers: Sequence[str] | None,
-  label_dim: int,
-  class_names: Sequence[str] | None = None,
-) -> Float[np.ndarray, ' classes'] | None:
-  """Returns the label that the flags specify; None for unconditional networks.
-
-  Args:
-    chosen: A class, given by its index or its name. A number is always an
-      index, even if it is also the name of a class.
-    numbers: The features of a label, as an alternative to `chosen`.
-    label_dim: Number of features of the network's labels.
-    class_names: Names of the classes, if known.
-
-  Raises:
-    ValueError: If a label is missing or out of range, or the network takes
-      none.
-  """
-  if not label_dim:
-    for flag, value in (('class', chosen), ('label', numbers)):
-      if value is not None:
-        raise ValueError(f'--{flag} was given, but the network takes no labels')
-    return None
-  if numbers is None:
-    index = _find_class(chosen, label_dim, class_names or ())
-    return labels_lib.one_hot(index, label_dim)
-  try:
-    label = np.array([float(x) for x in numbers], np.float32)
-  except ValueError:
-    label = np.zeros(0, np.float32)
-  is_whole = label.shape == (label_dim,) and np.all(np.isfinite(label))
-  if chosen is not None or not is_whole:
-    raise ValueError(
-      f'--label must be {label_dim} finite numbers X,Y,..., with no --class, '
-      f'got {",".join(numbers)}'
-    )
-  return label
-
-
-def _find_class(
-  chosen: str | None, label_dim: int, class_names: Sequence[str]
-) -> int:
-  """Returns the index of a class that is given by index or name.
-
-  Raises:
-    ValueError: If there is no such class; the message lists the valid ones.
-  """
-  if chosen is not None:
-    is_index = chosen.isascii() and chosen.isdecimal()
-    if is_index and len(chosen) < 10 and int(chosen) < label_dim:
-      return int(chosen)
-    if not is_index and chosen in class_names:
-      return class_names.index(chosen)
-  given = '' if chosen is None else f', and has no class --class={chosen}'
-  named = f' (or its name: {report.examples(class_names)})'
-  raise ValueError(
-    f'the network is conditional{given}: pass --class=0 to '
-    f'--class={label_dim - 1}{named if class_names else ""}, or --label with '
-    f'{label_dim} numbers'
-  )

@@ -18,6 +18,7 @@ from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import report, sources
 from sg3jax.eval.metrics import base
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import memory_estimate, sharding
 
 flags.declare_key_flag('network')
@@ -119,4 +120,6 @@ def _check_classes(
 def _run_folder(network: str) -> pathlib.Path:
   """Returns the run folder of a network, which may be a checkpoint in it."""
   path = pathlib.Path(network)
-  return path.parent.parent if path.parent.name == 'checkpoints' else path
+  return (
+    path.parent.parent if path.parent.name == checkpoint_lib.FOLDER else path
+  )

@@ -17,9 +17,11 @@ from sg3jax.ops.filtered_lrelu import (
 F = np.ones(12) / 12
 
 
-@pytest.mark.parametrize('path', hardware_tables.write(), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+  'path', hardware_tables.contents(), ids=lambda p: p.name
+)
 def test_files_are_what_the_results_give(path):
-  assert path.read_text() == hardware_tables.write()[path], (
+  assert path.read_text() == hardware_tables.contents()[path], (
     'run scripts/hardware_tables.py'
   )
 
