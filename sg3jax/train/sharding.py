@@ -85,7 +85,7 @@ def check_batch(
   """Checks that a batch can be spread over a mesh.
 
   Args:
-    batch: Images a step.
+    batch: Number of images per step.
     mesh: The devices.
     micro_batches: Parts that it is computed in.
     pl_batch_shrink: How many times smaller the batch of path lengths is.
