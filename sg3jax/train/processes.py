@@ -48,6 +48,6 @@ def check_together(task: str, *, failed: bool) -> None:
   if others and not failed:
     raise RuntimeError(
       f'process {others[0]} of {jax.process_count()} could not {task}: see '
-      'what it printed. The run ends on all; mend the cause and run the same '
+      'its output. The run ends on all; fix the cause and run the same '
       'command again'
     )

@@ -30,7 +30,7 @@ class Profiler:
   Args:
     steps: Numbers of the steps, counted from 1; empty for no trace.
     workdir: The run folder; the trace goes to `profile` in it.
-    log: Takes a line of text.
+    log: Receives a line of text.
   """
 
   def __init__(

@@ -398,7 +398,7 @@ def test_the_log_and_the_options_tell(source, run):
   # A resumed run has a state of its own.
   train()
   text = (workdir / 'log.txt').read_text()
-  assert f'nothing more from {source[0]}: the run goes on from its own' in text
+  assert f'nothing more from {source[0]}: the run continues from its' in text
   with pytest.raises(ValueError, match=r'another configuration: .*init_from'):
     train(init_from=None)
 
