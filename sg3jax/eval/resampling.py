@@ -80,8 +80,8 @@ def translate_fractional(
     shift: Pixels right and down.
 
   Returns:
-    The shifted images, and the mask of pixels whose taps, six per side, all lie
-    in the frame.
+    The shifted images, and the mask of pixels whose 6x6 taps all lie in the
+    frame.
   """
   shift = jnp.asarray(shift, jnp.float32)
   (rows, valid_rows), (columns, valid_columns) = (
@@ -232,7 +232,7 @@ def _lanczos_window(x: Array) -> Array:
 def _lanczos_shift(
   size: int, shift: Float[Array, '']
 ) -> tuple[Float[Array, 'o i'], Array]:
-  """Returns the matrix that shifts a row, and which of its rows are complete."""
+  """Returns the matrix that shifts a row, and which of its rows are valid."""
   whole = jnp.floor(shift).astype(jnp.int32)
   out = jnp.arange(size)
   distance = (out[:, None] - out - whole).astype(jnp.float32)

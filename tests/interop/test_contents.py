@@ -170,7 +170,7 @@ def test_other_designs_need_a_configuration():
   found = _convert(value, config)
   assert found.assumed == []
   assert {k: found.model[k] for k in model} == model
-  with pytest.raises(records.CheckpointError, match='not those of its design'):
+  with pytest.raises(records.CheckpointError, match='do not match its design'):
     _convert(value, config | {'z_dim': 99})
 
 
