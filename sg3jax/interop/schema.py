@@ -81,7 +81,7 @@ def check_shapes(
     wanted = expected_shapes(network, model)
   differences = [
     f'{path[:80]} is {found.get(path, "absent")}, not '
-    f'{wanted.get(path, "there")}'
+    f'{wanted.get(path, "absent")}'
     for path in dict.fromkeys((*wanted, *found))
     if found.get(path) != wanted.get(path)
   ]

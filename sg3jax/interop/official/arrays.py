@@ -185,7 +185,7 @@ def to_ours(
     other = sources.setdefault(path, name)
     if other != name:
       raise CheckpointError(
-        f'the arrays {other} and {name} of the checkpoint are one array here'
+        f'the arrays {other} and {name} of the checkpoint map to one array'
       )
     try:
       variables[path] = rule.layout.to_ours(array, parts)
@@ -204,7 +204,7 @@ def _find(table: Table, name: str) -> tuple[Rule, dict[str, str]]:
       return rule, match.groupdict()
   raise CheckpointError(
     f'the checkpoint has an array {quoted(name)}, which no network here has: '
-    'it is of another architecture'
+    'its architecture is different'
   )
 
 

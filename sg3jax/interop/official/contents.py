@@ -57,7 +57,7 @@ def find_networks(
     return {_only_network(checkpoint.part('_modules')): checkpoint}, []
   if not isinstance(checkpoint, dict):
     raise CheckpointError(
-      'the checkpoint is no network and no dictionary with the networks G, D '
+      'the checkpoint must be a network or a dictionary with the networks G, D '
       'and G_ema'
     )
   found = {
@@ -133,11 +133,11 @@ def _unwrapped(arrays: dict) -> Arrays:
   result = {}
   for key, array in arrays.items():
     if not isinstance(key, str) or not isinstance(array, Tensor | NumpyArray):
-      raise CheckpointError(f'{quoted(key)} of the checkpoint is no tensor')
+      raise CheckpointError(f'{quoted(key)} of the checkpoint must be a tensor')
     name = '.'.join(p for p in key.split('.') if p not in _WRAPPERS)
     if name in result:
       raise CheckpointError(
-        f'the checkpoint has two arrays of the name {quoted(name)}'
+        f'the checkpoint has two arrays named {quoted(name)}'
       )
     result[name] = array
   return result
@@ -154,7 +154,7 @@ def _only_network(names: Iterable[str]) -> str:
     re.fullmatch('b[0-9]+', first) for first in firsts
   ):
     raise CheckpointError(
-      'the checkpoint holds a discriminator alone: import a file with the '
+      'the checkpoint has only a discriminator: import a file with the '
       'generator G_ema'
     )
   return 'generator_ema'

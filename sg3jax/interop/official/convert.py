@@ -75,7 +75,7 @@ def convert(
   are_modules = isinstance(found['generator_ema'], Module)
   if config is not None and are_modules:
     raise CheckpointError(
-      'the checkpoint says its design itself: leave the configuration out'
+      'the checkpoint contains its design: leave the configuration out'
     )
   model: dict[str, Any] = {}
   networks, compared = {}, 0
@@ -208,7 +208,7 @@ def _convert_arrays(
   unknown = arrays.keys() - export(network, model, variables).keys()
   if unknown:
     raise CheckpointError(
-      f'the checkpoint has an array {min(unknown)}, which is none of its design'
+      f'the checkpoint has an array {min(unknown)}, which its design lacks'
     )
   return variables, len(recomputed)
 
@@ -290,7 +290,7 @@ def _arrays(module: Module) -> dict[str, np.ndarray]:
     # For example a parameter and a buffer, or a dotted and a nested name.
     if name in arrays:
       raise CheckpointError(
-        f'the checkpoint has two arrays of the name {quoted(name)}'
+        f'the checkpoint has two arrays named {quoted(name)}'
       )
     arrays[name] = _float32(name, tensor)
   return arrays
@@ -311,7 +311,7 @@ def _tensors(
         yield prefix + name, tensor
       elif tensor is not None:
         raise CheckpointError(
-          f'{quoted(prefix + name)} of the checkpoint is no tensor'
+          f'{quoted(prefix + name)} of the checkpoint must be a tensor'
         )
   for name in module.part('_modules'):
     yield from _tensors(module.submodule(name), f'{prefix}{name}.', seen)

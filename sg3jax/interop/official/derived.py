@@ -97,8 +97,8 @@ def check(name: str, found: np.ndarray, wanted: np.ndarray | None) -> None:
     or not np.all(np.abs(found - wanted) <= _tolerance(found, wanted))
   ):
     raise CheckpointError(
-      f'the array {name} of the checkpoint is not what its design gives: it '
-      'would generate other images here'
+      f'the array {name} of the checkpoint does not match its design: it would '
+      'generate different images here'
     )
 
 

@@ -137,7 +137,7 @@ def _read_npz(data: bytes) -> dict[str, NumpyArray]:
       size = sum(member.file_size for member in members)
       most = max(_SMALL, _MOST_COMPRESSED * len(data))
       if size > most or len(members) > _MAX_ARRAYS:
-        raise CheckpointError('the .npz file holds more than any network does')
+        raise CheckpointError('the .npz file is larger than any network')
       return {
         member.filename.removesuffix('.npy'): _read_npy(archive.read(member))
         for member in members
@@ -159,7 +159,7 @@ def _read_npy(data: bytes) -> NumpyArray:
   NumPy would parse the untrusted header with Python's compiler.
   """
   if data[:6] != b'\x93NUMPY' or data[6:7] not in (b'\1', b'\2', b'\3'):
-    raise ValueError('an array does not begin as those of NumPy do')
+    raise ValueError('an array does not begin like one of NumPy')
   start = 10 if data[6:7] == b'\1' else 12
   end = start + int.from_bytes(data[8:start], 'little')
   match = _NPY_HEADER.fullmatch(data[start : min(end, start + _MAX_HEADER)])
@@ -177,5 +177,5 @@ def _read_npy(data: bytes) -> NumpyArray:
 
 def _counted(arrays: dict[str, NumpyArray]) -> dict[str, NumpyArray]:
   if len(arrays) > _MAX_ARRAYS:
-    raise CheckpointError('the file holds more arrays than any network does')
+    raise CheckpointError('the file has more arrays than any network')
   return arrays

@@ -97,8 +97,8 @@ def generator_model(generator: Module) -> dict[str, Any]:
     model |= _stylegan2_model(model, synthesis)
   else:
     raise CheckpointError(
-      'the generator is none of StyleGAN3 and none of StyleGAN2: its synthesis '
-      f'network begins with {_first_part(synthesis)}'
+      'the generator must be one of StyleGAN3 or StyleGAN2, got a synthesis '
+      f'network that begins with {_first_part(synthesis)}'
     )
   num_ws = synthesis_spec(model).num_ws
   same = _official_sizes(model) | {'w_dim': model['w_dim'], 'num_ws': num_ws}

@@ -57,7 +57,7 @@ def generator_model(shapes: Shapes) -> dict[str, Any]:
     name = next(iter(shapes), 'nothing')
     raise CheckpointError(
       f'the checkpoint has an array {name[:80]!a}, which no network here has: '
-      'it is of another architecture'
+      'its architecture is different'
     )
   return {
     'z_dim': _size(shapes, 'mapping.fc0.weight', 1)

@@ -27,8 +27,7 @@ def arguments(module: Module) -> dict[str, Any]:
   arguments = module.state.get('_init_kwargs')
   if not isinstance(arguments, dict):
     raise CheckpointError(
-      f'the module {quoted(module.class_name)} does not say what it was made '
-      'with'
+      f'the module {quoted(module.class_name)} does not contain its arguments'
     )
   return arguments
 
@@ -94,8 +93,9 @@ def number(name: str, value: Any, most: float, kind: type) -> Any:
     or (kind is int and value != int(value))
   ):
     raise CheckpointError(
-      f'the checkpoint has {name} = {plain(value)}, which is no '
-      f'{"integer" if kind is int else "number"} from 0 to {most:g}'
+      f'{name} of the checkpoint must be '
+      f'{"an integer" if kind is int else "a number"} from 0 to {most:g}, got '
+      f'{plain(value)}'
     )
   return kind(value)
 

@@ -223,7 +223,8 @@ def _check_values(
     if not all(_equal(*pair) for pair in pairs):
       raise CheckpointError(
         f'{quoted(where)} of the checkpoint has {name} = {found}, where its '
-        f'design gives {wanted}: it was made by other code than is known here'
+        f'design gives {wanted}: it was made by code that this package does '
+        'not know'
       )
 
 

@@ -109,7 +109,7 @@ class _Machine:
       if handler is None:
         raise UnsafeCheckpointError(
           f'the checkpoint uses the pickle opcode 0x{opcode:02x}, which '
-          'checkpoints have no need of'
+          'checkpoints do not need'
         )
       handler(self)
     value = self._pop()
@@ -123,7 +123,7 @@ class _Machine:
     end = self._position + count
     if end > len(self._data):
       raise CheckpointError(
-        f'the checkpoint is truncated: {count} bytes are wanted where '
+        f'the checkpoint is truncated: {count} bytes are needed, but only '
         f'{len(self._data) - self._position} are left'
       )
     taken = self._data[self._position : end]
@@ -221,7 +221,7 @@ class _Machine:
     index = self._unsigned(size)
     if index not in self._memo:
       raise CheckpointError(
-        'a pickle of the checkpoint recalls what it has not'
+        'a pickle of the checkpoint recalls a value that it did not store'
       )
     self._push(self._memo[index])
 
@@ -234,7 +234,7 @@ class _Machine:
 
   def _global(self, module: Any, name: Any) -> None:
     if not isinstance(module, str) or not isinstance(name, str):
-      raise CheckpointError('a name in the checkpoint is no text')
+      raise CheckpointError('a name in the checkpoint must be a string')
     self._push(self._find_global(module, name))
 
   def _stack_global(self) -> None:
@@ -245,7 +245,7 @@ class _Machine:
     args, symbol = self._pop(), self._pop()
     if not hasattr(symbol, 'reduce'):
       raise UnsafeCheckpointError(
-        f'the checkpoint calls {quoted(symbol)}, which is no function'
+        f'the checkpoint calls {quoted(symbol)}, which is not a function'
       )
     if type(args) is not tuple:
       raise CheckpointError(
@@ -285,7 +285,7 @@ def _check_keys(keys: list[Any]) -> None:
     # Large integers can be chosen so that all of them collide.
     if not (type(key) is str or (is_size(key) and key < _MAX_KEY)):
       raise UnsafeCheckpointError(
-        f'a key in the checkpoint is {quoted(key)}, no text or small number'
+        f'a key must be a string or a small integer, got {quoted(key)}'
       )
 
 

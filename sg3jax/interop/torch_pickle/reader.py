@@ -138,7 +138,7 @@ def _read_torch(
   if isinstance(value, int) and value == _MAGIC:
     return _read_stream(data, end, find, budget)
   if not plain:
-    raise CheckpointError('a part of the checkpoint is no stream of PyTorch')
+    raise CheckpointError('a part of the checkpoint must be a PyTorch stream')
   _check_end(data, end)
   return value
 
@@ -189,7 +189,7 @@ def _read_stream(
   protocol, position = machine.run(data, position, find, None, budget)
   system, position = machine.run(data, position, find, None, budget)
   if type(protocol) is not int or protocol != _STREAM_PROTOCOL:
-    raise CheckpointError('a stream of the checkpoint is of another version')
+    raise CheckpointError('a stream of the checkpoint has another version')
   if type(system) is not dict or system.get('little_endian') is not True:
     raise CheckpointError('the checkpoint was written by a big-endian machine')
   value, position = machine.run(data, position, find, storages.load, budget)
@@ -210,7 +210,7 @@ def _read_stream(
       position > len(data) or int.from_bytes(header, 'little') != storage.numel
     ):
       raise CheckpointError(
-        'the checkpoint is truncated, or a storage has not the size it declares'
+        'the checkpoint is truncated, or a storage lacks its declared size'
       )
     storage.fill(data[start:position])
   if unread:
@@ -311,4 +311,4 @@ def _check_members(members: list[zipfile.ZipInfo], limit: int) -> None:
   if total > limit:
     raise UnsafeCheckpointError('members of the zip share their bytes')
   if len({member.filename for member in members}) != len(members):
-    raise UnsafeCheckpointError('the zip has two members of one name')
+    raise UnsafeCheckpointError('the zip has two members with the same name')

@@ -127,7 +127,7 @@ STORAGE_TYPES: dict[Name, Any] = {
 def dictionary(*args: Any) -> dict:
   """Substitutes for the constructor of a dictionary, which is filled later."""
   if args:
-    raise CheckpointError('a dictionary of the checkpoint is of an old form')
+    raise CheckpointError('a dictionary of the checkpoint has an old form')
   return {}
 
 
@@ -224,7 +224,7 @@ class _Calls:
     self._budget.spend_opcodes(len(members))
     if not all(type(member) is str for member in members):
       raise UnsafeCheckpointError(
-        'a set in the checkpoint holds more than texts'
+        'a set in the checkpoint must only contain strings'
       )
     return set(members)
 
@@ -265,7 +265,7 @@ class _Calls:
     code = _only(args, 1, str, at_least=True)[0]
     if code not in _NUMPY_CODES:
       raise UnsafeCheckpointError(
-        f'the checkpoint has a NumPy array of {quoted(code)}, no plain number'
+        f'a NumPy array must have plain numbers, got the dtype {quoted(code)}'
       )
     return Dtype(code)
 
@@ -291,7 +291,7 @@ class _Calls:
     order: str = 'C',
   ) -> np.ndarray:
     if not is_shape(shape):
-      raise CheckpointError('an array of the checkpoint has no possible shape')
+      raise CheckpointError('an array of the checkpoint has an invalid shape')
     num_bytes = math.prod(shape) * dtype.numpy().itemsize
     if num_bytes != len(data):
       raise CheckpointError(
@@ -330,7 +330,7 @@ def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
     or len(args) < count
     or (len(args) > count and not at_least)
   ):
-    raise CheckpointError('a call in the checkpoint has other arguments')
+    raise CheckpointError('a call in the checkpoint has wrong arguments')
   for arg, kind in zip(args, types, strict=False):
     if kind is not object and not isinstance(arg, kind):
       raise CheckpointError(
@@ -342,5 +342,5 @@ def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
 
 def _bytes(value: Any) -> memoryview | bytes:
   if not isinstance(value, memoryview | bytes):
-    raise CheckpointError(f'{quoted(value)} in the checkpoint is no bytes')
+    raise CheckpointError(f'{quoted(value)} in the checkpoint must be bytes')
   return value

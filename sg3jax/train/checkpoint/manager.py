@@ -326,7 +326,7 @@ def _difference(
   old = stored[NETWORKS] | stored[PROGRESS]
   new = wanted[NETWORKS] | wanted[PROGRESS]
   differences = [
-    f'{name} is {old.get(name, "absent")}, not {new.get(name, "there")}'
+    f'{name} is {old.get(name, "absent")}, not {new.get(name, "absent")}'
     for name in dict.fromkeys((*new, *old))
     if old.get(name) != new.get(name)
   ]

@@ -28,8 +28,8 @@ def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
       values[key] = _number(text, whole=isinstance(defaults[key], int))
     except ValueError as error:
       raise ValueError(
-        f'{key} in the configuration argument {arg!r} is no '
-        + ('whole number' if isinstance(defaults[key], int) else 'number')
+        f'{key} in the configuration argument {arg!r} must be '
+        + ('an integer' if isinstance(defaults[key], int) else 'a number')
       ) from error
   return values
 
