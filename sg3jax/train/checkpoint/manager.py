@@ -257,7 +257,7 @@ class Checkpoints:
       self._measured.pop(step, None)
       log(
         f'Warning: the checkpoint of step {step} cannot be read ({reason}); it '
-        f'is now {path}, and the run goes on from the one before'
+        f'is now {path}, and the run continues from the previous one'
       )
     if reasons:
       self._manager.reload()
