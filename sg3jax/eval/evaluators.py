@@ -274,7 +274,7 @@ class Measurements:
         ]
         raise ValueError(
           f'the metric {metric.name} moves the input of the generator, but '
-          'that of this one is a learned constant: use ' + ', '.join(others)
+          'this one has a learned constant: use ' + ', '.join(others)
         )
     self._source = source
     self._num_samples = num_samples

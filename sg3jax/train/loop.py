@@ -341,5 +341,5 @@ class _Run:
     self._stop.obeyed = True
     self._writer.log(
       f'Stopped:        by {self._stop.signal} at step {step}, {kimg:g} kimg. '
-      'Run the same command again to go on'
+      'Run the same command again to continue'
     )

@@ -54,7 +54,7 @@ class Stop:
 def stop_on_signals(
   meaning: str = 'the run finishes its step, saves and stops',
 ) -> Iterator[Stop]:
-  """Turns the first SIGTERM or SIGINT into a request; a second one kills.
+  """Turns the first SIGTERM or SIGINT into a request; a second ends at once.
 
   Use it in the main thread of a program: it replaces the handlers of these
   signals and restores them at the end. On several hosts it replaces none; see

@@ -10,7 +10,7 @@ from sg3jax.train.step.state import TrainState
 
 
 class Saver:
-  """Saves states with the run's configuration beside them.
+  """Saves states together with the run's configuration.
 
   Args:
     checkpoints: Where to save them.

@@ -216,7 +216,7 @@ def save_pillow(path: Path, image: Image.Image, **options: Any) -> None:
   if path.suffix.lower() not in formats:
     raise ValueError(
       f'the suffix must be that of an image format, got {str(path)!r}: use '
-      '.png or .webp, say'
+      'for example .png or .webp'
     )
   buffer = io.BytesIO()
   image.save(buffer, format=formats[path.suffix.lower()], **options)

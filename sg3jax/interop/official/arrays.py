@@ -62,7 +62,7 @@ _DENSE = Layout(lambda x, _: x.T, lambda x, _: x.T)
 _CONV = Layout(
   lambda x, _: x.transpose(2, 3, 1, 0), lambda x, _: x.transpose(3, 2, 0, 1)
 )
-# Rows ordered (c, h, w) and (h, w, c), beside [out, in] and [in, out].
+# Rows ordered (c, h, w) and (h, w, c), in addition to [out, in] and [in, out].
 _FLAT = Layout(_flat_to_ours, _flat_to_official)
 
 # Do not use `\d`, which matches the digits of all scripts.

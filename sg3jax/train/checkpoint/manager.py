@@ -117,7 +117,7 @@ class Checkpoints:
 
     Args:
       state: The state. It may be donated as soon as this returns.
-      options: The run's configuration, stored beside the arrays.
+      options: The run's configuration, stored with the arrays.
       values: The values of all metrics measured on this state, by name.
 
     Raises:

@@ -95,7 +95,7 @@ def _train() -> Config:
   # Transfer: a run or checkpoint that provides the initial G, D and G_ema.
   train.init_from = config_dict.placeholder(str)
   train.init_partial = False  # Copy what fits, and initialize the rest.
-  train.freeze_d = 0  # Frozen convolutions of D, from the image side: 10, say.
+  train.freeze_d = 0  # Number of frozen convolutions of D, from the image side.
   train.freeze_g = ()  # Frozen parts: mapping, synthesis, embedding.
 
   # Augmentation of what D sees, for data sets below about 70,000 images.

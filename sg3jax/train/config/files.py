@@ -17,7 +17,7 @@ def locate(value: str) -> str:
   """
   name, colon, argument = value.partition(':')
   package = pathlib.Path(sg3jax.__file__).parent
-  # They are in an installed package, and beside the package in a clone.
+  # They are inside an installed package, but next to the package in a clone.
   folders = [package / 'configs', package.parent / 'configs']
   candidates = [folder / f'{name}.py' for folder in folders]
   if name.endswith('.py'):
