@@ -38,7 +38,7 @@ system.
 
 from sg3jax.train import config as config_lib
 
-# As in the paper's FFHQ-U runs.
+# The values of the paper's FFHQ-U runs.
 _DEFAULTS = {
   'resolution': 256,
   'batch': 64,

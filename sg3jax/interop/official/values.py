@@ -103,7 +103,7 @@ def number(name: str, value: Any, most: float, kind: type) -> Any:
 def flag(name: str, value: Any) -> bool:
   """Returns a value that must be a boolean."""
   if type(value) is not bool:
-    raise CheckpointError(f'the checkpoint has {name} = {plain(value)}')
+    raise CheckpointError(f'{name} must be True or False, got {plain(value)}')
   return value
 
 

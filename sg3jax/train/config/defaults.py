@@ -89,7 +89,7 @@ def _train() -> Config:
   train.style_mixing_prob = 0.0  # Probability per batch; 0.9 in StyleGAN2.
   train.pl_weight = 0.0  # Weight of path lengths; 2 in StyleGAN2.
   train.pl_interval = 4  # Steps from one path length phase to the next.
-  train.pl_batch_shrink = 2  # How many times smaller its batch is.
+  train.pl_batch_shrink = 2  # Ratio of the batch to the path length batch.
   train.pl_decay = 0.01  # Weight of a batch in the mean path length.
 
   # Transfer: a run or checkpoint that provides the initial G, D and G_ema.
