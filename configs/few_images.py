@@ -1,9 +1,10 @@
-"""Two hundred embedded photographs, for two CPU cores: a study of augmentation.
+"""Trains on two hundred embedded photographs, to study augmentation.
 
     sg3jax train --config=few_images --workdir=runs/few_images
 
-`scripts/study_augmentation.py` runs it with adaptive augmentation and without,
-and compares what the discriminators remember; see docs/augmentation.md.
+It suits two CPU cores. `scripts/study_augmentation.py` runs it with and without
+adaptive augmentation, and compares how much the discriminators memorize; see
+docs/augmentation.md.
 """
 
 from sg3jax.train import config as config_lib
@@ -15,7 +16,7 @@ def get_config():
   config.data.source = 'embedded:4000'
   config.data.max_images = 200
   model = config.model
-  # The fastest generator here: augmentation is the discriminator's affair.
+  # The fastest generator, because augmentation concerns the discriminator.
   model.generator = 'stylegan2'
   model.resolution = 32
   model.z_dim = model.w_dim = 64
@@ -27,7 +28,7 @@ def get_config():
   config.train.total_kimg = 50.0
   config.train.r1_gamma = 0.02
   config.train.ema_kimg = 1.0
-  # The published 500 are for runs of 25,000 kimg.
+  # The published value of 500 is for runs of 25,000 kimg.
   config.train.augment.speed_kimg = 30.0
   config.log.kimg_per_tick = 1.0
   config.log.ticks_per_snapshot = 5

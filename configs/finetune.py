@@ -1,14 +1,14 @@
-"""Fine-tunes an imported model or a run: its networks, on other images.
+"""Fine-tunes the networks of an imported model or a run on other images.
 
     sg3jax train --config=finetune:models/ffhq,batch=16 --workdir=runs/cats \
       --config.data.source=cats.zip
 
-The string names a folder that `sg3jax import` wrote, a run or a checkpoint;
-then, if given, `batch` and `gamma`. Every field of `config.model` becomes that
-of the source, and `train.init_from` the source itself, so `--init_from` is not
-needed. A conditional model trains on labels. The other fields are those of
-the published configuration of the generator; the log says what transfer
-settles otherwise. Keep the source while the run is to go on.
+The argument names a folder that `sg3jax import` wrote, a run or a checkpoint;
+`batch` and `gamma` may follow. All fields of `config.model` are copied from the
+source, and `train.init_from` is set to it, so `--init_from` is not needed. A
+conditional model trains on labels. The other fields are those of the published
+configuration of the generator; the log lists the fields that transfer settles
+differently. Keep the source until the run is complete.
 """
 
 from sg3jax import model as model_lib
@@ -26,12 +26,12 @@ def get_config(arg: str = ''):
   try:
     options = model_lib.read_options(source)
   except OSError as error:
-    # A configuration's OSError is taken for a missing file of its own.
+    # An OSError here would be reported as a missing configuration file.
     raise ValueError(str(error)) from error
   config = config_lib.default_config()
   config_lib.take_model(config, options['model'])
   if 'train' not in options:
-    # An import, which does not know; as the published configurations.
+    # An import has no precision; use that of the published configurations.
     config.model.precision = 'bf16'
   config.data.cond = options['model']['label_dim'] > 0
   config.train.init_from = source

@@ -3,11 +3,11 @@
     sg3jax train --config=ladder:F --workdir=runs/F \
       --config.data.source=ffhq-u-256x256.zip
 
-The string names a step, A to H, T or R; or T or R and a change, as in
+The argument names a step, A to H, T or R; or T or R with a change, as in
 `T-noise`. `resolution`, `batch`, `channel_base` and `channel_max` may follow,
 as in `F,resolution=64,batch=16`.
 
-Every step is the one before with a few fields changed:
+Every step changes a few fields of the previous one:
 
     A  StyleGAN2                     F  + filtered nonlinearities
     B  + Fourier features            G  + non-critical sampling
@@ -20,24 +20,25 @@ and the changes are
     filter4, filter8     taps of filters per unit of their factor, n
     up1, up4             oversampling of the nonlinearity, m
     stopband1.5, stopband3.1    log2 of the first stopband
-    mixing               style mixing of half of the batches
+    mixing               style mixing of half the batches
     noise                noise inputs
-    rigid                rates that double with every second layer, as in H
-    fixed                Fourier features that no style turns or shifts
-    path_length          path length regularisation
+    rigid                rates that double every second layer, as in H
+    fixed                Fourier features that styles do not rotate or shift
+    path_length          path length regularization
     half, double         capacity
     lanczos, gaussian    other low-pass filters, separable
     ideal                brick walls in the Fourier domain; not in the paper
-    p4                   group convolutions, of T alone
+    p4                   group convolutions, only for T
 
-Which details the paper leaves open, how they were filled in, and its results
-beside those of a small study are in docs/ladder.md. At 256 pixels a run of T
-takes 1.1 days, of R 1.4 days on 8 A100, published for the PyTorch system.
+docs/ladder.md states which details the paper leaves open, how they were filled
+in, and its results along with those of a small study. At 256 pixels, a run of T
+takes 1.1 days and one of R 1.4 days on 8 A100, as published for the PyTorch
+system.
 """
 
 from sg3jax.train import config as config_lib
 
-# As in the paper's FFHQ-U runs.
+# The values of the paper's FFHQ-U runs.
 _DEFAULTS = {
   'resolution': 256,
   'batch': 64,
@@ -63,8 +64,9 @@ def _steps(rigid_layers: int) -> dict[str, dict]:
       'model.discriminator.mbstd_group': 4,
       'train.style_mixing_prob': 0.0,
       'train.pl_weight': 0.0,
-      # A plain StyleGAN2 of this package's other generator: it normalises by
-      # magnitudes and scales its output, and has a second first layer.
+      # A plain StyleGAN2, built with this package's other generator: it
+      # normalizes by magnitudes, scales its output, and has a second first
+      # layer.
       'model.generator': 'stylegan3',
       'model.synthesis.num_layers': rigid_layers,
       'model.synthesis.sampling': 'critical',
@@ -126,7 +128,7 @@ _CAPACITY = {'R': 2.0, 'half': 0.5, 'double': 2.0, 'p4': 0.5}
 
 
 def get_config(arg: str = 'T'):
-  """Returns the configuration; see above for `arg`."""
+  """Returns the configuration; the module describes `arg`."""
   name, _, rest = arg.partition(',')
   step, _, change = name.partition('-')
   options = config_lib.parse_arg(rest, **_DEFAULTS)
@@ -135,13 +137,13 @@ def get_config(arg: str = 'T'):
   steps, changes = _steps(rigid_layers), _changes(rigid_layers)
   if step not in steps or (change and step not in ('T', 'R')):
     raise ValueError(
-      f'{name!r} is no configuration of the ladder: use {", ".join(steps)}, or '
-      'T or R with a change, as in T-noise'
+      f'the configuration of the ladder must be {", ".join(steps)}, or T or R '
+      f'with a change, as in T-noise, got {name!r}'
     )
   if (change and change not in changes) or name == 'R-p4':
     raise ValueError(
-      f'{name!r} is no change of {step}: use {", ".join(changes)}; p4 of T '
-      'alone'
+      f'the change of {step} must be one of {", ".join(changes)} (p4 only for '
+      f'T), got {name!r}'
     )
   config = config_lib.default_config()
   for fields in list(steps.values())[: list(steps).index(step) + 1]:
@@ -158,7 +160,7 @@ def get_config(arg: str = 'T'):
   config.data.mirror = True
   config.train.batch = batch
   config.train.g_lr = config.train.d_lr = 0.0025
-  # 1 in all runs of the paper; the weight goes with pixels over batch.
+  # 1 in all runs of the paper. The weight scales with pixels over batch.
   config.train.r1_gamma = (resolution / 256) ** 2 * 64 / batch
   config.train.augment.mode = 'none'
   return config

@@ -1,23 +1,23 @@
-"""The runs of the paper (Fig. 5, 15, 16) with all of their options.
+"""The runs of the paper (Fig. 5, 15, 16) with all their options.
 
     sg3jax train --config=published:afhqv2,r --workdir=runs/afhqv2-r \
       --config.data.source=afhqv2-512x512.zip
 
-The string names the data and the model:
+The argument names the data and the model:
 
     ffhqu256                  FFHQ-U at 256 pixels, batch 64, as in the ablations
     ffhqu, ffhq               1024 pixels
-    metfacesu, metfaces       1024 pixels, from the networks of an FFHQ run
+    metfacesu, metfaces       1024 pixels, starting from an FFHQ run
     afhqv2, beaches           512 pixels
 
-    t, r, stylegan2           the last with Fourier features: config B
+    t, r, stylegan2           stylegan2 has Fourier features: config B
 
-The MetFaces runs start from `runs/ffhqu-t` and the like; `--init_from` says
-otherwise. The paper starts from the checkpoint of the lowest FID, which is not
-measured here yet: the newest one is taken, or the one that is named.
+The MetFaces runs start from `runs/ffhqu-t` and the like, unless `--init_from`
+is given. The paper starts from the checkpoint with the lowest FID, which is not
+measured here yet; a run starts from the newest or the given checkpoint.
 
-Results, published for the PyTorch system at the best snapshot of a run: FID,
-EQ-T and EQ-R in dB; and days on 8 A100 without the time of metrics.
+Results as published for the PyTorch system, at the best snapshot of a run: FID,
+EQ-T and EQ-R in dB, and days on 8 A100 without the time for metrics.
 
     data       stylegan2 (B)           T                       R
     ffhqu256   4.79 16.23 10.81   0.6  4.62 63.01 13.12   1.1  4.50 66.65 40.48   1.4
@@ -28,13 +28,13 @@ EQ-T and EQ-R in dB; and days on 8 A100 without the time of metrics.
     afhqv2     4.62 13.83 11.50   1.9  4.04 60.15 13.51   3.6  4.40 64.89 40.34   4.1
     beaches    5.03 15.73 12.69   1.9  4.32 59.33 15.88   3.6  4.57 63.66 37.42   4.1
 
-The days of `beaches` are those of `afhqv2`, of the same size.
+The days of `beaches` are those of `afhqv2`, which has the same resolution.
 """  # noqa: E501
 
 from sg3jax.train import config as config_lib
 
-# Differences from the defaults, which are those of T, 25 million images and
-# adaptive augmentation.
+# Differences from the defaults, which are T, 25 million images and adaptive
+# augmentation.
 _MODELS = {
   't': {},
   'r': {
@@ -70,8 +70,8 @@ _DATA = {
   'afhqv2': {'model.resolution': 512},
   'beaches': {'model.resolution': 512},
 }
-# Only here: at 256 pixels the generators are half as wide, and StyleGAN2's
-# discriminator compares more images.
+# Only for these data: at 256 pixels the generators are half as wide, and
+# StyleGAN2's discriminator compares more images.
 _BOTH = {
   ('ffhqu256', 't'): {'model.synthesis.channel_base': 16384},
   ('ffhqu256', 'r'): {'model.synthesis.channel_base': 2 * 16384},
@@ -95,12 +95,12 @@ _GAMMAS = {
 def get_config(arg: str = 'afhqv2,t'):
   """Returns the configuration; `arg` is `DATA,MODEL`."""
   data, _, model = arg.lower().partition(',')
-  # The paper writes FFHQ-U, the files that go with it ffhqu.
+  # The paper writes FFHQ-U; its files are named ffhqu.
   data = data.replace('-', '')
   if data not in _DATA or model not in _MODELS:
     raise ValueError(
-      f'the published run {arg!r} is unknown: use DATA,MODEL with DATA of '
-      f'{", ".join(_DATA)} and MODEL of {", ".join(_MODELS)}'
+      f'the published run {arg!r} is unknown: use DATA,MODEL with DATA among '
+      f'{", ".join(_DATA)} and MODEL among {", ".join(_MODELS)}'
     )
   config = config_lib.default_config()
   config.data.mirror = True

@@ -3,13 +3,13 @@
     sg3jax train --config=stylegan2:512,batch=32 --workdir=runs/s512 \
       --config.data.source=images.zip
 
-The string sets `resolution`, `batch` and, if given, `gamma`; without it the R1
-weight follows the published rule and is printed with its reason. Fixed Fourier
-features (config B) are `--config.model.stylegan2.input=fourier`, and no noise
-(config C) `--config.model.stylegan2.noise=0`.
+The argument sets `resolution`, `batch` and `gamma`. Without `gamma` the R1
+weight follows the published rule and is printed with its reason. For fixed
+Fourier features (config B) pass `--config.model.stylegan2.input=fourier`; to
+also remove the noise (config C), `--config.model.stylegan2.noise=0`.
 
-Cost, published for the PyTorch system: 25 million images of 512 pixels take
-1.9 days on 8 A100. Result, of config B: FID 4.62 on AFHQv2 (512 pixels, with
+Cost, as published for the PyTorch system: 25 million images at 512 pixels take
+1.9 days on 8 A100. Result of config B: FID 4.62 on AFHQv2 (512 pixels, with
 adaptive augmentation).
 """
 

@@ -3,12 +3,12 @@
     sg3jax train --config=stylegan3_r:512,batch=32 --workdir=runs/r512 \
       --config.data.source=images.zip
 
-The string sets `resolution`, `batch` and, if given, `gamma`; without it the R1
+The argument sets `resolution`, `batch` and `gamma`. Without `gamma` the R1
 weight follows the published table and is printed with its reason.
-Augmentation adapts to the data; for 70,000 images and more, as published, pass
---config.train.augment.mode=none.
+Augmentation is adaptive. To disable it for 70,000 images and more, as
+published, pass --config.train.augment.mode=none.
 
-Cost, published for the PyTorch system: 25 million images of 512 pixels take
+Cost, as published for the PyTorch system: 25 million images at 512 pixels take
 4.1 days on 8 A100. Result: FID 4.40 and EQ-R 40.3 dB on AFHQv2 (512 pixels,
 with adaptive augmentation).
 """
@@ -22,8 +22,8 @@ def get_config(arg: str = '256'):
   config = config_lib.default_config()
   config.model.resolution = options['resolution']
   config.model.precision = 'bf16'
-  # Rotations turn the kernels too: only 1x1 ones look the same. Twice the
-  # channels make up for the lost capacity.
+  # Rotations also rotate the kernels, and only 1x1 kernels stay the same. Twice
+  # the channels compensate for the lost capacity.
   config.model.synthesis.conv_kernel = 1
   config.model.synthesis.radial_filters = True
   config.model.synthesis.channel_base = 2 * 32768

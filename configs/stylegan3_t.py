@@ -3,12 +3,12 @@
     sg3jax train --config=stylegan3_t:512,batch=32 --workdir=runs/t512 \
       --config.data.source=images.zip
 
-The string sets `resolution`, `batch` and, if given, `gamma`; without it the R1
+The argument sets `resolution`, `batch` and `gamma`. Without `gamma` the R1
 weight follows the published table and is printed with its reason.
-Augmentation adapts to the data; for 70,000 images and more, as published, pass
---config.train.augment.mode=none.
+Augmentation is adaptive. To disable it for 70,000 images and more, as
+published, pass --config.train.augment.mode=none.
 
-Cost, published for the PyTorch system: 25 million images of 512 pixels take
+Cost, as published for the PyTorch system: 25 million images at 512 pixels take
 3.6 days on 8 A100. Result: FID 4.04 and EQ-T 60.2 dB on AFHQv2 (512 pixels,
 with adaptive augmentation).
 """

@@ -1,21 +1,21 @@
-"""The number of images that a device generates at a time."""
+"""Chooses how many images a device generates at a time."""
 
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import layer_tables
 
-# Feature maps of the largest layer that are there at once, as a multiple of
-# what `layer_tables.largest_layer` counts: compilers keep temporaries beside
-# them, and convolutions have workspaces.
+# Live feature maps in the largest layer, as a multiple of what
+# `layer_tables.largest_layer` counts. Compilers also keep temporaries, and
+# convolutions have workspaces.
 _COPIES = 2
 
-# Bytes of a value: 16-bit maps are counted as float32, as sums in between are.
+# Bytes per value. 16-bit maps count as float32, the type of intermediate sums.
 _BYTES = 4
 
-# Fraction of a device's memory to use; the rest is for parameters, programs and
+# Fraction of a device's memory to use. The rest is for parameters, programs and
 # metrics.
 _USABLE = 0.8
 
-# More images at a time would gain little: a device is busy with fewer.
+# More images at a time would gain little, because fewer keep a device busy.
 _MOST = 64
 
 
@@ -26,17 +26,17 @@ def fitting_batch(
   default: int,
   multiple: int = 1,
 ) -> int:
-  """Returns how many images one device generates at a time.
+  """Returns the number of images that one device generates at a time.
 
   Args:
     generator: The generator.
-    memory: Bytes of the device; None if unknown, as on a CPU.
-    default: The batch where the memory is unknown.
-    multiple: The batch is a multiple of this.
+    memory: Bytes of memory of the device; None if unknown, as on a CPU.
+    default: The batch size if the memory is unknown.
+    multiple: The batch size is a multiple of this.
 
   Returns:
-    The default; or the largest `multiple` times a power of two of which the
-    feature maps fit, at most 64, and `multiple` if none does.
+    The default if the memory is unknown. Otherwise `multiple` times the largest
+    power of two whose feature maps fit, at most 64; `multiple` if none fits.
   """
   if memory is None:
     return default

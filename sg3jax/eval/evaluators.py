@@ -1,8 +1,8 @@
-"""The evaluation of a run's snapshots: grids, metrics, curves and a clip.
+"""Evaluates a run's snapshots: grids, metrics, curves and a clip.
 
-Every part of the evaluation computes first, on all hosts, whose devices work
-together. The first host writes the files when all parts have computed, so that
-a full disk keeps no other host waiting.
+First every part of the evaluation computes on all hosts, whose devices work
+together. Then the first host writes the files, so that no other host waits for
+it if the disk is full.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from sg3jax.nets import factory
 from sg3jax.types import Snapshot
 
 _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
-_CLIP_RADIUS = 1 / 8  # Fraction of the width: the farthest that EQ-T moves.
+_CLIP_RADIUS = 1 / 8  # Fraction of the width: the maximum shift of EQ-T.
 
 
 def _write_nothing() -> None:
@@ -40,7 +40,7 @@ class Outcome:
 
   Attributes:
     values: Values for the log by name.
-    write: Writes the files of the part; to be called on the first host alone.
+    write: Writes the files of the part; must run only on the first host.
   """
 
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -51,17 +51,17 @@ class Part(Protocol):
   """A part of the evaluation of a snapshot."""
 
   def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
-    """Computes on all hosts, and returns values and what is to be written."""
+    """Computes on all hosts, and returns the values and how to write files."""
     ...
 
 
 class SnapshotEvaluator:
   """Evaluates the snapshots of one run: grids, metrics, curves and a clip.
 
-  Files: `reals.png`, `fakes_init.png`, `fakes000012.png` and so on,
-  `metric-NAME.jsonl`, `curves.png`; after the last step `equivariance.webp`, of
-  a generator that takes transforms. A file that cannot be written is reported
-  by a warning, and the values are returned all the same.
+  It writes `reals.png`, `fakes_init.png`, `fakes000012.png` and so on,
+  `metric-NAME.jsonl` and `curves.png`; and, after the last step,
+  `equivariance.webp` if the generator takes transforms. If a file cannot be
+  written, it logs a warning and still returns the values.
   """
 
   def __init__(
@@ -75,19 +75,19 @@ class SnapshotEvaluator:
     mesh: Mesh,
     takes_transforms: bool = True,
   ):
-    """Computes nothing yet.
+    """Prepares the evaluation; computes nothing yet.
 
     Args:
       source: The training images.
       metrics: See `Measurements`.
       num_samples: Number of images that a metric measures.
-      grid: Columns and rows of grids, at most.
+      grid: Maximum columns and rows of grids.
       seed: Random seed for latents and the choice of reals.
       mesh: The devices.
       takes_transforms: See `Measurements`.
 
     Raises:
-      ValueError: If a metric is unknown, or not for this generator.
+      ValueError: If a metric is unknown, or unsuitable for this generator.
     """
     self._mesh = mesh
     self._images: ImageGenerator | None = None
@@ -108,7 +108,7 @@ class SnapshotEvaluator:
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
     """Evaluates one snapshot; returns the values of all metrics."""
     if self._images is None:
-      # Evaluate the network, not its rounding.
+      # Evaluate the network in full precision, without its rounding.
       generator = snapshot.generator.clone(low_precision_dtype=None)
       self._images = ImageGenerator(generator, self._mesh)
     outcomes = [part(self._images, snapshot) for part in self._parts]
@@ -121,8 +121,8 @@ class SnapshotEvaluator:
 def _try_to_write(outcome: Outcome, snapshot: Snapshot) -> None:
   try:
     outcome.write()
-  except Exception as error:  # A run is worth more than its grids.
-    # Other hosts know nothing of this; the values have to be the same on all.
+  except Exception as error:  # Missing files must not end the run.
+    # Other hosts do not see this error; the values must be the same on all.
     logging.warning(
       'Files of the snapshot at %g kimg cannot be written: %s: %s',
       snapshot.kimg,
@@ -133,7 +133,7 @@ def _try_to_write(outcome: Outcome, snapshot: Snapshot) -> None:
 
 
 class _Cells:
-  """The cells of a run's grids, which are the same at every snapshot."""
+  """The cells of a run's grids, which stay the same for all snapshots."""
 
   def __init__(
     self, source: sources.ImageSource, cap: tuple[int, int], seed: int
@@ -150,7 +150,7 @@ class _Cells:
 
   @functools.cached_property
   def indices(self) -> np.ndarray:
-    """Indices of the reals in the cells, one class a row."""
+    """Indices of the reals in the cells, one class per row."""
     labels = self._source.labels()
     return grids.grid_indices(labels.values, self.size, self._seed)
 
@@ -167,7 +167,7 @@ class _Cells:
 
 
 class Grids:
-  """Grids of fakes, and once one of reals."""
+  """Grids of fakes at every snapshot, and one grid of reals."""
 
   def __init__(self, source: sources.ImageSource, cells: _Cells):
     self._source = source
@@ -187,7 +187,7 @@ class Grids:
       reals = [self._source[int(i)]['image'] for i in self._cells.indices]
       path = snapshot.workdir / 'reals.png'
       grids.save_grid(np.stack(reals), path, self._cells.size)
-      self._has_reals = True  # Else the next snapshot tries again.
+      self._has_reals = True  # Not set on failure: the next snapshot retries.
 
 
 def plot_curves(images: ImageGenerator, snapshot: Snapshot) -> Outcome:
@@ -196,14 +196,14 @@ def plot_curves(images: ImageGenerator, snapshot: Snapshot) -> Outcome:
   stats = snapshot.workdir / 'stats.jsonl'
 
   def write() -> None:
-    if stats.exists():  # Not before the first tick.
+    if stats.exists():  # It does not exist before the first tick.
       curves.plot_curves(stats, snapshot.workdir / 'curves.png')
 
   return Outcome(write=write)
 
 
 class Clip:
-  """A clip of a few images on a circle: what sticks to the pixels shows."""
+  """A clip of images moving in a circle, which reveals texture sticking."""
 
   def __init__(self, cells: _Cells):
     self._cells = cells
@@ -241,18 +241,18 @@ class Measurements:
     seed: int,
     takes_transforms: bool = True,
   ):
-    """Computes nothing yet.
+    """Prepares the metrics; computes nothing yet.
 
     Args:
       source: The real images; None if no metric needs them.
-      metrics: Names of metrics, as `base.parse_names` takes them.
+      metrics: Names of metrics, as accepted by `base.parse_names`.
       num_samples: Number of images that a metric measures.
       seed: Random seed for latents and the choice of reals.
-      takes_transforms: Whether the generators to be measured do.
+      takes_transforms: Whether the generators to measure take transforms.
 
     Raises:
-      ValueError: If a metric is unknown, or needs real images or labels and
-        there are none, or transforms of a generator that takes none.
+      ValueError: If a metric is unknown, or if it needs real images, labels or
+        transforms that are not available.
     """
     names = base.parse_names(metrics)
     known = base.registry()
@@ -274,7 +274,7 @@ class Measurements:
         ]
         raise ValueError(
           f'the metric {metric.name} moves the input of the generator, but '
-          'that of this one is a learned constant: use ' + ', '.join(others)
+          'this one has a learned constant: use ' + ', '.join(others)
         )
     self._source = source
     self._num_samples = num_samples
@@ -282,7 +282,7 @@ class Measurements:
     self._kept: dict[Hashable, Any] = {}
 
   def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
-    """Measures one snapshot, always with the same image generator."""
+    """Measures one snapshot; `images` must be the same at every call."""
     context = base.Context(
       images,
       snapshot.variables,
@@ -297,7 +297,7 @@ class Measurements:
     for metric in self._metrics:
       start = time.perf_counter()
       measured = metric.measure(context)
-      # Work that it shares with an earlier metric is not counted again.
+      # Work shared with an earlier metric is not counted again.
       seconds = time.perf_counter() - start
       values[metric.result] = float(measured.values[metric.result])
       lines.append(self._line(metric, measured, seconds, images, snapshot))

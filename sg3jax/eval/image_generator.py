@@ -1,4 +1,4 @@
-"""Many images from one generator, in batches of one size, on all devices."""
+"""Generates many images in batches of one size, on all devices."""
 
 import functools
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from sg3jax.eval.plots import grids
 from sg3jax.nets import generator as generator_lib
 from sg3jax.types import AnyArray, Array, Images, ImagesU8, Variables
 
-# Images generated at a time, on each device, if its memory is unknown.
+# Images that each device generates at a time, if its memory is unknown.
 _DEVICE_BATCH = 16
-# A batch on each device is a multiple of this: images that share a transform.
+# Images that share a transform; the batch of each device is a multiple of it.
 GROUP = 4
 
 
@@ -28,9 +28,9 @@ class ImageGenerator:
   The synthesis network is compiled once, for all images, weights and metrics.
 
   Attributes:
-    generator: The generator, in whose precision images are computed.
+    generator: The generator; images are computed in its precision.
     mesh: The devices.
-    batch_size: Images at a time, over all devices.
+    batch_size: Number of images at a time, over all devices.
     log: Called with lines of text about what is compiled.
   """
 
@@ -43,14 +43,14 @@ class ImageGenerator:
     memory: int | None = None,
     log: Callable[[str], None] = lambda line: None,
   ):
-    """Compiles nothing yet.
+    """Prepares generation; compiles nothing yet.
 
     Args:
       generator: The generator.
       mesh: The devices.
-      batch_size: Images at a time, over all devices; by default the batch that
-        fits.
-      memory: Bytes of a device, if known, for the default.
+      batch_size: Number of images at a time, over all devices; by default as
+        many as fit.
+      memory: Bytes of memory of a device, if known, for the default.
       log: Called with lines of text about what is compiled.
 
     Raises:
@@ -79,7 +79,7 @@ class ImageGenerator:
       log,
       f'the generator, for {batch_size} images at a time',
     )
-    # Replicated, so that each host of several can read all of them.
+    # Replicated, so that every host can read all of them.
     self._gather = jax.jit(lambda x: x, out_shardings=whole)
 
   def compile_synthesis(self, variables: Variables) -> jax.stages.Compiled:
@@ -89,7 +89,7 @@ class ImageGenerator:
       variables: The generator's variables, or their shapes.
 
     Returns:
-      The program, which knows its cost.
+      The compiled program, which can report its cost.
     """
     spec = self.generator.spec
     shapes = [(self.batch_size, spec.num_ws, self.generator.w_dim)]
@@ -112,7 +112,7 @@ class ImageGenerator:
     z: Float[AnyArray, 'n z'],
     c: Float[AnyArray, 'n classes'] | None,
   ) -> Float[np.ndarray, 'n l d']:
-    """Returns the styles of latents and labels."""
+    """Returns the styles for latents and labels."""
     return np.asarray(self._mapping(variables, z, c))
 
   def synthesize(
@@ -121,17 +121,17 @@ class ImageGenerator:
     ws: Float[AnyArray, 'n l d'],
     transforms: Float[AnyArray, 'n 3 3'] | None = None,
   ) -> ImagesU8:
-    """Returns the images of styles.
+    """Returns the images for styles.
 
     Args:
       variables: The generator's variables.
-      ws: Styles of any number of images.
+      ws: Styles for any number of images.
       transforms: Inverse transforms of the input; None for the identity.
     """
     n = len(ws)
     images = []
     for i in range(0, n, self.batch_size):
-      # The last batch is filled up, so that one program serves all.
+      # Pad the last batch, so that one program serves all batches.
       rows = np.minimum(np.arange(i, i + self.batch_size), n - 1)
       moved = None if transforms is None else transforms[rows]
       batch = self.synthesize_batch(variables, ws[rows], moved)
@@ -144,11 +144,11 @@ class ImageGenerator:
     ws: Float[AnyArray, 'n l d'],
     transforms: Float[AnyArray, 'n 3 3'] | None = None,
   ) -> Images:
-    """Returns the images of one batch, spread over the devices.
+    """Returns one batch of images, spread over the devices.
 
     Args:
       variables: The generator's variables.
-      ws: Styles of `batch_size` images.
+      ws: Styles for `batch_size` images.
       transforms: Inverse transforms of the input; None for the identity.
 
     Returns:
@@ -169,8 +169,8 @@ class ImageGenerator:
     Args:
       variables: The generator's variables.
       key: Random key.
-      labels: Labels to sample from: vectors [m, classes], or class indices [m].
-        None if the generator takes none.
+      labels: Labels to sample from: vectors [m, classes] or class indices [m];
+        None if the generator takes no labels.
       count: Number of styles.
     """
     z_key, c_key = jax.random.split(key)

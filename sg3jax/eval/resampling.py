@@ -1,12 +1,12 @@
-"""Shifts and rotations of images, as the equivariance metrics define them.
+"""Shifts and rotates images as the equivariance metrics define it.
 
 Paper appendix E; math.md section 3. Every operator takes a batch and one
-transform, which may be traced, and returns the images with a mask [h, w, 1] of
-the pixels that are valid: 1 where no sample beyond the frame took part.
+transform, which may be traced. It returns the images and a mask [h, w, 1] of
+valid pixels, which is 1 where no sample outside the frame contributes.
 
-Coordinates: x runs right, y runs down, the origin is the centre of the image.
-Matrices act on column vectors (x, y, 1). A turn by `angle` maps (1, 0) to
-(cos, -sin): counter-clockwise on the screen.
+Coordinates: x points right, y points down, the origin is the centre of the
+image. Matrices act on column vectors (x, y, 1). A rotation by `angle` maps
+(1, 0) to (cos, -sin): counterclockwise on the screen.
 """
 
 import math
@@ -19,19 +19,19 @@ from jaxtyping import Float, Int
 
 from sg3jax.types import AnyArray, Array, Images
 
-# Further away, in widths, float32 cannot tell neighbouring pixels apart.
+# Farther away, in widths, float32 cannot distinguish neighbouring pixels.
 _MAX_SHIFT = 1000.0
 
 # Half widths of the Lanczos kernel and of the band-limit filter, in pixels.
 _LANCZOS = 3
 _REACH = 2 * _LANCZOS
-# The sincs are cut off at the ends of this open interval, in pixels.
+# The sincs are truncated at the ends of this open interval, in pixels.
 _SINC_REACH = 64
-# Samples a pixel side for the bilinear look-ups.
+# Samples per pixel and side for the bilinear interpolation.
 _UPSAMPLING = 4
 _PSEUDO_BORDER = _REACH - 1
 
-# Resampling is the yardstick: no bfloat16 or TF32 passes.
+# Resampling is the reference: no bfloat16 or TF32 passes.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -43,7 +43,7 @@ def translation_matrix(
 
 
 def rotation_matrix(angle: Float[AnyArray, ''] | float) -> Float[Array, '3 3']:
-  """Returns the homogeneous matrix of a turn by `angle` radians."""
+  """Returns the homogeneous matrix of a rotation by `angle` radians."""
   c, s = jnp.cos(angle), jnp.sin(angle)
   return jnp.eye(3).at[:2, :2].set(jnp.array([[c, s], [-s, c]]))
 
@@ -51,7 +51,7 @@ def rotation_matrix(angle: Float[AnyArray, ''] | float) -> Float[Array, '3 3']:
 def translate_integer(
   x: Images, shift: Int[AnyArray, '2']
 ) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
-  """Shifts images by whole pixels, with zeros where nothing arrives (EQ-T).
+  """Shifts images by integer pixels, padding with zeros (EQ-T).
 
   Args:
     x: Images.
@@ -80,8 +80,8 @@ def translate_fractional(
     shift: Pixels right and down.
 
   Returns:
-    The shifted images, and the mask of pixels whose six taps a side all lie
-    in the frame.
+    The shifted images, and the mask of pixels whose 6x6 taps all lie in the
+    frame.
   """
   shift = jnp.asarray(shift, jnp.float32)
   (rows, valid_rows), (columns, valid_columns) = (
@@ -96,17 +96,17 @@ def translate_fractional(
 def rotate(
   x: Images, angle: Float[AnyArray, ''] | float
 ) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
-  """Turns images about their centre: R_α, the high-quality rotation.
+  """Rotates images about their centre: R_α, the high-quality rotation.
 
-  Upsamples fourfold with the filter that limits the band to what both the
-  input's and the turned grid can hold, then looks pixels up bilinearly.
+  It upsamples by four with the filter that limits the band to what both the
+  input grid and the rotated grid can represent, then interpolates bilinearly.
 
   Args:
     x: Images, taken as zero outside the frame.
     angle: Radians.
 
   Returns:
-    The turned images, and the mask of pixels that were read at least 6 source
+    The rotated images, and the mask of pixels that were read at least 6 source
     pixels inside the frame.
   """
   up = _UPSAMPLING
@@ -114,7 +114,7 @@ def rotate(
   matrix = rotation_matrix(angle)[:2, :2]
   f = band_limit_filter(matrix, up=up)
 
-  # Where each output pixel is read, in input pixels.
+  # Source position of each output pixel, in input pixels.
   rows = jnp.arange(height) + 0.5 - height / 2
   columns = jnp.arange(width) + 0.5 - width / 2
   inverse = matrix.T
@@ -131,7 +131,7 @@ def rotate(
       (source_x + _REACH) * up,
     )
 
-  # One image at a time: the upsampled one takes 16 times the memory.
+  # One image at a time: upsampling takes 16 times the memory.
   out = jax.lax.map(turn, jnp.asarray(x))
   inside = _reads_inside(source_y, height) & _reads_inside(source_x, width)
   return out, inside[:, :, None].astype(x.dtype)
@@ -140,21 +140,21 @@ def rotate(
 def pseudo_rotate(
   x: Images, angle: Float[AnyArray, ''] | float
 ) -> tuple[Float[Array, 'n h w c'], Float[Array, 'h w 1']]:
-  """Limits the band as a turn by `angle` would, without turning: R*_α.
+  """Limits the band as a rotation by `angle` would, without rotating: R*_α.
 
-  An image that was generated turned has a square spectrum, one that was turned
-  by `rotate` an eight-sided one. This gives the former the latter's spectrum.
+  An image that was generated rotated has a square spectrum; one that `rotate`
+  rotated has an octagonal one. This gives the former the latter's spectrum.
 
   Args:
     x: Images, taken as zero outside the frame.
     angle: Radians.
 
   Returns:
-    The filtered images, and the mask that leaves out 5 pixels at each border.
+    The filtered images, and the mask that excludes 5 pixels at each border.
   """
   f = band_limit_filter(rotation_matrix(-angle)[:2, :2], up=1)
   border = _PSEUDO_BORDER
-  # The filter is point-symmetric: correlating is convolving.
+  # The filter is point-symmetric, so correlation equals convolution.
   planes = _convolve(_planes(x), f[:, :, None, None], (border, border))
   rows, columns = (
     (jnp.arange(size) >= border) & (jnp.arange(size) < size - border)
@@ -166,19 +166,20 @@ def pseudo_rotate(
 def band_limit_filter(
   matrix: Float[AnyArray, '2 2'], *, up: int
 ) -> Float[Array, 't t']:
-  """Designs the filter that keeps what survives an affine resampling.
+  """Designs the filter that keeps what an affine resampling can represent.
 
-  The ideal low-pass of the input grid convolved with that of the output grid,
-  seen from the input, times the same convolution of two Lanczos windows. It is
-  computed in float32 where it is used, so that a transform can be traced.
+  The filter is the ideal low-pass of the input grid, convolved with that of the
+  output grid in input coordinates, times the same convolution of two Lanczos
+  windows. It is computed in float32 on the device, so that the transform can be
+  traced.
 
   Args:
     matrix: Maps input positions to output positions.
-    up: Taps a pixel.
+    up: Number of taps per pixel.
 
   Returns:
-    Taps over the open interval (-6, 6) pixels, 12 * up - 1 a side. Each of the
-    up * up polyphase components sums to 1 / up².
+    Taps over the open interval (-6, 6) pixels, 12 * up - 1 per side. Each of
+    the up * up polyphase components sums to 1 / up².
   """
   f = _convolve_with_image(_sinc, matrix, up)
   f = f * _convolve_with_image(_lanczos_window, matrix, up)
@@ -193,7 +194,7 @@ def _convolve_with_image(
   matrix: Float[AnyArray, '2 2'],
   up: int,
 ) -> Float[Array, 't t']:
-  """Convolves f(x)f(y) with its own image under `matrix`.
+  """Convolves f(x)f(y) with its image under `matrix`.
 
   The first factor is separable and does not depend on the matrix, so the
   (circular) convolution is a product with a constant matrix on either side.
@@ -217,8 +218,8 @@ def _convolve_with_image(
 def _sinc(x: Array) -> Array:
   """Returns sin(πx) / (πx).
 
-  Not `jnp.sinc`: its expansion at zero, which only derivatives need, does not
-  pass `jax.shard_map`'s checks in JAX 0.12.
+  This replaces `jnp.sinc`, whose expansion at zero, which only derivatives
+  need, does not pass the checks of `jax.shard_map` in JAX 0.12.
   """
   x = jnp.where(x == 0, 1e-6, x) * jnp.pi
   return jnp.sin(x) / x
@@ -231,7 +232,7 @@ def _lanczos_window(x: Array) -> Array:
 def _lanczos_shift(
   size: int, shift: Float[Array, '']
 ) -> tuple[Float[Array, 'o i'], Array]:
-  """Returns the matrix that shifts a row, and which of its rows are whole."""
+  """Returns the matrix that shifts a row, and which of its rows are valid."""
   whole = jnp.floor(shift).astype(jnp.int32)
   out = jnp.arange(size)
   distance = (out[:, None] - out - whole).astype(jnp.float32)
@@ -248,10 +249,10 @@ def _lanczos_shift(
 
 
 def _reads_inside(position: Array, size: int) -> Array:
-  """Returns which reads take a sample at least _REACH pixels inside the frame.
+  """Returns which positions are at least _REACH pixels inside the frame.
 
-  Pixels are `_UPSAMPLING` samples wide and pixel j covers samples up * j to
-  up * j + up - 1, its own position being the third of four.
+  Pixels are `_UPSAMPLING` samples wide. Pixel j covers samples up * j to
+  up * j + up - 1, and lies at the third of these four.
   """
   up = _UPSAMPLING
   sample = jnp.round(position * up) + up // 2
@@ -261,7 +262,7 @@ def _reads_inside(position: Array, size: int) -> Array:
 def _upsample(
   image: Float[Array, 'h w c'], f: Float[Array, 't t'], up: int
 ) -> Float[Array, 'h2 w2 c']:
-  """Upsamples one image, with a border of _REACH pixels of what leaks out.
+  """Upsamples one image, with a border of _REACH pixels for filter tails.
 
   Sample up * (j + _REACH) lies on pixel j. One convolution computes the up²
   polyphase components as channels, so that no zeros are multiplied.
@@ -282,7 +283,7 @@ def _bilinear(
   y: Float[Array, 'h2 w2'],
   x: Float[Array, 'h2 w2'],
 ) -> Float[Array, 'h2 w2 c']:
-  """Reads an image at positions in samples; zero outside."""
+  """Interpolates an image at positions in samples; zero outside."""
   height, width, _ = image.shape
   top, left = jnp.floor(y), jnp.floor(x)
   out = 0.0
@@ -299,7 +300,7 @@ def _bilinear(
 
 
 def _planes(x: Images) -> Float[Array, 'p h w 1']:
-  """Makes every channel an image of its own."""
+  """Turns every channel into a separate image."""
   n, height, width, channels = x.shape
   x = jnp.moveaxis(jnp.asarray(x), 3, 1)
   return x.reshape(n * channels, height, width, 1)
@@ -336,17 +337,17 @@ def _mask(rows: Array, columns: Array) -> Float[Array, 'h w 1']:
 def inverse_transform(
   translate: tuple[float, float] = (0.0, 0.0), rotate: float = 0.0
 ) -> Float[np.ndarray, '3 3'] | None:
-  """Returns the `transform` of a turn that is followed by a shift.
+  """Returns the `transform` of a rotation followed by a shift.
 
   Args:
     translate: The shift (x, y), in units of the image's width.
-    rotate: The turn, in degrees, counter-clockwise.
+    rotate: The rotation in degrees, counterclockwise.
 
   Returns:
-    The inverse, as `Model.synthesis` takes it; None if nothing moves.
+    The inverse transform for `Model.synthesis`; None for the identity.
 
   Raises:
-    ValueError: If a number is not finite, or the shift too long for float32.
+    ValueError: If a number is not finite, or the shift is too long for float32.
   """
   x, y = translate
   if not all(abs(value) <= _MAX_SHIFT for value in (x, y)):

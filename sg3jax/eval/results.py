@@ -1,4 +1,4 @@
-"""Metric results as JSON lines, one file a metric in the run's folder."""
+"""Stores metric results as JSON lines, one file per metric in a run folder."""
 
 import importlib.metadata
 import json
@@ -24,22 +24,23 @@ def make_result(
   devices: Sequence[Any] | None = None,
   ci95: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-  """Returns one result, with everything needed to judge and to repeat it.
+  """Returns one result, with everything needed to assess and repeat it.
 
-  The fields `results`, `metric`, `total_time`, `total_time_str`, `num_gpus`,
-  `snapshot_pkl` and `timestamp` are those that tools for StyleGAN3 read.
+  Tools for StyleGAN3 read the fields `results`, `metric`, `total_time`,
+  `total_time_str`, `num_gpus`, `snapshot_pkl` and `timestamp`.
 
   Args:
-    metric: Name of the metric, `eqt50k_int` or `swd`, say.
-    results: Values by name. Those that are not finite are written as null, as
-      JSON has no word for them.
-    num_samples: Images that were really measured, whatever the name says.
+    metric: Name of the metric, such as `eqt50k_int` or `swd`.
+    results: Values by name. Those that are not finite are written as null,
+      because JSON cannot represent them.
+    num_samples: Number of images that were actually measured, whatever number
+      the metric's name states.
     seed: Random seed of the measurement.
     total_time: Seconds taken.
-    snapshot: Name of the checkpoint that was measured; None: not a stored one.
-    devices: The JAX devices that took part. None: all.
-    ci95: Half widths of 95 % confidence intervals by the names of results.
-      Where there are any, the line has a field of this name.
+    snapshot: Name of the measured checkpoint; None if it is not stored.
+    devices: The JAX devices that were used; None for all.
+    ci95: Half widths of 95 % confidence intervals by the names of results. If
+      there are any, the line has a field with this name.
   """
   devices = jax.devices() if devices is None else list(devices)
   return {
@@ -78,11 +79,11 @@ def append_result(
 ) -> pathlib.Path:
   """Appends a result to `metric-<name>.jsonl` and returns the file's path.
 
-  Of several hosts only the first writes.
+  On several hosts only the first writes.
 
   Args:
-    run_dir: Folder, made if there is none.
-    result: From `make_result`.
+    run_dir: Folder, created if missing.
+    result: The result of `make_result`.
   """
   path = pathlib.Path(run_dir) / f'metric-{result["metric"]}.jsonl'
   if jax.process_index() == 0:
@@ -94,15 +95,15 @@ def append_result(
 
 
 def last_line(path: pathlib.Path) -> dict[str, Any] | None:
-  """Returns the last whole record of a file of JSON lines, None if none is."""
+  """Returns the last complete record of a JSON lines file, or None."""
   records = list(read_lines(path)) if path.exists() else []
   return records[-1] if records else None
 
 
 def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the whole records of a file of JSON lines."""
+  """Yields the complete records of a JSON lines file."""
   for line in path.read_text(encoding='utf-8').splitlines():
     try:
       yield json.loads(line)
     except json.JSONDecodeError:
-      continue  # Still being written, or cut short by a kill.
+      continue  # The line is still being written, or was cut by a kill.

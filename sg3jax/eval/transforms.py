@@ -1,6 +1,6 @@
-"""Random transforms of images, and how far images are from following them.
+"""Samples random transforms, and measures how well images follow them.
 
-The three families of transforms that the equivariance metrics apply (paper
+This has the three families of transforms of the equivariance metrics (paper
 appendix E; math.md section 3), and the arithmetic of their PSNR.
 """
 
@@ -18,7 +18,7 @@ from sg3jax.types import AnyArray, Array, Images
 
 _MAX_RANGE = 2.0  # I_max.
 _MAX_SHIFT = 0.125  # Fraction of the image's width, or height.
-_NORMAL_95 = 1.96  # Standard errors in half of a 95 % interval.
+_NORMAL_95 = 1.96  # Standard errors in half a 95 % interval.
 
 # Squared errors and numbers of valid values, for each sample of a group.
 Errors = tuple[Float[Array, ' n'], Float[Array, ' n']]
@@ -29,17 +29,17 @@ class Transform:
   """The family of transforms that one of the three metrics applies.
 
   The parameter of a transform is an offset (x, y) in pixels right and down, or
-  an angle in radians counter-clockwise.
+  a counterclockwise angle in radians.
 
   Attributes:
     result: Name of the value in result files. The name keeps the protocol's
-      50k; the number of samples really taken stands beside it.
-    sample: (key, (height, width)) -> a random parameter.
-    inverse: (parameter, (height, width)) -> the matrix [3, 3] for the
+      50k; the actual number of samples is recorded with the value.
+    sample: Maps (key, (height, width)) to a random parameter.
+    inverse: Maps (parameter, (height, width)) to the matrix [3, 3] for the
       generator's input: the inverse of the image's transform, in units of the
       image's width along x and of its height along y.
-    compare: (original [n, h, w, c], transformed [n, h, w, c], parameter) ->
-      squared errors and valid values of each sample.
+    compare: Maps (original [n, h, w, c], transformed [n, h, w, c], parameter)
+      to the squared errors and the number of valid values of each sample.
   """
 
   result: str
@@ -108,7 +108,7 @@ def _masked_errors(a: Images, b: Images, mask: Array) -> Errors:
   return squares.sum((1, 2, 3)), counts
 
 
-# A new one goes last: a transform's place is part of its random key.
+# Add new transforms last: a transform's index is part of its random key.
 TRANSFORMS = {
   'eqt': Transform(
     'eqt50k_int',
@@ -128,10 +128,10 @@ TRANSFORMS = {
 def psnr(
   squared_errors: Float[AnyArray, ' n'], counts: Float[AnyArray, ' n']
 ) -> float:
-  """Returns the pooled PSNR in dB; infinite where nothing differs.
+  """Returns the pooled PSNR in dB; infinite if nothing differs.
 
   Args:
-    squared_errors: Sums of squared errors, summed on in float64.
+    squared_errors: Sums of squared errors, which are added up in float64.
     counts: Numbers of values in those sums.
   """
   mse = np.sum(squared_errors, dtype=np.float64)
@@ -146,21 +146,21 @@ def psnr_ci95(
   counts: Float[AnyArray, ' n'],
   group_size: int,
 ) -> float:
-  """Returns half the width in dB of the 95 % interval of a pooled PSNR.
+  """Returns the half width of the 95 % interval of a pooled PSNR, in dB.
 
   The mean squared error is a ratio of two sums, over groups that share a
   transform and are independent of each other. Its standard error follows from
-  the residuals of the groups (the delta method), and that of its logarithm is
-  the relative one.
+  the residuals of the groups (the delta method), and the standard error of its
+  logarithm is the relative one.
 
   Args:
     squared_errors: Sums of squared errors.
     counts: Numbers of values in those sums.
-    group_size: Samples that share a transform; the last group may be smaller.
+    group_size: Number of samples per transform; the last group may be smaller.
 
   Returns:
-    Decibels, 0 where nothing differs; infinite for fewer than two groups, of
-    which no spread is known.
+    Decibels; 0 if nothing differs, and infinite for fewer than two groups,
+    whose spread is unknown.
   """
   starts = np.arange(0, len(squared_errors), group_size)
   squares, values = (

@@ -1,10 +1,10 @@
-"""Our own files of a trained model: safetensors and a configuration.
+"""Reads and writes this package's model files: arrays and a configuration.
 
     config.json         the configuration and where the model came from
     model.safetensors   all arrays: `generator_ema/params/.../weight`
 
-Neither can hold code. Arrays are mapped into memory and only those read that
-are asked for. Exported files are written here too.
+Neither file can hold code. Arrays are mapped into memory, and only requested
+ones are read. This module also writes exported files.
 """
 
 import contextlib
@@ -44,13 +44,13 @@ def is_model_folder(path: str | pathlib.Path) -> bool:
 
 
 def check_is_new(path: str | pathlib.Path) -> None:
-  """Checks that a folder can be written to.
+  """Checks that a folder is free to be written.
 
   Raises:
-    FileExistsError: If it has files, or is one, or a link.
+    FileExistsError: If it contains files, is a file, or is a link.
   """
   path = pathlib.Path(path)
-  if path.is_symlink():  # No folder can take its place at once.
+  if path.is_symlink():  # A folder cannot replace a link atomically.
     raise FileExistsError(f'{path} is a link: choose another folder')
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise FileExistsError(
@@ -65,16 +65,16 @@ def save(
   networks: Mapping[str, Tree],
   source: Mapping[str, Any],
 ) -> None:
-  """Writes a model; the folder appears when it is complete.
+  """Writes a model; the folder appears once it is complete.
 
   Args:
-    path: The folder: a new or an empty one.
+    path: The folder, which must be new or empty.
     model: The `model` part of the configuration.
-    networks: Variables by name: of `schema.NETWORKS`.
-    source: Where it came from, for `config.json`.
+    networks: Variables by name, from `schema.NETWORKS`.
+    source: Where the model came from, for `config.json`.
 
   Raises:
-    FileExistsError: If the folder has files, or is one.
+    FileExistsError: If the folder contains files, or is a file.
   """
   path = pathlib.Path(path).absolute()
   check_is_new(path)
@@ -94,14 +94,14 @@ def save(
   with _naming_errors(path), _replacing_folder(path) as temporary:
     safetensors_numpy.save_file(arrays, temporary / ARRAYS)
     (temporary / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
-    # Both are made for their owner alone.
+    # Both are created readable only by their owner.
     temporary.chmod(0o755)
     (temporary / ARRAYS).chmod(0o644)
 
 
 @contextlib.contextmanager
 def _replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a folder to fill, which takes the place of `path` if all is well."""
+  """Yields a folder to fill, which replaces `path` on success."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = pathlib.Path(
     tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent)
@@ -116,7 +116,7 @@ def _replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _naming_errors(path: pathlib.Path) -> Iterator[None]:
-  """Makes errors of writing name the path; as OSError, whoever raises them."""
+  """Turns all write errors into OSErrors that name the path."""
   try:
     with files.naming_errors(path):
       yield
@@ -132,14 +132,14 @@ def load(
 
   Args:
     path: The folder.
-    networks: Which networks to read, as far as the model has them.
+    networks: Names of the networks to read, if the model has them.
 
   Returns:
     The options and variables by network.
 
   Raises:
-    CheckpointError: If a file is damaged, of a later version, or if the arrays
-      do not fit the configuration.
+    CheckpointError: If a file is damaged or has a later version, or if the
+      arrays do not fit the configuration.
   """
   path = pathlib.Path(path)
   options = read_config(path)['options']
@@ -152,7 +152,7 @@ def load(
         schema.check_shapes(network, options['model'], found)
     except CheckpointError as error:
       raise CheckpointError(f'{path}: {error}') from error
-    # Names are those of the design now: no array is in the place of a folder.
+    # Names match the design now, so no array name is a prefix of another.
     return options, {
       network: unflatten(
         {name: file.get_tensor(f'{network}/{name}') for name in found}
@@ -162,7 +162,7 @@ def load(
 
 
 def _shapes(file: Any) -> dict[str, dict[str, tuple[int, ...]]]:
-  """Returns shapes by network and path; no array is read yet."""
+  """Returns shapes by network and path, without reading any array."""
   shapes: dict[str, dict[str, tuple[int, ...]]] = {}
   for name in file.keys():  # noqa: SIM118
     network, _, path = name.partition('/')
@@ -182,15 +182,15 @@ def _shapes(file: Any) -> dict[str, dict[str, tuple[int, ...]]]:
 def check_is_new_file(
   path: str | pathlib.Path, suffixes: Sequence[str]
 ) -> None:
-  """Checks that a file can be written.
+  """Checks that a file is free to be written.
 
   Args:
     path: The file.
-    suffixes: How its name may end.
+    suffixes: Allowed suffixes of its name.
 
   Raises:
-    ValueError: If the name ends otherwise.
-    FileExistsError: If the file exists, be it as a link to nothing.
+    ValueError: If the suffix is different.
+    FileExistsError: If the file exists, even as a broken link.
   """
   path = pathlib.Path(path)
   if path.suffix not in suffixes:
@@ -208,7 +208,7 @@ def save_arrays(
   """Writes arrays by name as `.npz` or `.safetensors`.
 
   Raises:
-    ValueError: If the name ends otherwise.
+    ValueError: If the suffix is different.
     FileExistsError: If the file exists.
   """
   check_is_new_file(path, ARRAY_SUFFIXES)
@@ -218,7 +218,7 @@ def save_arrays(
       np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
     else:
       safetensors_numpy.save_file(dict(arrays), temporary)
-      temporary.chmod(0o644)  # It is made for its owner alone.
+      temporary.chmod(0o644)  # It is created readable only by its owner.
 
 
 def save_program(
@@ -227,15 +227,15 @@ def save_program(
   """Writes a program as `.stablehlo`, and its description as JSON.
 
   Args:
-    path: The file; the JSON beside it is called the same with `.json` behind.
-    program: As `stablehlo.export_program` made it.
-    about: The description that came with it.
+    path: The file. The JSON file has the same name with `.json` appended.
+    program: The program from `stablehlo.export_program`.
+    about: The description returned with it.
 
   Returns:
-    The path of the JSON, which also has the program's SHA-256.
+    The path of the JSON file, which also has the program's SHA-256.
 
   Raises:
-    ValueError: If the name ends otherwise.
+    ValueError: If the suffix is different.
     FileExistsError: If one of the two files exists.
   """
   path = pathlib.Path(path)
@@ -244,7 +244,7 @@ def save_program(
   check_is_new_file(about_path, ['.json'])
   digest = hashlib.sha256(program).hexdigest()
   text = json.dumps({**about, 'sha256': digest}, indent=2) + '\n'
-  # The program last: where it is, the other is too.
+  # Write the program last, so that it never exists without its description.
   with files.naming_errors(path):
     files.write_bytes(about_path, text.encode())
     files.write_bytes(path, program)
@@ -252,13 +252,14 @@ def save_program(
 
 
 def read_config(path: str | pathlib.Path) -> dict[str, Any]:
-  """Reads the configuration of a model's folder.
+  """Reads the configuration in a model's folder.
 
   Returns:
-    `options`, with a part `model`, and `source`, where the model came from.
+    A mapping with `options`, which has a `model` part, and `source`, which
+    states where the model came from.
 
   Raises:
-    CheckpointError: If it is damaged or of a later version.
+    CheckpointError: If it is damaged or has a later version.
   """
   path = pathlib.Path(path) / CONFIG
   try:
@@ -267,11 +268,11 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     raise CheckpointError(f'{path} must be JSON: {error}') from error
   if not isinstance(config, dict) or config.get('format') != _FORMAT:
     raise CheckpointError(
-      f'{path} must be the configuration of a model of sg3jax, and is not'
+      f'{path} must be the configuration of a model of sg3jax'
     )
   version = config.get('version')
   if version != _VERSION:
-    # Other values may be as large as the file, or too deep to print.
+    # Other values may be as large as the file, or nested too deep to print.
     shown = version if isinstance(version, int) else quoted(version)
     raise CheckpointError(
       f'{path} must be of version {_VERSION}, got {shown}: read it with the '

@@ -1,4 +1,4 @@
-"""The arrays, and their shapes, that networks of a configuration have."""
+"""Determines the arrays of a configuration's networks, and their shapes."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ NETWORKS = (*GENERATORS, 'discriminator')
 
 _SHOWN = 3
 
-# Errors that a field raises, somewhere below, if it is missing or ill-typed.
+# Errors raised at some depth by a field that is missing or has a wrong type.
 _ERRORS = (
   ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
   RecursionError,
@@ -34,11 +34,11 @@ def expected_shapes(
   return _traced_shapes(network, json.dumps(model, default=dict))
 
 
-# A network is traced in a second, and asked for several times.
+# Cached, because tracing takes a second and is requested several times.
 @functools.lru_cache(maxsize=64)
 def _traced_shapes(network: str, text: str) -> dict[str, tuple[int, ...]]:
   model = json.loads(text)
-  # The form of the nonlinearity that is traced fastest; it has no arrays.
+  # This form of the nonlinearity, which has no arrays, is traced fastest.
   model['filtered_lrelu_implementation'] = 'reference'
   is_discriminator = network == 'discriminator'
   make = (
@@ -49,7 +49,7 @@ def _traced_shapes(network: str, text: str) -> dict[str, tuple[int, ...]]:
 
 
 def check_design(model: Mapping[str, Any]) -> None:
-  """Checks that networks can be made, whether there are arrays of them or not.
+  """Checks that networks can be built, even without arrays.
 
   Args:
     model: The `model` part of a configuration.
@@ -74,21 +74,21 @@ def check_shapes(
     found: The shape of every array, by path.
 
   Raises:
-    CheckpointError: If an array is missing, left over or of another shape (the
-      message names the first three), or if the design is impossible.
+    CheckpointError: If an array is missing, unexpected or has a wrong shape
+      (the message names the first three), or if the design is impossible.
   """
   with _impossible(network):
     wanted = expected_shapes(network, model)
   differences = [
     f'{path[:80]} is {found.get(path, "absent")}, not '
-    f'{wanted.get(path, "there")}'
+    f'{wanted.get(path, "absent")}'
     for path in dict.fromkeys((*wanted, *found))
     if found.get(path) != wanted.get(path)
   ]
   if differences:
     more = len(differences) - _SHOWN
     raise CheckpointError(
-      f"the arrays of the {network} are not those of its design's: "
+      f'the arrays of the {network} do not match its design: '
       + '; '.join(differences[:_SHOWN])
       + (f' and {more} more' if more > 0 else '')
     )
@@ -96,11 +96,11 @@ def check_shapes(
 
 @contextlib.contextmanager
 def _impossible(network: str) -> Iterator[None]:
-  """Turns what a design raises into one error."""
+  """Turns the errors of an impossible design into a CheckpointError."""
   try:
     yield
   except _ERRORS as error:
-    # With its kind: the text of a KeyError, say, is no sentence.
+    # Include the type, because the text of a KeyError is only a key.
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     reason = str(error).partition('\n')[0]
     raise CheckpointError(

@@ -1,9 +1,9 @@
-"""Generators as StableHLO programs, which JAX runs without this package.
+"""Exports generators as StableHLO programs, which run without this package.
 
-A program is what `jax.export` makes of a generator with its arrays: they are
-constants of it, the batch is of any size, and it can be compiled for every
-platform of `PLATFORMS`. It uses no kernel of ours, since only plain operators
-come with a promise of later versions that they will be understood.
+A program is the result of `jax.export` for a generator and its arrays. The
+arrays are constants, the batch can have any size, and the program compiles for
+every platform in `PLATFORMS`. It uses no custom kernels, because JAX only
+guarantees compatibility with later versions for standard operators.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from sg3jax.ops.filtered_lrelu import platform
 from sg3jax.types import Array, Variables
 from sg3jax.version import __version__
 
-# The parts that can be programs: images from latents, or one half of that.
+# The parts that can be exported: images from latents, or one half of it.
 PARTS = ('generator_ema', 'mapping', 'synthesis')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -40,16 +40,16 @@ _COMPATIBILITY = (
 def export_program(
   part: str, model: Mapping[str, Any], variables: Variables
 ) -> tuple[bytes, dict[str, Any]]:
-  """Returns a program, serialized, and a description of it.
+  """Returns a serialized program and its description.
 
-  Its arguments are keywords, float32 all of them:
+  Its arguments are keyword arguments, all float32:
 
     generator_ema(z, truncation_psi) -> images [batch, h, w, channels]
     mapping(z, truncation_psi) -> ws [batch, num_ws, w_dim]
     synthesis(ws) -> images
 
-  and `c`, the labels [batch, label_dim], beside the `z` of a conditional model.
-  Images are nominally in [-1, 1], with the constant noise of StyleGAN2.
+  A conditional model also takes labels `c` [batch, label_dim] along with `z`.
+  Images are nominally in [-1, 1]. StyleGAN2 uses its constant noise.
 
   Args:
     part: One of `PARTS`.
@@ -67,7 +67,7 @@ def export_program(
   function = _function(part, generator, variables)
   inputs = _inputs(part, generator)
   export = jax_export.export(jax.jit(function), platforms=PLATFORMS)
-  with platform.targeted('cpu'):  # The same program wherever it is exported.
+  with platform.targeted('cpu'):  # Export the same program on any machine.
     exported = export(**inputs)
   spec = generator.spec
   (output,) = exported.out_avals
@@ -97,8 +97,8 @@ def _check_flatbuffers() -> None:
     import flatbuffers  # noqa: F401  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ImportError(
-      'jax.export writes programs with the package flatbuffers, which is not '
-      'installed: pip install flatbuffers'
+      'jax.export needs the package flatbuffers, which is not installed: run '
+      'pip install flatbuffers'
     ) from error
 
 
@@ -106,11 +106,11 @@ def _function(
   part: str, generator: generator_lib.Generator, variables: Variables
 ) -> Callable[..., Array]:
   """Returns the function to export, with the arrays as its constants."""
-  # NumPy arrays, so that the constants do not depend on a device.
+  # Use NumPy arrays, so that the constants do not depend on a device.
   variables = jax.tree.map(np.asarray, variables)
 
   def apply(*args, **options):
-    # Without it, compilers would fold constants of hundreds of megabytes.
+    # Otherwise compilers would fold constants of hundreds of megabytes.
     arrays = jax.lax.optimization_barrier(variables)
     return generator.apply(arrays, *args, **options)
 
@@ -133,7 +133,7 @@ def _function(
 def _inputs(
   part: str, generator: generator_lib.Generator
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the arguments' shapes; the batch's size is a symbol."""
+  """Returns the shapes of the arguments, with a symbolic batch size."""
   (batch,) = jax_export.symbolic_shape('batch')
   shapes: dict[str, tuple[Any, ...]] = {}
   if part == 'synthesis':

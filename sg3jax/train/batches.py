@@ -1,4 +1,4 @@
-"""The batches of a run, spread over the devices."""
+"""Opens the batches of a run and spreads them over the devices."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -27,18 +27,18 @@ def open_batches(
   nimg: int,
   log: Callable[[str], None],
 ) -> Iterator[Batches]:
-  """Opens the batches of a run where it goes on.
+  """Opens the batches of a run from its current step on.
 
-  Their images depend on the seed and on the count of images before them, the
-  labels for generated images on the seed and the step.
+  The images of a batch depend on the seed and on the number of images shown
+  before it. The labels for generated images depend on the seed and the step.
 
   Args:
-    config: The configuration, resolved.
+    config: The resolved configuration.
     source: The training images.
     mesh: The devices.
-    step: Steps done before.
-    nimg: Images shown before.
-    log: Takes a line of text if the data are late.
+    step: Number of steps done before.
+    nimg: Number of images shown before.
+    log: Receives a line of text if the data are late.
   """
   size = config.train.batch
   labels = source.labels() if config.model.label_dim else None
@@ -60,7 +60,7 @@ def open_batches(
       kimg_per_step=size / 1000,
     )
     batches = _spread(rows, labels, size, config.seed, step, mesh)
-    # Closed here, and not when it is collected: it holds the progress bar.
+    # Close it here, not when it is collected: it holds the progress bar.
     with contextlib.closing(batches):
       yield batches
 
@@ -81,7 +81,7 @@ def _spread(
   for number, rows in enumerate(loader, step):
     if labels is None:
       rows = {'image': rows['image']}
-    else:  # Generated images get labels as frequent as in the data.
+    else:  # Generated images get labels at the frequencies of the data.
       rng = np.random.default_rng((seed, number))
       for name in ('g_label', 'd_label'):
         sampled = rng.integers(len(labels), size=size)

@@ -9,21 +9,21 @@ from sg3jax import text
 from sg3jax.train import processes
 from sg3jax.types import Snapshot
 
-# Takes a snapshot, plots or measures, and returns metrics by name.
+# Takes a snapshot, plots or measures it, and returns metrics by name.
 Evaluator = Callable[[Snapshot], Mapping[str, float]]
 
 
 class Evaluators:
-  """Evaluators of one run; an error in one is logged, and the run goes on.
+  """Evaluators of one run. An error in one is logged, and the run continues.
 
-  On several hosts they compute together. An error that only some of them meet,
-  a full disk say, ends the run on all: the others would wait for ever.
+  Several hosts compute together. An error on only some of them, such as a full
+  disk, ends the run on all, because the others would wait forever.
 
   Args:
     evaluators: The evaluators, called in this order.
-    log: Takes a line of text, or several.
-    stop: Returns whether the run has been asked to stop; no further evaluator
-      is called then.
+    log: Receives one or more lines of text.
+    stop: Returns whether the run has been asked to stop. If so, no further
+      evaluator is called.
   """
 
   def __init__(
@@ -38,13 +38,13 @@ class Evaluators:
     ]
     self._log = log
     self._stop = stop
-    self._shown: set[str] = set()  # Failures whose traceback is in the log.
+    self._shown: set[str] = set()  # Failures with a traceback in the log.
 
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
     """Returns the metrics of all evaluators by name, and logs them.
 
     Raises:
-      RuntimeError: If an evaluator failed on other processes alone.
+      RuntimeError: If an evaluator failed only on other processes.
     """
     values: dict[str, float] = {}
     for evaluator in self._evaluators:
@@ -52,7 +52,8 @@ class Evaluators:
         self._log('Evaluation is skipped: the run has been asked to stop')
         break
       try:
-        # Images go to the host and back: JAX_TRANSFER_GUARD is for the loop.
+        # Images move between host and device: JAX_TRANSFER_GUARD is meant for
+        # the training loop.
         with jax.transfer_guard('allow'):
           found = evaluator(snapshot)
       except Exception as error:
@@ -72,6 +73,6 @@ class Evaluators:
       self._shown.add(line)
       self._log(''.join(traceback.format_exception(error)).rstrip())
     self._log(
-      f'Warning: an evaluation at {kimg:g} kimg has failed, the run goes on '
+      f'Warning: an evaluation at {kimg:g} kimg has failed; the run continues '
       f'({line})'
     )

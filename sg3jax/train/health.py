@@ -1,4 +1,4 @@
-"""Notices that a run has diverged, before it spends days on it."""
+"""Detects early that a run has diverged."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ def diverged(reason: str, last_good: str) -> FloatingPointError:
   """Returns the error that ends a run, with the reason and the remedies.
 
   Args:
-    reason: Says what is not finite.
-    last_good: Describes the last good checkpoint, its path say.
+    reason: States what is not finite.
+    last_good: Describes the last good checkpoint, for example by its path.
   """
   return FloatingPointError(
     f'the run has diverged: {reason}. The last good checkpoint is {last_good}. '
@@ -26,12 +26,12 @@ class LossWatch:
   """Follows the losses from tick to tick.
 
   Attributes:
-    healthy: Whether the losses were finite when there last were any.
+    healthy: Whether the losses were finite the last time there were any.
 
   Args:
-    max_ticks: Number of ticks in a row with a loss that is not finite, after
+    max_ticks: Number of consecutive ticks with a loss that is not finite after
       which the run ends.
-    log: Takes a line of text.
+    log: Receives a line of text.
   """
 
   def __init__(self, max_ticks: int, log: Callable[[str], None]):
@@ -44,18 +44,18 @@ class LossWatch:
   def update(
     self, stats: statistics.Stats, kimg: float | int, last_good: str
   ) -> bool:
-    """Takes the statistics of a tick; returns whether the run is healthy.
+    """Checks the statistics of a tick; returns whether the run is healthy.
 
-    Statistics without a single loss, as of a run that stops right after a
-    tick, say nothing: the run is as healthy as it was before.
+    Statistics without any loss, as when a run stops right after a tick, leave
+    the result unchanged.
 
     Args:
-      stats: name -> {num, mean, std}; the losses are called `Loss/...`.
-      kimg: Thousands of images shown at its end.
+      stats: name -> {num, mean, std}; the losses are named `Loss/...`.
+      kimg: Thousands of images shown at the end of the tick.
       last_good: Describes the last good checkpoint.
 
     Raises:
-      FloatingPointError: If this is the last such tick that is allowed.
+      FloatingPointError: If no further tick with such a loss is allowed.
     """
     losses = {
       name: value['mean']
@@ -91,7 +91,7 @@ class LossWatch:
 
 
 def warn_nonfinite(stats: statistics.Stats, log: Callable[[str], None]) -> None:
-  """Logs how many values of gradients a tick has replaced, if any."""
+  """Logs the number of gradient values that a tick has replaced, if any."""
   for player in 'GD':
     count = stats.get(f'Gradients/nonfinite/{player}')
     if count and count['mean']:
@@ -103,10 +103,10 @@ def warn_nonfinite(stats: statistics.Stats, log: Callable[[str], None]) -> None:
 
 
 class AugmentWatch:
-  """Warns once each time that p leaves the range that is healthy.
+  """Warns once each time that p leaves the healthy range.
 
   Args:
-    log: Takes a line of text.
+    log: Receives a line of text.
   """
 
   def __init__(self, log: Callable[[str], None]):
@@ -114,12 +114,12 @@ class AugmentWatch:
     self._last_p = 0.0
 
   def update(self, p: float) -> None:
-    """Takes the probability of augmentations at the end of a tick."""
+    """Checks the probability of augmentations at the end of a tick."""
     if self._last_p <= ada.HEALTHY_P < p:
       self._log(
         f'Warning: the augmentation probability is above {ada.HEALTHY_P:g}: '
         'there may be too few images for this network, and '
-        'augmentations may leak into what it generates. Look for turned or '
+        'augmentations may leak into what it generates. Look for rotated or '
         'recoloured fakes; more images, data.mirror or a higher '
         'train.r1_gamma can help'
       )

@@ -1,6 +1,6 @@
-"""Transfer: a new run that starts from the networks of another.
+"""Starts a new run from the networks of another (transfer).
 
-Networks are trees of variables, wherever they were read: G_ema, G and D. The
+The networks G_ema, G and D are trees of variables from any reader. The
 optimizers, the counters and the augmentation's p start afresh.
 """
 
@@ -20,20 +20,20 @@ from sg3jax.train.step.state import TrainState
 from sg3jax.train.step.trainer import Trainer
 from sg3jax.types import Config, Tree, Variables
 
-# Reads what a path names: options with a part `model`, variables by network,
-# and the training step.
+# Maps a path to options with a `model` part, variables by network, and the
+# training step.
 Reader = Callable[[str], tuple[dict[str, Any], dict[str, Any], int]]
 
 NETWORKS = ('generator_ema', 'generator', 'discriminator')
 
-# Lines of a message about each kind of difference.
+# Maximum number of arrays that a message lists for each kind of difference.
 _SHOWN = 3
 
 _HINTS = {
-  'generator': 'the source is of model.generator {!r}, and here it is {!r}',
-  'resolution': 'the source is of {} pixels, the data of {}',
-  'img_channels': 'the source has images of {} channels, the data of {}',
-  'label_dim': 'the source has labels of {} features, the data of {}',
+  'generator': 'the source has model.generator {!r}, this run {!r}',
+  'resolution': 'the source has {} pixels a side, this run {}',
+  'img_channels': 'the source has {} image channels, the data have {}',
+  'label_dim': 'the source has {} label features, the data have {}',
 }
 _OTHER_FIELDS = (
   'z_dim', 'w_dim', 'mapping_layers', 'discriminator.mapping_layers'
@@ -42,15 +42,15 @@ _OTHER_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """The arrays of a source and those to be filled, by name.
+  """The arrays of a source compared with those of a target, by name.
 
-  G and G_ema, which have the same, are counted once.
+  G and G_ema have the same arrays, which count once.
 
   Attributes:
-    fitting: In both, of the same shape.
-    other_shape: In both; shapes there and here.
-    only_here: Not in the source.
-    only_there: Shapes of those in the source alone.
+    fitting: Arrays in both, with the same shape.
+    other_shape: Shapes in the source and in the target, for arrays in both.
+    only_here: Arrays that are only in the target.
+    only_there: Shapes of the arrays that are only in the source.
   """
 
   fitting: tuple[str, ...]
@@ -66,7 +66,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """Networks to start from, found to fit.
+  """Networks to start from, already checked to fit.
 
   Attributes:
     networks: Variables by network.
@@ -77,7 +77,7 @@ class Start:
   report: tuple[str, ...]
 
   def enter(self, state: TrainState) -> TrainState:
-    """Returns a fresh state with the networks in it, placed as it is."""
+    """Returns a fresh state with these networks and the state's sharding."""
     target = {name: getattr(state, name) for name in NETWORKS}
     return state.replace(**merge(self.networks, target))
 
@@ -88,27 +88,27 @@ def prepare(
   workdir: str | pathlib.Path,
   read: Reader = checkpoint_lib.load_networks,
 ) -> Start | None:
-  """Reads what `train.init_from` names, before a run leaves any trace.
+  """Reads what `train.init_from` names, before a run writes anything.
 
   Args:
-    config: The run's configuration, resolved.
+    config: The run's resolved configuration.
     trainer: Its networks.
-    workdir: Its folder. A run that has a checkpoint goes on from that.
+    workdir: Its folder. A run with a checkpoint continues from that instead.
     read: Reads the source.
 
   Returns:
-    What the run starts from, or None if from nothing or from its own state.
+    The networks to start from; None for new networks or the run's own state.
 
   Raises:
     FileNotFoundError: If the source does not exist.
-    ValueError: If it does not fit; the message says in what. With
-      `train.init_partial`, if nothing fits.
+    ValueError: If it does not fit, or, with `train.init_partial`, if nothing
+      fits. The message lists the differences.
   """
   options = config.train
   if not options.init_from or checkpoint_lib.has_checkpoint(workdir):
     return None
   source_options, networks, step = read(options.init_from)
-  # A file of G_ema and D alone will do.
+  # A file with only G_ema and D is enough.
   networks = {'generator': networks['generator_ema'], **networks}
   shapes = jax.eval_shape(trainer.init, jax.random.key(0))
   comparison = compare(
@@ -126,7 +126,7 @@ def prepare(
   if not is_exact and not options.init_partial:
     message = [
       f'train.init_from={options.init_from} does not fit: '
-      + '; '.join(hints or ['its arrays are others']),
+      + '; '.join(hints or ['its arrays differ']),
       *_describe(comparison),
       f'config=finetune:{options.init_from} takes the fields of the source; '
       'train.init_partial=True copies what fits',
@@ -150,7 +150,7 @@ def compare(
 
   Args:
     source: Variables by network.
-    target: The same, of the networks to be filled.
+    target: The same for the networks to be filled.
   """
   there, here = _shapes(source), _shapes(target)
   common = [name for name in here if name in there]
@@ -165,11 +165,11 @@ def compare(
 def merge(
   source: Mapping[str, Variables], target: Mapping[str, Tree]
 ) -> dict[str, Tree]:
-  """Returns the target with every array of the source that fits in its place.
+  """Returns the target with every fitting array replaced by the source's.
 
   Args:
     source: Variables by network.
-    target: The same, `jax.Array`s: type and sharding stay as they are.
+    target: The same as `jax.Array`s, whose dtypes and shardings are kept.
   """
   values = dict(jax.tree.leaves_with_path(dict(source)))
 
@@ -177,7 +177,7 @@ def merge(
     new = values.get(path)
     if new is None or np.shape(new) != old.shape:
       return old
-    # A copy: the state is given away to every step.
+    # Copy, because every step donates the state.
     new = np.asarray(new, old.dtype)
     return jax.device_put(new, old.sharding, may_alias=False)
 
@@ -198,7 +198,7 @@ def _shapes(networks: Mapping[str, Tree]) -> dict[str, tuple[int, ...]]:
 def _model_differences(
   there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> Iterable[str]:
-  """Yields in what the options differ that make arrays and functions."""
+  """Yields the differences in options that determine arrays and functions."""
   for name, hint in _HINTS.items():
     if name in there and there[name] != here[name]:
       yield hint.format(there[name], here[name])
@@ -210,7 +210,7 @@ def _model_differences(
 
 
 def _complete(model: Mapping[str, Any]) -> dict[str, Any]:
-  """Fills in the fields of designs that are younger than the source."""
+  """Fills in design fields that were added after the source was written."""
   defaults = config_lib.default_config().model.to_dict()
   designs = ('synthesis', 'stylegan2')
   return dict(model) | {
@@ -221,7 +221,7 @@ def _complete(model: Mapping[str, Any]) -> dict[str, Any]:
 def _design_differences(
   there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> Iterable[str]:
-  """Yields in what designs differ that have the same arrays, or may have."""
+  """Yields the differences of designs whose arrays may have the same shapes."""
   design = _design(here)
   names = [
     f'{design}.{name}'
@@ -233,9 +233,9 @@ def _design_differences(
   yield from _differences(names, there, here)
   for name in ('conv_clamp', 'discriminator.conv_clamp'):
     old, new = fields.find(there, name), fields.find(here, name)
-    # The usual one comes and goes with the precision, which may differ.
+    # The default clamp depends on the precision, which may differ.
     if old != new and {old, new} - {None, factory.CONV_CLAMP}:
-      yield f'model.{name} is {old!r} there, {new!r} here'
+      yield f'model.{name} is {old!r} in the source, {new!r} here'
 
 
 def _design(model: Mapping[str, Any]) -> str:
@@ -245,22 +245,22 @@ def _design(model: Mapping[str, Any]) -> str:
 def _differences(
   names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> Iterable[str]:
-  """Yields the fields that differ, of those that the source has."""
+  """Yields the differing fields among those that the source has."""
   for name in names:
     old, new = fields.find(there, name), fields.find(here, name)
     if old is not None and old != new:
-      yield f'model.{name} is {old!r} there, {new!r} here'
+      yield f'model.{name} is {old!r} in the source, {new!r} here'
 
 
 def _describe(comparison: Comparison) -> list[str]:
-  """Returns a line or more for each kind of difference."""
+  """Returns one or more lines for each kind of difference."""
 
   def text(shape: tuple[int, ...]) -> str:
     return 'x'.join(map(str, shape)) or 'scalar'
 
   groups = {
-    'of another shape': {
-      name: f'{text(there)} there, {text(here)} here'
+    'with a different shape': {
+      name: f'{text(there)} in the source, {text(here)} here'
       for name, (there, here) in comparison.other_shape.items()
     },
     'not in the source': {
@@ -282,11 +282,11 @@ def _describe(comparison: Comparison) -> list[str]:
 
 
 def _list_modules(comparison: Comparison) -> list[str]:
-  """Returns what was copied and what was not, a line for each module."""
+  """Returns a line for each module on what was copied and what was not."""
   lines = []
   for verb, names, reason in (
     ('copied', comparison.fitting, ''),
-    ('skipped', comparison.other_shape, ', of another shape'),
+    ('skipped', comparison.other_shape, ', different shape'),
     ('skipped', comparison.only_there, ', not needed here'),
     ('new', comparison.only_here, ', not in the source'),
   ):

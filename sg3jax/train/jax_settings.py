@@ -1,4 +1,4 @@
-"""JAX's global settings that must not change what a run computes."""
+"""Shields a run's numerics from JAX's global settings."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ import jax
 
 @contextlib.contextmanager
 def standard_numerics() -> Iterator[None]:
-  """Computes in this context as JAX does by default, in this thread.
+  """Uses JAX's default numerics in this context, for this thread.
 
-  A run takes float32 states, and Optax mixes types: JAX_ENABLE_X64,
+  A run needs float32 states, and Optax mixes types. JAX_ENABLE_X64,
   JAX_NUMPY_DTYPE_PROMOTION=strict and JAX_NUMPY_RANK_PROMOTION=raise would
   change or forbid that. Other settings stay as the user chose them.
   """

@@ -1,4 +1,4 @@
-"""A run from its configuration to its last checkpoint."""
+"""Runs training from a configuration to the last checkpoint."""
 
 import collections
 import contextlib
@@ -33,7 +33,7 @@ from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.train.step.state import TrainState
 from sg3jax.types import Array, Config, Snapshot
 
-# Streams of random numbers of one seed.
+# Streams of random numbers for one seed.
 _INIT, _STEPS = 0, 1
 
 StepFn = Callable[
@@ -56,31 +56,31 @@ def train(
 ) -> TrainState:
   """Trains, or continues training, and returns the last state.
 
-  If `workdir` holds a run of the same configuration, it continues from its
-  newest checkpoint, with the numbers it would have had uninterrupted.
+  If `workdir` holds a run with the same configuration, it continues from its
+  newest checkpoint, with the same numbers as an uninterrupted run.
 
   Args:
     config: A configuration with the fields of `config.default_config`.
     source: The training images.
     workdir: The run folder.
-    mesh: The devices, see `sharding.make_mesh`.
+    mesh: The devices; see `sharding.make_mesh`.
     evaluators: Called before the first step and at every snapshot. An error
-      in one is logged, and the run goes on.
-    stop: Tells after every step whether to end early; see `preemption`.
-    profile: Steps, counted from 1, to record in `profile/` of the run folder.
-    allow_config_change: Whether a run may go on with another configuration
-      than it began with, as far as the arrays keep their shapes.
+      in one is logged, and the run continues.
+    stop: Queried after every step for whether to end early; see `preemption`.
+    profile: Steps to record in `profile/` of the run folder, counted from 1.
+    allow_config_change: Whether a run may continue with a different
+      configuration, as long as the arrays keep their shapes.
     read_networks: Reads what `train.init_from` names.
-    best: The metric by which the best checkpoint is kept beside the newest.
+    best: The metric by which the best checkpoint is kept, besides the newest.
 
   Raises:
-    FileNotFoundError: If the run is to start from networks that do not exist.
-    ValueError: If the configuration is impossible, or differs from the one
-      that the run in `workdir` began with, or does not fit the networks to
-      start from; if no checkpoint can be read.
+    FileNotFoundError: If the networks to start from do not exist.
+    ValueError: If the configuration is impossible, differs from the one with
+      which the run in `workdir` began, or does not fit the networks to start
+      from; or if no checkpoint can be read.
     OSError: If the run folder cannot be written, or its disk is full.
     FloatingPointError: If the losses are not finite for too long.
-    RuntimeError: If one of the others is raised on another process alone.
+    RuntimeError: If one of the other errors is raised only on other processes.
   """
   workdir = files.local_path(workdir)
   with contextlib.ExitStack() as stack:
@@ -103,7 +103,7 @@ def train(
     )
     step, nimg = map(int, jax.device_get((state.step, state.nimg)))
     with processes.fail_together('write the start of the log'):
-      if changes:  # Now that the checkpoint is known to fit.
+      if changes:  # Record them now that the checkpoint is known to fit.
         writer.record_change(changes, config, step)
       dataset.record(writer.workdir, source)
       startup_summary.log_run(
@@ -130,7 +130,7 @@ def _open_folder(
   workdir: str | pathlib.Path,
   allow_config_change: bool,
 ) -> tuple[writer_lib.RunWriter, list[str]]:
-  """Opens the run folder; returns its writer and what changes in the run."""
+  """Opens the run folder; returns its writer and the changes to the run."""
   with processes.fail_together('open the run folder'):
     writer = stack.enter_context(writer_lib.RunWriter(workdir))
     changes = compare.check_changes(
@@ -152,7 +152,7 @@ def _restore_or_init(
   start: init_from.Start | None,
   log: Callable[[str], None],
 ) -> TrainState:
-  """Returns the newest state of the run, or its first."""
+  """Returns the newest state of the run, or its initial state."""
   init = trainer_lib.jit_init(trainer, mesh)
   key = trainer_lib.make_key(seed, _INIT)
   if checkpoints.latest() is None:
@@ -178,7 +178,7 @@ def _make_run(
   stop: preemption.Stop | None,
   profile: range,
 ) -> '_Run':
-  """Returns the loop of this session, with what it takes from the fields."""
+  """Returns the loop of this session, set up from the configuration."""
   return _Run(
     trainer,
     config.train.batch,
@@ -205,7 +205,7 @@ def _make_step_fn(
   seed: int,
   log: Callable[[str], None],
 ) -> StepFn:
-  """Returns the jitted step of a state and a batch."""
+  """Returns the jitted step as a function of a state and a batch."""
   step = text.announce_first_call(
     trainer_lib.jit_step(trainer, mesh), log, 'a training step'
   )
@@ -214,7 +214,7 @@ def _make_step_fn(
 
 
 class _Run:
-  """The loop of one session, and what it does at ticks and snapshots."""
+  """The loop of one session, with its ticks and snapshots."""
 
   def __init__(
     self,
@@ -247,7 +247,7 @@ class _Run:
   def loop(
     self, state: TrainState, step_fn: StepFn, batches: batches_lib.Batches
   ) -> TrainState:
-    """Steps until the end, or until told to stop; returns the last state."""
+    """Steps until the end or a request to stop; returns the last state."""
     step, nimg = map(int, jax.device_get((state.step, state.nimg)))
     clock = self._start_clock(nimg)
     if step == 0:
@@ -261,7 +261,7 @@ class _Run:
       stats.add(moments)
       in_flight.append(moments)
       if len(in_flight) > trainer_lib.STEPS_IN_FLIGHT:
-        # Batches and results of the steps that wait are in memory.
+        # Bounds the memory for batches and results of pending steps.
         jax.block_until_ready(in_flight.popleft())
       step, nimg = step + 1, nimg + self._batch
       self._profiler.after(step, state)
@@ -273,7 +273,7 @@ class _Run:
       if not self._schedule.is_over(nimg) and self._stop.reached(step):
         self._stop_early(state, step, nimg, stats.result())
         return state
-    self._saver.wait()  # Done only when it is known to be saved.
+    self._saver.wait()  # The run is done once the state is saved.
     self._writer.log(f'Done: {nimg / 1000:g} kimg')
     return state
 
@@ -282,7 +282,7 @@ class _Run:
     self._profiler.close()
 
   def _start_clock(self, nimg: int) -> ticks.TickClock:
-    """Starts the clock where the last session of the run stopped it."""
+    """Starts the clock where the previous session stopped it."""
     with processes.fail_together('cut off the records of steps to come'):
       last = self._writer.truncate_after(nimg / 1000 if nimg else -1)
 
@@ -326,13 +326,13 @@ class _Run:
     values = self._evaluators(snapshot)
     with processes.fail_together('write the metrics'):
       self._writer.write_metrics(values, snapshot.kimg)
-    if save:  # Last: a run that is killed before this measures it again.
+    if save:  # Save last: a run killed before this measures it again.
       self._saver.save(state, values, healthy=self._losses.healthy)
 
   def _stop_early(
     self, state: TrainState, step: int, nimg: int, stats: statistics.Stats
   ) -> None:
-    """Saves and leaves, in the middle of a tick with these statistics."""
+    """Saves and stops in the middle of a tick with these statistics."""
     kimg = nimg / 1000
     self._losses.update(stats, kimg, self._checkpoints.describe_latest())
     if self._checkpoints.latest() != step:
@@ -341,5 +341,5 @@ class _Run:
     self._stop.obeyed = True
     self._writer.log(
       f'Stopped:        by {self._stop.signal} at step {step}, {kimg:g} kimg. '
-      'Run the same command again to go on'
+      'Run the same command again to continue'
     )

@@ -1,4 +1,4 @@
-"""Estimates what a step takes before it runs, as the compiler counts it."""
+"""Estimates the cost of a step from the compiler's counts, before it runs."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Tree
 
-# Part of a device's memory that arrays and programs may take; the rest is left
-# to the runtime and to fragmentation.
+# Fraction of a device's memory for arrays and programs. The rest is left to the
+# runtime and to fragmentation.
 _USABLE = 0.92
 
-# Ratio of one count of micro-batches that is tried to the one before.
+# Ratio of successive micro-batch counts to try.
 _FACTOR = 2
 
 
@@ -25,13 +25,13 @@ class StepCost:
   """The cost of a step of one trainer on one mesh.
 
   Attributes:
-    batch: Images a step.
-    micro_batches: Parts in which gradients are computed.
-    generator_parameters: Numbers that G learns.
-    discriminator_parameters: Numbers that D learns.
-    flops: Floating-point operations of a step on one device, its share of what
-      the compiler counts, with all of its lazy phases; kernels count what they
-      declare. Micro-batches do not show in it.
+    batch: Number of images per step.
+    micro_batches: Number of parts in which gradients are computed.
+    generator_parameters: Number of G's trained parameters.
+    discriminator_parameters: Number of D's trained parameters.
+    flops: Floating-point operations of a step on one device, according to the
+      compiler, with all lazy phases. Kernels count what they declare. The
+      number of micro-batches has no effect on it.
     memory: Bytes on one device, by category.
     checkpoint: Bytes of a checkpoint.
   """
@@ -46,7 +46,7 @@ class StepCost:
 
   @property
   def peak(self) -> int:
-    """Bytes on one device in all."""
+    """Total bytes on one device."""
     return sum(self.memory.values())
 
   def report(self) -> str:
@@ -70,13 +70,13 @@ def estimate(
   batch: int,
   flops: float | None = None,
 ) -> StepCost:
-  """Compiles a step, without running it or making a state.
+  """Compiles a step without running it or creating a state.
 
   Args:
     trainer: Networks and recipe.
     mesh: The devices.
-    batch: Images a step.
-    flops: Operations of the step, if they were counted before.
+    batch: Number of images per step.
+    flops: Operations of the step, if they were already counted.
   """
   lowered, state, images = _lower(trainer, mesh, batch)
   with jax.set_mesh(mesh):
@@ -95,9 +95,9 @@ def estimate(
     flops=flops,
     memory={
       'state': bytes_of_state,
-      # The steps in flight hold one each, and one more is handed over next.
+      # Each step in flight holds a batch, and one more is handed over next.
       'batch': (trainer_lib.STEPS_IN_FLIGHT + 1) * _bytes(images) // mesh.size,
-      # The new state takes the place of the old one.
+      # The new state replaces the old one.
       'results': analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
       'temporary': analysis.temp_size_in_bytes,
       'program': analysis.generated_code_size_in_bytes,
@@ -107,10 +107,10 @@ def estimate(
 
 
 def count_flops(trainer: trainer_lib.Trainer, mesh: Mesh, batch: int) -> float:
-  """Returns the operations of a step on one device.
+  """Returns the number of operations of a step on one device.
 
-  They are counted for a batch in one piece, because XLA counts only one turn of
-  a loop over micro-batches.
+  They are counted for an undivided batch, because XLA counts only one iteration
+  of a loop over micro-batches.
   """
   recipe = dataclasses.replace(trainer.recipe, micro_batches=1)
   whole = dataclasses.replace(trainer, recipe=recipe)
@@ -126,7 +126,7 @@ def _flops(lowered: jax.stages.Lowered, mesh: Mesh) -> float:
 def _lower(
   trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
 ) -> tuple[jax.stages.Lowered, Any, Any]:
-  """Returns a step, and the shapes of the state and of a batch."""
+  """Returns the lowered step, and the shapes of the state and of a batch."""
   with jax.set_mesh(mesh):
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(trainer.init, key)
@@ -138,19 +138,19 @@ def _lower(
 def fit(
   trainer: trainer_lib.Trainer, mesh: Mesh, batch: int, memory: int
 ) -> tuple[StepCost, list[StepCost]]:
-  """Returns the cost with the largest micro-batches that fit the memory.
+  """Returns the cost with the largest micro-batches that fit into memory.
 
   Args:
-    trainer: Networks and recipe, whose own micro-batches are ignored.
+    trainer: Networks and recipe; its number of micro-batches is ignored.
     mesh: The devices.
-    batch: Images a step.
-    memory: Bytes that a device has.
+    batch: Number of images per step.
+    memory: Bytes of memory of a device.
 
   Returns:
-    The cost that fits, and all that were tried, the largest first.
+    The cost that fits, and all costs that were tried, the largest first.
 
   Raises:
-    ValueError: If none fits; the message says what the smallest takes.
+    ValueError: If none fits. The message states what the smallest needs.
   """
   tried: list[StepCost] = []
   for count in micro_batch_counts(trainer, mesh, batch):
@@ -172,7 +172,7 @@ def fit(
 def micro_batch_counts(
   trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
 ) -> Iterator[int]:
-  """Yields counts of micro-batches that keep groups whole, least first."""
+  """Yields micro-batch counts that keep groups whole, in ascending order."""
   group = discriminator_lib.images_in_group(
     batch, trainer.discriminator.mbstd_group
   )
@@ -183,14 +183,14 @@ def micro_batch_counts(
 
 
 def device_memory(mesh: Mesh) -> int | None:
-  """Returns the bytes that a device of a mesh has, or None if unknown."""
+  """Returns the bytes of memory of a mesh's device, or None if unknown."""
   device = mesh.local_devices[0] if mesh.local_devices else None
   stats = device.memory_stats() if device is not None else None
   return stats.get('bytes_limit') if stats else None
 
 
 def table(costs: Sequence[StepCost]) -> str:
-  """Returns the memory of each of several costs, a line each."""
+  """Returns the memory of several costs, one line each."""
   return '\n'.join(
     f'{c.batch // c.micro_batches:6} images at a time: {_gib(c.peak)}'
     for c in costs

@@ -1,7 +1,7 @@
-"""Ends a run early, on request, without losing a step.
+"""Ends a run early on request, without losing a step.
 
-A scheduler that takes the machine back sends SIGTERM, a user Ctrl-C. The run
-then finishes its step, saves and ends; the same command goes on from there.
+A scheduler that reclaims the machine sends SIGTERM; a user presses Ctrl-C. The
+run then finishes its step, saves and ends. The same command continues it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-# Exit status of a process that has stopped on request: EX_TEMPFAIL, "try again
+# Exit status of a process that stopped on request: EX_TEMPFAIL, "try again
 # later".
 EXIT_CODE = 75
 
@@ -22,11 +22,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-  """Whether a run has been asked to stop.
+  """Records whether a run has been asked to stop.
 
   Attributes:
-    signal: Name of the signal that asked; None if there was none.
-    obeyed: Whether a run has ended early for it; set by the run.
+    signal: Name of the signal received; None if there was none.
+    obeyed: Whether the run has ended early because of it; set by the run.
   """
 
   def __init__(self):
@@ -34,15 +34,15 @@ class Stop:
     self.obeyed = False
 
   def reached(self, step: int) -> bool:
-    """Returns whether to stop after a step; call it after each.
+    """Returns whether to stop after a step; call it after each step.
 
-    On several hosts the answer is that of JAX's preemption service: a SIGTERM
-    to any of them stops all, after the same step.
+    On several hosts JAX's preemption service decides: a SIGTERM to any host
+    stops all of them after the same step.
     """
     if jax.process_count() > 1:
       try:
         reached = multihost_utils.reached_preemption_sync_point(step)
-      except RuntimeError:  # The service is switched off.
+      except RuntimeError:  # The service is disabled.
         return False
       if reached:
         self.signal = signal.SIGTERM.name
@@ -57,19 +57,19 @@ def stop_on_signals(
   """Turns the first SIGTERM or SIGINT into a request; a second ends at once.
 
   Use it in the main thread of a program: it replaces the handlers of these
-  signals, and restores them at the end. On several hosts it replaces none, see
+  signals and restores them at the end. On several hosts it replaces none; see
   `Stop.reached`.
 
   Args:
-    meaning: Says what the program does on the first signal; printed then.
+    meaning: What the program does on the first signal; printed at that time.
   """
   stop = Stop()
   if jax.process_count() > 1:
     yield stop
     return
   # Python runs its handlers between bytecodes of the main thread, which may be
-  # compiling for minutes. The byte that the signal leaves in a pipe is read by
-  # another thread, at once.
+  # compiling for minutes. The signal also writes a byte to a pipe, which
+  # another thread reads at once.
   read_end, write_end = os.pipe()
   os.set_blocking(write_end, False)
   thread = threading.Thread(

@@ -1,7 +1,7 @@
-"""Agreement between the processes of a run on several hosts.
+"""Makes the processes of a run on several hosts agree on failures.
 
-Most computations of a run are collective: a process that leaves them, because
-its disk is full say, would let the others wait for ever.
+Most computations of a run are collective. If one process left them, for
+example because its disk is full, the others would wait forever.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ def where(condition: bool) -> list[int]:
 
 @contextlib.contextmanager
 def fail_together(task: str) -> Iterator[None]:
-  """Makes a block that raises on one process raise on all.
+  """Makes a block that raises on one process raise on all of them.
 
-  All processes enter the block, and it computes nothing collectively: compute
-  first, then write in such a block.
+  All processes must enter the block, and it must not compute collectively:
+  compute first, then write in such a block.
 
   Args:
-    task: Completes `could not ...` in the message: `write the tick`, say.
+    task: Completes `could not ...` in the message, as in `write the tick`.
 
   Raises:
     Exception: What the block raised on this process.
-    RuntimeError: If it raised on others alone.
+    RuntimeError: If it raised only on other processes.
   """
   try:
     yield
@@ -43,11 +43,11 @@ def fail_together(task: str) -> Iterator[None]:
 
 
 def check_together(task: str, *, failed: bool) -> None:
-  """Raises a RuntimeError if a task failed on another process than this."""
+  """Raises a RuntimeError if a task failed only on other processes."""
   others = where(failed)
   if others and not failed:
     raise RuntimeError(
       f'process {others[0]} of {jax.process_count()} could not {task}: see '
-      'what it printed. The run ends on all; mend the cause and run the same '
+      'its output. The run ends on all; fix the cause and run the same '
       'command again'
     )

@@ -1,4 +1,4 @@
-"""Recording what the devices do during some steps."""
+"""Records what the devices do during some steps."""
 
 import pathlib
 import re
@@ -10,10 +10,10 @@ FOLDER = 'profile'
 
 
 def parse_steps(text: str) -> range:
-  """Returns the steps of `A:B`, from A up to and with B, counted from 1.
+  """Returns the steps of `A:B`, from A to B inclusive, counted from 1.
 
   Raises:
-    ValueError: If it is not such a pair.
+    ValueError: If the text is not such a pair.
   """
   match = re.fullmatch(r'(\d+):(\d+)', text)
   if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -30,7 +30,7 @@ class Profiler:
   Args:
     steps: Numbers of the steps, counted from 1; empty for no trace.
     workdir: The run folder; the trace goes to `profile` in it.
-    log: Takes a line of text.
+    log: Receives a line of text.
   """
 
   def __init__(
@@ -42,14 +42,14 @@ class Profiler:
     self._runs = False
 
   def before(self, step: int, state: object) -> None:
-    """Call it before a step, with the state that the step starts from."""
+    """Call this before a step, with the state that the step starts from."""
     if step in self._steps and not self._runs:
-      jax.block_until_ready(state)  # Earlier steps are not in the picture.
+      jax.block_until_ready(state)  # Keep earlier steps out of the trace.
       jax.profiler.start_trace(self._folder)
       self._runs = True
 
   def after(self, step: int, state: object) -> None:
-    """Call it after a step, with the state that it leads to."""
+    """Call this after a step, with the resulting state."""
     if self._runs and step + 1 not in self._steps:
       jax.block_until_ready(state)
       self.close()

@@ -1,4 +1,4 @@
-"""Saving the states of a run, but no sick one over good ones."""
+"""Saves the states of a run, but only healthy ones."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,14 +10,15 @@ from sg3jax.train.step.state import TrainState
 
 
 class Saver:
-  """Saves states with the run's configuration beside them.
+  """Saves states together with the run's configuration.
 
   Args:
-    checkpoints: Where to.
+    checkpoints: Where to save them.
     options: The configuration as plain values.
-    best: The metric that the best checkpoint is chosen by, or None.
-    max_refused: States in a row that are not finite, at which the run is over.
-    log: Takes a line of text.
+    best: The metric by which the best checkpoint is chosen, or None.
+    max_refused: Number of consecutive states that are not finite after which
+      the run ends.
+    log: Receives a line of text.
   """
 
   def __init__(
@@ -39,15 +40,15 @@ class Saver:
   def save(
     self, state: TrainState, values: Mapping[str, float], *, healthy: bool
   ) -> None:
-    """Starts saving a state that is finite; writing goes on meanwhile.
+    """Starts saving a finite state; writing continues in the background.
 
     Args:
       state: The state.
-      values: Metrics measured of it, by name.
-      healthy: Whether the losses were finite; nothing is saved otherwise.
+      values: Metrics measured on it, by name.
+      healthy: Whether the losses were finite. Otherwise nothing is saved.
 
     Raises:
-      FloatingPointError: If this is one state too many that is not finite.
+      FloatingPointError: If no further state that is not finite is allowed.
       OSError: If it cannot be written.
     """
     name = self._best.name if self._best else None
@@ -72,7 +73,7 @@ class Saver:
       self._refused = 0
 
   def wait(self) -> None:
-    """Waits until the newest checkpoint is written, and known to be whole.
+    """Waits until the newest checkpoint is written and verified.
 
     Raises:
       OSError: If it could not be written, or is not complete.

@@ -1,7 +1,7 @@
-"""When a run reports, takes a snapshot and ends, counted in images.
+"""Schedules a run's ticks, snapshots and end, counted in images.
 
-Images are the unit of progress, whatever the batch was on the way: a run that
-goes on with another batch neither ends early nor moves its ticks.
+Images are the unit of progress, regardless of the batch size: a run that
+continues with another batch size neither ends early nor moves its ticks.
 """
 
 import dataclasses
@@ -15,9 +15,10 @@ class Schedule:
   """Counts of real images shown, each at least 1.
 
   Attributes:
-    total: At which the run ends.
-    tick: From one tick to the next.
-    snapshot: From one snapshot to the next, a multiple of `tick`.
+    total: Number of images at which the run ends.
+    tick: Number of images from one tick to the next.
+    snapshot: Number of images from one snapshot to the next, a multiple of
+      `tick`.
   """
 
   total: int
@@ -25,7 +26,7 @@ class Schedule:
   snapshot: int
 
   def is_over(self, nimg: int) -> bool:
-    """Returns whether a run that has shown so many images is complete."""
+    """Returns whether a run that has shown `nimg` images is complete."""
     return nimg >= self.total
 
   def ends_tick(self, nimg: int, batch: int) -> bool:
@@ -33,7 +34,7 @@ class Schedule:
     return self.is_over(nimg) or _crosses(self.tick, nimg, batch)
 
   def ends_snapshot(self, nimg: int, batch: int) -> bool:
-    """Returns whether it ends a tick at which a snapshot is taken."""
+    """Returns whether that batch ends a tick with a snapshot."""
     return self.is_over(nimg) or _crosses(self.snapshot, nimg, batch)
 
 
@@ -48,8 +49,8 @@ def make_schedule(config: Config) -> Schedule:
 
 
 def images(kimg: float) -> int:
-  """Returns thousands of images as a count, rounded up."""
-  # 1.1 * 1000 is a little above 1100.
+  """Converts thousands of images to a count, rounded up."""
+  # Round first, because 1.1 * 1000 is slightly above 1100.
   return max(math.ceil(round(kimg * 1000, 6)), 1)
 
 

@@ -1,8 +1,8 @@
-"""Places arrays on devices: the mesh, and rules for states and batches.
+"""Places arrays on devices: the mesh, and the sharding of states and batches.
 
-Images are spread over the mesh's 'data' axis, everything else is replicated.
-One program is traced for all devices, on global shapes, so statistics over the
-batch are global by construction and no number depends on the device count.
+Images are spread over the mesh's 'data' axis; everything else is replicated.
+One program is traced for all devices, with global shapes. Statistics over the
+batch are therefore global, and no number depends on the device count.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ def find_devices() -> list[Any]:
   """Returns the devices that JAX sees.
 
   Raises:
-    ValueError: If there is no device of the platform that JAX was told to use.
+    ValueError: If there is no device of the platform JAX is set to use.
   """
   try:
     return jax.devices()
-  except (RuntimeError, AssertionError) as error:  # The latter says nothing.
+  except (RuntimeError, AssertionError) as error:  # The latter has no text.
     platforms = getattr(jax.config, 'jax_platforms', None)
     told = (
       f'of the platform {platforms}, which JAX_PLATFORMS={platforms} asks for'
@@ -40,17 +40,17 @@ def find_devices() -> list[Any]:
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-  """Returns a mesh of one 'data' axis over devices, all of them by default.
+  """Returns a mesh with one 'data' axis over devices, by default all of them.
 
   Raises:
-    ValueError: If there are fewer devices than asked for, or none of the
-      platform that JAX was told to use.
+    ValueError: If there are fewer devices than requested, or none of the
+      platform JAX is set to use.
   """
   devices = find_devices()
   if num_devices is not None:
     if not 1 <= num_devices <= len(devices):
       raise ValueError(
-        f'{num_devices} devices were asked for, but JAX sees {len(devices)} '
+        f'{num_devices} devices were requested, but JAX sees {len(devices)} '
         f'({devices[0].platform}): pass --devices of at most {len(devices)}'
       )
     if jax.process_count() > 1 and num_devices < len(devices):
@@ -59,19 +59,19 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
         'out in a run on several hosts'
       )
     devices = devices[:num_devices]
-  # In the order of the hosts, as the rows that they load: `jax.make_mesh` might
-  # reorder devices by the wiring of a pod.
+  # Keep the order of the hosts, which is that of the rows they load.
+  # `jax.make_mesh` might reorder devices by the wiring of a pod.
   devices = sorted(devices, key=lambda d: (d.process_index, d.id))
   return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of states: a copy on every device."""
+  """Returns the sharding of states, with a copy on every device."""
   return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of batches: spread along their first axis."""
+  """Returns the sharding of batches, spread along their first axis."""
   return NamedSharding(mesh, P(DATA_AXIS))
 
 
@@ -85,10 +85,10 @@ def check_batch(
   """Checks that a batch can be spread over a mesh.
 
   Args:
-    batch: Images a step.
+    batch: Number of images per step.
     mesh: The devices.
-    micro_batches: Parts that it is computed in.
-    pl_batch_shrink: How many times smaller the batch of path lengths is.
+    micro_batches: Number of parts in which it is computed.
+    pl_batch_shrink: Ratio of the batch to the batch of path lengths.
 
   Raises:
     ValueError: If the batch, a micro-batch or the batch of path lengths is not
@@ -119,7 +119,7 @@ def check_batch(
 def shard_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, Array]:
-  """Returns global arrays from the rows that this host has loaded."""
+  """Returns global arrays made from the rows that this host has loaded."""
   sharding = batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)
@@ -128,12 +128,12 @@ def shard_batch(
 
 
 def num_shards() -> int:
-  """Returns how many parts of a batch there are inside a jitted function."""
+  """Returns the number of shards of a batch inside a jitted function."""
   return jax.sharding.get_abstract_mesh().shape.get(DATA_AXIS, 1)
 
 
 def constrain_batch(tree: Tree) -> Tree:
-  """Spreads arrays made inside a jitted function like a batch."""
+  """Shards arrays created inside a jitted function like a batch."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or DATA_AXIS not in mesh.axis_names:
     return tree

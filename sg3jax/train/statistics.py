@@ -1,9 +1,9 @@
-"""Statistics of a tick: the mean and the spread of the values of its steps.
+"""Computes the mean and the spread of the values in a tick's steps.
 
 A jitted step returns, for each name, the moments `[count, sum, sum of squares]`
 of that step's values. Moments of steps add up, so a tick's mean and standard
-deviation are those of all its values: not a mean of means, whatever the batch
-sizes, and also for a term that only some of the steps evaluate.
+deviation are those of all its values, not a mean of means. This holds for any
+batch sizes, and for terms that only some of the steps evaluate.
 """
 
 from collections.abc import Mapping
@@ -15,49 +15,49 @@ from jaxtyping import Float, Num
 
 from sg3jax.types import AnyArray, Array
 
-# Statistics by name, as a line of `stats.jsonl` holds them.
+# Statistics by name, as in a line of `stats.jsonl`.
 Stats = dict[str, dict[str, float | int]]
 
 
 def moments(x: Num[AnyArray, '...']) -> Float[Array, 'moments=3']:
-  """Returns the moments of all values of `x`, to be reported by a jitted step.
+  """Returns the moments of all values of `x`, for a jitted step to report.
 
   Args:
-    x: values of any shape and real dtype, a batch of losses say. Sharded values
-      count once each: the moments are those of the global array.
+    x: Values of any shape and real dtype, such as a batch of losses. The
+      moments of a sharded array are those of the global array.
 
   Returns:
-    `[count, sum, sum of squares]`, float32 whatever the dtype of `x`.
+    `[count, sum, sum of squares]`, float32 for any dtype of `x`.
   """
   x = jnp.asarray(x, jnp.float32)
   return jnp.stack([jnp.float32(x.size), jnp.sum(x), jnp.sum(jnp.square(x))])
 
 
 def no_moments() -> Float[Array, 'moments=3']:
-  """Returns the moments of no values."""
+  """Returns the moments of an empty set of values."""
   return jnp.zeros(3)
 
 
 class Accumulator:
   """Collects the moments of a tick without making the device wait.
 
-  `add` only keeps references to arrays that may still be being computed; the
-  one transfer of a tick happens in `result`. The sums over steps are taken on
-  the host in float64, so a long tick loses no digits that a step had.
+  `add` only keeps references to arrays that may not be computed yet. The only
+  transfer of a tick happens in `result`. Steps are summed on the host in
+  float64, so a long tick loses no digits that a step had.
   """
 
   def __init__(self):
     self._steps: list[Mapping[str, Float[AnyArray, 'moments=3']]] = []
 
   def add(self, step: Mapping[str, Float[AnyArray, 'moments=3']]) -> None:
-    """Takes the moments of one step: name -> `[count, sum, squares]`.
+    """Adds the moments of one step: name -> `[count, sum, sum of squares]`.
 
     The names may differ from step to step.
     """
     self._steps.append(dict(step))
 
   def result(self) -> Stats:
-    """Ends the tick: waits for its steps and starts an empty one.
+    """Ends the tick: waits for its steps, then starts an empty tick.
 
     Returns:
       name -> `{'num', 'mean', 'std'}` in order of first appearance: the number
@@ -74,9 +74,9 @@ class Accumulator:
 
 
 def summarize(values: Mapping[str, float | int]) -> Stats:
-  """Returns plain numbers in the form of `result`: one value each, no spread.
+  """Returns plain numbers in the form of `result`, with one value each.
 
-  Rates, counters and memory are recorded this way beside the losses.
+  This records rates, counters and memory together with the losses.
   """
   return {
     name: {'num': 1, 'mean': float(value), 'std': 0.0}
@@ -88,7 +88,8 @@ def _summary(moments: np.ndarray) -> dict[str, float | int]:
   num, total, squares = moments
   with np.errstate(invalid='ignore'):
     mean = total / num
-    # Rounding can put the variance of equal values a little below zero. A NaN
-    # passes through `maximum`, as it should: a sick run must not look healthy.
+    # Rounding can make the variance of equal values slightly negative. A NaN
+    # passes through `maximum`, as it should: a diverged run must not look
+    # healthy.
     std = np.sqrt(np.maximum(squares / num - mean**2, 0.0))
   return {'num': int(num), 'mean': float(mean), 'std': float(std)}

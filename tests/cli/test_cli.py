@@ -190,7 +190,7 @@ class TestTrain:
       '--config.data.cond=1',
       '--config.log.metrics=swd,eqt',
     )
-    assert 'that of this one is a learned constant: use swd' in error
+    assert 'this one has a learned constant: use swd' in error
     assert not (tmp_path / 'run').exists()
 
 

@@ -77,7 +77,7 @@ def test_halves_of_other_filters_are_refused(dtype):
   halves = {name: x.astype(dtype) for name, x in arrays.items()}
   halves[name] = other.astype(dtype)
   data = official_networks.checkpoint('small', arrays=halves, D=False)
-  with pytest.raises(records.CheckpointError, match=r'up_filter .* not what'):
+  with pytest.raises(records.CheckpointError, match=r'up_filter .* not match'):
     convert.convert(files.read_bytes(data))
 
 
@@ -170,7 +170,7 @@ def test_other_designs_need_a_configuration():
   found = _convert(value, config)
   assert found.assumed == []
   assert {k: found.model[k] for k in model} == model
-  with pytest.raises(records.CheckpointError, match='not those of its design'):
+  with pytest.raises(records.CheckpointError, match='do not match its design'):
     _convert(value, config | {'z_dim': 99})
 
 
@@ -205,7 +205,7 @@ def test_a_lone_discriminator_is_none():
     official_networks.discriminator(model, arrays),
     writer.state_dict(arrays),
   ):
-    with pytest.raises(records.CheckpointError, match='discriminator alone'):
+    with pytest.raises(records.CheckpointError, match='only a discriminator'):
       _convert(value)
 
 
@@ -216,7 +216,7 @@ def test_a_lone_discriminator_is_none():
     ({'synthesis.x': np.zeros(3)}, "'synthesis.x', which no network here"),
     ({'synthesis.b4.conv1.weight': np.zeros(3)}, 'no array .*affine'),
     ({'synthesis.L0_9_9.weight': np.zeros(3)}, 'no array .*affine'),
-    ({'module.a': np.zeros(1), 'a': np.zeros(1)}, "two arrays of the name 'a'"),
+    ({'module.a': np.zeros(1), 'a': np.zeros(1)}, "two arrays named 'a'"),
     ({'g.mapping.fc0.weight': np.zeros(3)}, 'but none of G_ema'),
   ],
 )

@@ -125,9 +125,9 @@ def test_names_beside_the_allowed_ones_are_refused(module, name):
 def test_allowed_names_cannot_be_chained():
   """No value of a file is callable, nor takes attributes."""
   ordered = _global('collections', 'OrderedDict')
-  _refused(_raw(ordered, b')R)R'), 'calls a dict, which is no function')
-  _refused(_raw(b'\x8c\x01x)R'), "calls 'x', which is no function")
-  _refused(_raw(_global('torch', 'FloatStorage'), b')R'), 'no function')
+  _refused(_raw(ordered, b')R)R'), 'calls a dict, which is not a function')
+  _refused(_raw(b'\x8c\x01x)R'), "calls 'x', which is not a function")
+  _refused(_raw(_global('torch', 'FloatStorage'), b')R'), 'not a function')
   # Instance attributes by BUILD: of a function, then of a text.
   _refused(_raw(ordered, b'}\x8c\x04callK\x01sb'), 'gives a Function a state')
   _refused(_raw(b'\x8c\x01x}b'), "gives 'x' a state")
@@ -191,7 +191,7 @@ def test_billion_laughs_stay_small():
 def test_keys_cannot_be_made_to_collide():
   """Multiples of 2^61 - 1 all have the hash 0."""
   number = ((1 << 61) - 1).to_bytes(9, 'little')
-  _refused(_raw(b'}\x8a\x09', number, b'Ns'), 'no text or small number')
+  _refused(_raw(b'}\x8a\x09', number, b'Ns'), 'a string or a small integer')
 
 
 def test_opcodes_are_counted(monkeypatch):
@@ -300,7 +300,7 @@ def test_files_within_the_file_hold_storages_only():
   inner = _blob(writer.storage_stream(np.zeros(4, np.float32)))
   _refused(_blob(inner), '_load_from_bytes.*not among')
   _refused(_blob(pickle.dumps(_Reduce(os.system, 'true'))), 'system.*not among')
-  _refused(_blob(b'\x80\x04N.'), 'no stream', records.CheckpointError)
+  _refused(_blob(b'\x80\x04N.'), 'PyTorch stream', records.CheckpointError)
   _refused(_blob(b''), 'no checkpoint', records.CheckpointError)
   stream = writer.storage_stream(np.zeros(4, np.float32))
   _refused(_blob(stream + b'\0'), '1 bytes follow', records.CheckpointError)
@@ -311,9 +311,9 @@ def test_files_within_the_file_hold_storages_only():
 def test_arrays_of_objects_are_refused():
   """An object array's bytes are a pickle of their own to NumPy."""
   evil = np.array([_Reduce(os.system, 'true')], dtype=object)
-  _refused(pickle.dumps({'a': evil}), "'O8', no plain number|system")
-  _refused(pickle.dumps(np.array(['text'])), "'U4', no plain number")
-  _refused(pickle.dumps(np.zeros(1, 'f4,i4')), "'V8', no plain number")
+  _refused(pickle.dumps({'a': evil}), "plain numbers, .* 'O8'|system")
+  _refused(pickle.dumps(np.array(['text'])), "plain numbers, .* 'U4'")
+  _refused(pickle.dumps(np.zeros(1, 'f4,i4')), "plain numbers, .* 'V8'")
 
 
 def test_array_shapes_are_checked():
@@ -331,7 +331,7 @@ def test_empty_arrays_have_no_huge_shapes():
   longer = data.replace(b'KF', huge).replace(b'KG', huge)
   frame = struct.pack('<BQ', 0x95, len(longer) - 11)
   _refused(
-    longer[:2] + frame + longer[11:], 'possible shape', records.CheckpointError
+    longer[:2] + frame + longer[11:], 'invalid shape', records.CheckpointError
   )
 
 
@@ -383,7 +383,7 @@ def test_zip_bombs():
   end = shared.rindex(b'PK\x05\x06')
   entry = bytes(shared[directory:end])
   twin = entry.replace(b'net/data/0', b'net/data/1')
-  for extra, match in ((twin, 'share their bytes'), (entry, 'share|one name')):
+  for extra, match in ((twin, 'share their bytes'), (entry, 'share|same name')):
     count, size = struct.unpack_from('<HI', shared, end + 10)
     tail = bytearray(shared[end:])
     struct.pack_into('<HHI', tail, 8, count + 1, count + 1, size + len(entry))

@@ -208,7 +208,7 @@ def test_a_point_of_another_configuration(tmp_path):
     'config': 'ladder:F,resolution=16',
     'model.synthesis.margin': 4,
   }
-  assert "'X' is no configuration of the ladder" in none.error
+  assert "as in T-noise, got 'X'" in none.error
 
 
 def test_seeds_are_not_checked_one_by_one(tmp_path):

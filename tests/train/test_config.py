@@ -39,10 +39,10 @@ def test_parse_arg(arg, expected):
   [
     ('512,16', r"'16' in the configuration argument '512,16' .*,batch=NUMBER"),
     ('512,bach=16', r"'bach=16' .* use resolution=NUMBER,batch=NUMBER"),
-    ('512,batch=x', 'batch in the configuration argument .* no whole number'),
-    ('large', 'resolution in .* is no whole number'),
-    ('gamma=x', 'gamma in .* is no number'),
-    ('resolution=2.5e2', 'resolution in .* is no whole number'),
+    ('512,batch=x', 'batch in the configuration argument .* be an integer'),
+    ('large', 'resolution in .* must be an integer'),
+    ('gamma=x', 'gamma in .* must be a number'),
+    ('resolution=2.5e2', 'resolution in .* must be an integer'),
   ],
 )
 def test_parse_arg_names_what_it_does_not_understand(arg, message):

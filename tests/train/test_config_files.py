@@ -18,7 +18,7 @@ def test_load_a_file(tmp_path):
   with pytest.raises(ValueError, match=r'mine\.py takes no argument'):
     config_files.load(f'{path}:64')
   path.write_text('')
-  with pytest.raises(ValueError, match=r'no configuration: it defines no get'):
+  with pytest.raises(ValueError, match=r'must define get_config\(\) to be'):
     config_files.load(str(path))
 
 

@@ -70,7 +70,7 @@ def test_a_run_outlives_its_evaluators(run):
   text = (run / 'log.txt').read_text()
   assert text.count('Traceback (most recent call last)') == 1
   # At the start and after every tick.
-  assert text.count('the run goes on (FileNotFoundError: the images') == 4
+  assert text.count('the run continues (FileNotFoundError: the images') == 4
   assert 'Done: 0.048 kimg' in text
 
 

@@ -69,7 +69,7 @@ def test_a_failing_evaluator_costs_its_figures_alone():
   assert "raise FileNotFoundError('the images" in tracebacks[0]
   warnings = [text for text in said if text.startswith('Warning: ')]
   assert warnings[1] == (
-    'Warning: an evaluation at 1 kimg has failed, the run goes on '
+    'Warning: an evaluation at 1 kimg has failed; the run continues '
     '(FileNotFoundError: the images are gone)'
   )
   assert len(warnings) == 3

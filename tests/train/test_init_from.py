@@ -99,10 +99,10 @@ def test_another_resolution_is_refused_with_the_difference(source):
     _prepare(config)
   lines = str(error.value).splitlines()
   assert lines[0] == (
-    f'train.init_from={source[0]} does not fit: the source is of 16 pixels, '
-    'the data of 32'
+    f'train.init_from={source[0]} does not fit: the source has 16 pixels a '
+    'side, this run 32'
   )
-  assert any(line.startswith('  of another shape, ') for line in lines)
+  assert any(line.startswith('  with a different shape, ') for line in lines)
   assert any(line.startswith('  not in the source, ') for line in lines)
   # 16 pixels have the blocks b16, b8 and b4; 32, also b32 with the lifting.
   assert '    discriminator/b32/conv0/bias: 2' in lines
@@ -117,21 +117,21 @@ def test_another_resolution_is_refused_with_the_difference(source):
   [
     (
       {'model.img_channels': 1},
-      'the source has images of 3 channels, the data of 1',
+      'the source has 3 image channels, the data have 1',
     ),
     (
       {'model.label_dim': 0},
-      'the source has labels of 2 features, the data of 0',
+      'the source has 2 label features, the data have 0',
     ),
-    ({'model.z_dim': 4}, 'model.z_dim is 8 there, 4 here'),
+    ({'model.z_dim': 4}, 'model.z_dim is 8 in the source, 4 here'),
     (
       {'model.discriminator.channel_max': 4},
-      'model.discriminator.channel_max is 8 there, 4 here',
+      'model.discriminator.channel_max is 8 in the source, 4 here',
     ),
     # The same arrays would mean another function.
     (
       {'model.synthesis.filter_size': 4},
-      'model.synthesis.filter_size is 6 there, 4 here',
+      'model.synthesis.filter_size is 6 in the source, 4 here',
     ),
   ],
 )
@@ -176,10 +176,10 @@ def test_a_part_is_copied_if_asked_for(source):
     state.generator_opt[0].count, fresh.generator_opt[0].count
   )
   lines = '\n'.join(start.report)
-  assert 'Warning: the source has labels of 2 features, the data of 0' in lines
+  assert 'Warning: the source has 2 label features, the data have 0' in lines
   assert '\n  copied        generator/mapping/fc1: bias, weight\n' in lines
   assert (
-    '\n  skipped       generator/mapping/fc0: weight, of another shape\n'
+    '\n  skipped       generator/mapping/fc0: weight, different shape\n'
     in lines
   )
   assert 'generator/mapping/embed: bias, weight, not needed here' in lines
@@ -398,7 +398,7 @@ def test_the_log_and_the_options_tell(source, run):
   # A resumed run has a state of its own.
   train()
   text = (workdir / 'log.txt').read_text()
-  assert f'nothing more from {source[0]}: the run goes on from its own' in text
+  assert f'nothing more from {source[0]}: the run continues from its' in text
   with pytest.raises(ValueError, match=r'another configuration: .*init_from'):
     train(init_from=None)
 
@@ -423,5 +423,5 @@ def test_fields_younger_than_the_source_count_as_their_defaults():
     init_from_lib._complete(there), here
   )
   assert difference == (
-    'model.synthesis.learned_transform is True there, False here'
+    'model.synthesis.learned_transform is True in the source, False here'
   )

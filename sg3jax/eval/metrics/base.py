@@ -1,6 +1,6 @@
-"""The description of a metric, and the registry of all metrics.
+"""Describes metrics, and keeps a registry of all of them.
 
-A metric is one function with a description, in one file:
+A metric is one function with a description, in its own file:
 
     @base.register(
       'brightness',
@@ -12,11 +12,11 @@ A metric is one function with a description, in one file:
       images = context.fakes(context.num_samples)
       return base.Measurement({'brightness': images.mean()}, len(images))
 
-Registered, it can be asked for by name in `sg3jax evaluate`, in `log.metrics`
-of a run, in `log.keep_best` and in a sweep, and curves and tables know its
-title, its unit and its direction. Modules in this folder are imported when the
-registry is first read; others register when they are imported: a
-configuration file may do so.
+A registered metric is available by name in `sg3jax evaluate`, in `log.metrics`
+and `log.keep_best` of a run, and in sweeps. Curves and tables show its title,
+its unit and its direction. Modules in this folder are imported when the
+registry is first read. Other modules register metrics when they are imported,
+for example by a configuration file.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ _T = TypeVar('_T')
 
 _FOLDER = 'sg3jax.eval.metrics'  # Its modules register metrics.
 
-# A metric can need these beside a generator.
+# What a metric can need besides a generator.
 REALS = 'reals'  # Real images to compare with.
 LABELS = 'labels'  # Real images with labels.
-TRANSFORMS = 'transforms'  # A generator whose input can be moved.
-FEATURES = 'features'  # A feature network, whose weights have to be there.
+TRANSFORMS = 'transforms'  # A generator whose input can be transformed.
+FEATURES = 'features'  # A feature network, whose weights must be available.
 _NEEDS = frozenset((REALS, LABELS, TRANSFORMS, FEATURES))
 
 
@@ -53,10 +53,10 @@ class Measurement:
   """The values of one metric for one snapshot.
 
   Attributes:
-    values: Numbers by name, the metric's `result` among them.
-    num_samples: Number of images that were really measured.
+    values: Values by name, including the metric's `result`.
+    num_samples: Number of images that were actually measured.
     ci95: Half widths of 95 % confidence intervals by the names of values, in
-      the same unit, for those values that have one.
+      the same unit, for the values that have one.
   """
 
   values: Mapping[str, float]
@@ -66,21 +66,21 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  r"""A metric: how it is measured, and how its values are ranked and shown.
+  r"""Describes how a metric is measured, and how its values are compared.
 
   Attributes:
-    name: The name by which users ask for it, `eqt`.
+    name: The name that users select it by, such as `eqt`.
     measure: Measures one snapshot.
-    title: Its name in plots, 'EQ-T'.
-    unit: Label of the axis of its values, 'dB'; may be empty.
+    title: Its name in plots, such as 'EQ-T'.
+    unit: Label of its axis in plots, such as 'dB'; may be empty.
     higher_is_better: Whether the highest value is the best one.
     needs: Members of `REALS`, `LABELS`, `TRANSFORMS` and `FEATURES`. Missing
       images, labels and transforms are reported before anything is computed.
     result: Name of its main value, and of its file `metric-RESULT.jsonl`.
-    panel: Title of its panel among a run's curves. Metrics of one panel share
-      it.
+    panel: Title of its panel among a run's curves. Metrics with the same title
+      share a panel.
     labels: Labels of its values in a legend, by regular expressions that match
-      the values' names in full. `\1` in a label is the first group.
+      the full names of the values. `\1` in a label is the first group.
   """
 
   name: str
@@ -117,17 +117,17 @@ def register(
   panel: str | None = None,
   labels: Mapping[str, str] | None = None,
 ) -> Callable[[_Measure], _Measure]:
-  """Returns a decorator that makes a function a metric.
+  """Returns a decorator that registers a function as a metric.
 
   Args:
-    name: See `Metric`, as for all other arguments.
+    name: Name of the metric; see `Metric` for all arguments.
     title: Name in plots.
-    unit: Label of the axis of its values.
+    unit: Label of its axis in plots.
     higher_is_better: Whether the highest value is the best one.
-    needs: Its needs beside a generator.
-    result: Name of its main value; by default the metric's.
+    needs: What it needs besides a generator.
+    result: Name of its main value; by default `name`.
     panel: Title of its panel among curves; by default `title`.
-    labels: Labels of its values; by default `title` for the main one.
+    labels: Labels of its values; by default `title` for the main value.
 
   Raises:
     ValueError: If another function is registered under this name, or a need is
@@ -153,7 +153,7 @@ def register(
       labels=labels or {},
     )
     known = _METRICS.get(name)
-    # A file that is executed again, in a notebook say, replaces its metric.
+    # A file that is executed again, as in a notebook, replaces its metric.
     if known and _home(known.measure) != _home(measure):
       raise ValueError(
         f'the name of a metric must be new, got {name}, which '
@@ -166,36 +166,36 @@ def register(
 
 
 def unregister(name: str) -> None:
-  """Takes a metric out of the registry; nothing happens if there is none."""
+  """Removes a metric from the registry, if it is there."""
   _METRICS.pop(name, None)
 
 
 def registry() -> Mapping[str, Metric]:
-  """Returns all metrics by name, those of this folder first."""
+  """Returns all metrics by name, with those of this folder first."""
   _import_all()
 
   def place(metric: Metric) -> tuple[bool, str]:
     home = _home(metric.measure)
     return not home.startswith(f'{_FOLDER}.'), home.rpartition('.')[0]
 
-  # Not by the order in which modules happen to be imported.
+  # The order must not depend on the order of imports.
   metrics = sorted(_METRICS.values(), key=place)
   return {metric.name: metric for metric in metrics}
 
 
 def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
-  """Returns the names of the metrics that a configuration or a flag asks for.
+  """Parses the names of metrics in a configuration or a flag.
 
   Args:
-    asked: Names, or texts of several names with commas in between: on the
-      command line `swd,eqt` makes a tuple of one text. None, nothing and `none`
-      (in any spelling) mean no metric.
+    asked: Names, or strings of comma-separated names: the command line parses
+      `swd,eqt` as a tuple of one string. None, an empty value and `none` (in
+      upper or lower case) mean no metric.
 
   Returns:
-    The names in their order, each once.
+    The names in order, without duplicates.
 
   Raises:
-    ValueError: If a metric is unknown, or `none` stands beside others.
+    ValueError: If a metric is unknown, or `none` is combined with others.
   """
   texts = [asked] if isinstance(asked, str) else asked or ()
   parts = [part.strip() for text in texts for part in str(text).split(',')]
@@ -213,7 +213,7 @@ def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def find_value(value: str) -> Metric | None:
-  """Returns the metric that yields a value of this name; None if none does."""
+  """Returns the metric that yields a value with this name, or None."""
   for metric in registry().values():
     if metric.label(value) is not None:
       return metric
@@ -221,11 +221,11 @@ def find_value(value: str) -> Metric | None:
 
 
 def value_of(name: str) -> Metric:
-  """Returns the metric whose main value is to rank checkpoints.
+  """Returns the metric whose main value ranks checkpoints.
 
   Raises:
-    ValueError: If no metric has a main value of this name. The message calls
-      it `log.keep_best`.
+    ValueError: If no metric has a main value with this name. The message
+      refers to it as `log.keep_best`.
   """
   metrics = {metric.result: metric for metric in registry().values()}
   if name in metrics:
@@ -241,19 +241,19 @@ def value_of(name: str) -> Metric:
 
 
 class Context:
-  """Everything by which metrics measure one snapshot.
+  """Everything that metrics need to measure one snapshot.
 
-  Whatever takes long is computed when a metric first asks for it, and then
+  Expensive results are computed when a metric first requests them, and then
   shared by all metrics of the snapshot, or of the run.
 
   Attributes:
     metrics: Names of all metrics that are measured.
-    num_samples: Number of images that a metric is asked to measure.
+    num_samples: Requested number of images per metric.
     seed: Random seed for latents, labels, transforms and the choice of reals.
     mesh: The devices.
-    images: Generates images with the generator that is measured.
+    images: Generates images with the measured generator.
     variables: The generator's variables.
-    group_size: Images that share a random transform, 4 in the paper.
+    group_size: Number of images that share a random transform; 4 in the paper.
   """
 
   def __init__(
@@ -269,19 +269,18 @@ class Context:
     group_size: int = 4,
     kept: dict[Hashable, Any] | None = None,
   ):
-    """Makes the context of one snapshot.
+    """Creates the context of one snapshot.
 
     Args:
-      images: See the attributes, as for the others.
+      images: Generates images; see the attributes for all arguments.
       variables: The generator's variables.
-      metrics: Names of all metrics that are being measured.
+      metrics: Names of all metrics that are measured.
       num_samples: Number of images.
       seed: Random seed.
       source: The real images; None if there are none.
-      labels: Labels to sample from; by default those of the real images.
-      group_size: Images that share a random transform.
-      kept: The results that `kept` has made for earlier snapshots; new ones
-        are added.
+      labels: Labels to sample from; the labels of the real images by default.
+      group_size: Number of images that share a random transform.
+      kept: Results of `kept` for earlier snapshots; new ones are added.
     """
     self.images = images
     self.variables = variables
@@ -303,7 +302,7 @@ class Context:
     """Returns `make(self)`, computed once for all metrics of the snapshot.
 
     Args:
-      make: A function of a module, by which the result is found again.
+      make: A module-level function, which also identifies the result.
     """
     if make not in self._shared:
       self._shared[make] = make(self)
@@ -351,37 +350,38 @@ class Context:
 
   @property
   def label_values(self) -> np.ndarray | None:
-    """The labels as compiled functions take them.
+    """The labels in the form for compiled functions.
 
-    Class indices [m] where the source has classes, which one-hot would take
-    much memory, or vectors [m, classes]; None for a generator without labels.
+    They are class indices [m] if the source has classes, because one-hot
+    vectors would take much memory; vectors [m, classes] otherwise; and None for
+    a generator without labels.
     """
     return None if self.labels is None else self.labels.values
 
   def reals(self, count: int) -> ImagesU8:
-    """Returns a random choice of real images, uint8 [count, h, w, c].
+    """Returns randomly chosen real images, uint8 [count, h, w, c].
 
     Args:
-      count: How many, at most as many as there are. A smaller choice is the
-        beginning of a larger one.
+      count: Number of images, at most the number that exist. A smaller choice
+        is the beginning of a larger one.
     """
     return self._first('reals', count, self._read)
 
   def fakes(self, count: int) -> ImagesU8:
     """Returns generated images, uint8 [count, h, w, c], in host memory.
 
-    Latents are standard normal, labels those of randomly chosen real images.
+    Latents are standard normal; labels come from randomly chosen real images.
 
     Args:
-      count: How many. Fewer images are the beginning of more, so that metrics
-        of different sizes share them.
+      count: Number of images. A smaller set is the beginning of a larger one,
+        so that metrics of different sizes share images.
     """
     return self._first('fakes', count, self._generate)
 
   def _first(
     self, kind: str, count: int, make: Callable[[int, int], ImagesU8]
   ) -> ImagesU8:
-    """Returns the first images of a kind; makes those that are missing."""
+    """Returns the first images of a kind, and creates those missing."""
     images = self._shared.get(kind)
     if images is None:
       images = make(0, count)
@@ -416,7 +416,7 @@ def _import_all() -> None:
 
 
 def _home(function: Callable[..., Any]) -> str:
-  """Returns where a function is defined, also where arguments are bound."""
+  """Returns where a function is defined, also for one with bound arguments."""
   inner = function.func if isinstance(function, functools.partial) else function
   return f'{inner.__module__}.{inner.__qualname__}'
 

@@ -1,4 +1,4 @@
-"""EQ-T, EQ-T_frac and EQ-R: how well a generator follows transforms.
+"""EQ-T, EQ-T_frac and EQ-R, which measure a generator's equivariance.
 
 Paper equation 3 and appendix E; math.md section 3. An image generated from
 transformed input features is compared with the transformed image:
@@ -6,13 +6,12 @@ transformed input features is compared with the transformed image:
   PSNR = 20 log10(I_max) - 10 log10(MSE), I_max = 2 for the range [-1, 1],
 
 where MSE is pooled over all samples, valid pixels and channels. Images are
-neither clipped nor quantised. The paper's protocol samples one transform for
-each group of four images; so does this module.
+neither clipped nor quantized. As in the paper's protocol, each group of four
+images shares one transform.
 
-Every random number comes from the seed, the number of the group and the name
-of the metric. The values depend neither on the batch size, nor on how many
-devices share the work, nor on which other metrics are measured (beyond the
-rounding of float32).
+Every random number depends only on the seed, the number of the group and the
+name of the metric. The values do not depend on the batch size, on the number of
+devices or on which other metrics are measured (beyond float32 rounding).
 """
 
 import functools
@@ -38,10 +37,10 @@ SampleWs = Callable[[Variables, Array, int], Array]
 
 
 class EquivarianceEvaluator:
-  """Measures generators of one design; compiles once for all of its weights.
+  """Measures generators of one design, and compiles once for all weights.
 
   Attributes:
-    num_samples: How many images are measured.
+    num_samples: Number of images that are measured.
     seed: Random seed for latents and transforms.
   """
 
@@ -58,26 +57,27 @@ class EquivarianceEvaluator:
     mesh: Mesh | None = None,
     log: Callable[[str], None] = lambda line: None,
   ):
-    """Compiles nothing yet.
+    """Prepares the measurement; compiles nothing yet.
 
     Args:
-      synthesize: (variables, styles, inverse transforms) -> images, for
-        `batch_size` images at a time. It is called as it is, outside of
-        `jax.jit`: pass a jitted function. Whoever has compiled the network for
-        other purposes need not compile it again.
-      sample_ws: (variables, key, n) -> styles of n random latents and labels;
-        traced.
-      batch_size: Images at a time, a multiple of `group_size` on each device.
+      synthesize: Maps (variables, styles, inverse transforms) to images, for
+        `batch_size` images at a time. It is called outside of `jax.jit`, so
+        pass a jitted function. A network that is already compiled need not be
+        compiled again.
+      sample_ws: Maps (variables, key, n) to styles of n random latents and
+        labels; traced.
+      batch_size: Number of images at a time, a multiple of `group_size` on each
+        device.
       metrics: Members of 'eqt', 'eqt_frac' and 'eqr' to measure.
-      num_samples: How many images to measure.
-      group_size: Images that share a transform, 4 in the paper.
+      num_samples: Number of images to measure.
+      group_size: Number of images that share a transform; 4 in the paper.
       seed: Random seed for latents and transforms.
       mesh: Devices that share each batch, along all axes of the mesh, which
-        must be of type Auto. None: the default device alone.
+        must be of type Auto; None for the default device only.
       log: Called with lines of text about what is compiled.
 
     Raises:
-      ValueError: If a metric is unknown, or a number does not fit.
+      ValueError: If a metric is unknown, or a number is invalid.
     """
     _check(metrics, batch_size, num_samples, group_size, mesh)
     self.num_samples = num_samples
@@ -88,7 +88,7 @@ class EquivarianceEvaluator:
     self._sample_ws = sample_ws
     self._groups_per_batch = batch_size // group_size
     self._mesh = mesh
-    # Replicated, so that each host of several can read the sums.
+    # Replicated, so that every host can read the sums.
     whole = NamedSharding(mesh, PartitionSpec()) if mesh else None
     spread = NamedSharding(mesh, _batch_spec(mesh)) if mesh else None
     self._batch_sharding = spread
@@ -113,8 +113,7 @@ class EquivarianceEvaluator:
 
     Args:
       variables: The first argument of `synthesize` and `sample_ws`, on the
-        devices of
-        the mesh (sharded or not), or on no device yet.
+        devices of the mesh (sharded or not), or on no device yet.
     """
     return {
       self._transforms[name].result: transforms_lib.psnr(*errors)
@@ -127,26 +126,26 @@ class EquivarianceEvaluator:
     """Returns squared errors and counts of each sample, by metric.
 
     Args:
-      variables: As for a call.
+      variables: As for `__call__`.
 
     Returns:
-      Two float arrays [num_samples] for each metric, for `psnr` and
-      `psnr_ci95`.
+      Two float arrays [num_samples] for each metric, the arguments of `psnr`
+      and `psnr_ci95`.
     """
     key = jax.random.key(self.seed)
     groups = math.ceil(self.num_samples / self.group_size)
     found = []
-    # Operators in `synthesize` may share their work over the context's mesh.
+    # Operators in `synthesize` may spread their work over the context's mesh.
     with jax.set_mesh(self._mesh) if self._mesh else nullcontext():
       for first in range(0, groups, self._groups_per_batch):
         batch = np.arange(first, first + self._groups_per_batch, dtype=np.int32)
         if self._batch_sharding:
           batch = jax.device_put(batch, self._batch_sharding)
         found.append(self._measure_batch(variables, key, batch))
-        # At most two batches take memory on the devices.
+        # Keep at most two batches in the devices' memory.
         jax.block_until_ready(found[-2:][0])
     found = jax.device_get(found)
-    # The last batch may be more than was asked for: its rest is left out.
+    # Drop the part of the last batch beyond the requested number.
     errors = {}
     for name in self._transforms:
       squares, counts = zip(*(batch[name] for batch in found), strict=True)
@@ -159,7 +158,7 @@ class EquivarianceEvaluator:
   def _measure_batch(
     self, variables: Variables, key: Array, groups: Int[AnyArray, ' g']
   ) -> dict[str, Errors]:
-    """Returns squared errors and counts [n] of each metric for a batch."""
+    """Returns the squared errors and counts [n] of each metric for a batch."""
     ws, identity = self._styles(variables, key, groups)
     originals = self._synthesize(variables, ws, identity)
     errors = {}
@@ -192,10 +191,10 @@ class EquivarianceEvaluator:
       size: Rows and columns of the images.
 
     Returns:
-      For each metric the parameters of its groups, [g] or [g, 2], and their
+      For each metric, the parameters of its groups, [g] or [g, 2], and the
       inverse transforms [n, 3, 3].
     """
-    # Keyed by all transforms, so that a choice among them changes no value.
+    # Split keys for all transforms, so that values do not depend on the choice.
     keys = dict(zip(TRANSFORMS, _split_keys(key, groups)[1:], strict=True))
     moves = {}
     for name, transform in self._transforms.items():
@@ -211,7 +210,7 @@ class EquivarianceEvaluator:
     images: Array,
     parameters: Array,
   ) -> Errors:
-    """Compares group after group, each device its own groups."""
+    """Compares images group by group; each device compares its own groups."""
 
     def compare(originals, images, parameters) -> Errors:
       squares, counts = jax.lax.map(
@@ -237,7 +236,7 @@ def _check(
   group_size: int,
   mesh: Mesh | None,
 ) -> None:
-  """Raises ValueError if a metric is unknown, or a number does not fit."""
+  """Raises a ValueError if a metric is unknown, or a number is invalid."""
   if not metrics or not set(metrics) <= set(TRANSFORMS):
     raise ValueError(
       f'equivariance metrics must be among {list(TRANSFORMS)}, got '
@@ -257,7 +256,7 @@ def _check(
 
 
 def _split_keys(key: Array, groups: Int[Array, ' g']) -> Array:
-  """Returns keys [1 + transforms, g]: for latents, then for each transform."""
+  """Returns keys [1 + transforms, g], for latents and then each transform."""
   keys = jax.vmap(functools.partial(jax.random.fold_in, key))(groups)
   return jax.vmap(
     lambda k: jax.random.split(k, 1 + len(TRANSFORMS)), out_axes=1
@@ -321,6 +320,6 @@ for _name, _title, _suffix in (
     needs=(base.TRANSFORMS,),
     result=TRANSFORMS[_name].result,
     panel='Equivariance',
-    # Files of other tools have other numbers of samples in the name.
+    # In files of other tools, the name states a different number of samples.
     labels={rf'{_name[:3]}\d+k?{_suffix}': _title},
   )(functools.partial(_measure, _name))

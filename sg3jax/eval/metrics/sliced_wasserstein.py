@@ -3,10 +3,10 @@
 Karras et al. 2018 (Progressive growing of GANs, arXiv 1710.10196), section 5:
 patches of 7x7 pixels are taken from each level of a Laplacian pyramid, and the
 two clouds of patches are compared through their one-dimensional projections.
-A coarse level judges large structures, the finest one the texture of pixels.
+Coarse levels measure large structures; the finest one measures pixel texture.
 
-It needs no pretrained network, hence no download; it judges local statistics,
-not what an image shows.
+The metric needs no pretrained network, and hence no download. It measures local
+statistics, not the content of an image.
 """
 
 import functools
@@ -23,22 +23,22 @@ _PATCH = 7
 _MIN_SIZE = 16
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 _DIRECTIONS_AT_ONCE = 16
-# A channel that varies less than this, an eighth of a grey level, is flat: its
-# rounding errors are not blown up to unit variance.
+# A channel that varies less than this, an eighth of a grey level, counts as
+# flat, so that its rounding errors are not scaled to unit variance.
 _MIN_STD = 1e-3
 _SCALE = 1e3
 
 
 class SlicedWasserstein:
-  """Measures sets of images against one set, whose patches are kept.
+  """Measures sets of images against a reference set, whose patches are kept.
 
-  Patches stand at the same random places in every image, so that the distance
-  does not depend on the order of the images. Each set is normalised by the mean
-  and standard deviation of each of its channels, level by level: the distance
-  is blind to overall brightness, contrast and tint.
+  Patches have the same random positions in every image, so the distance does
+  not depend on the order of the images. Each set is normalized by the mean and
+  standard deviation of each of its channels at each level, so the distance
+  ignores overall brightness, contrast and tint.
 
   Attributes:
-    num_images: Images in the reference set, and needed in any other.
+    num_images: Number of images in the reference set and in any other set.
     levels: Shorter side of the images at each level of the pyramid, in pixels.
   """
 
@@ -54,12 +54,12 @@ class SlicedWasserstein:
     """Extracts the reference set's patches.
 
     Args:
-      reals: Images in [-1, 1], or uint8; any number of channels.
-      seed: Random seed for places and directions.
-      patches_per_image: Patches of an image at each level, or as many as there
-        are places.
-      num_projections: Random directions.
-      batch_size: Images that are decomposed at a time.
+      reals: Images in [-1, 1] or uint8, with any number of channels.
+      seed: Random seed for positions and directions.
+      patches_per_image: Number of patches per image at each level, limited by
+        the number of positions.
+      num_projections: Number of random directions.
+      batch_size: Number of images that are decomposed at a time.
 
     Raises:
       ValueError: If a number is not positive or the images are too small.
@@ -68,7 +68,7 @@ class SlicedWasserstein:
     if min(numbers) < 1:
       raise ValueError(
         'the sliced Wasserstein distance needs at least one image, patch, '
-        f'direction and image a batch, got {numbers[-1]}, {numbers[0]}, '
+        f'direction and image per batch, got {numbers[-1]}, {numbers[0]}, '
         f'{numbers[1]} and {numbers[2]}'
       )
     if min(reals.shape[1:3]) < _PATCH:
@@ -97,10 +97,11 @@ class SlicedWasserstein:
     """Returns the distance times 1000 at each level, and their mean.
 
     Args:
-      fakes: As many images as the reference set has, of the same shape.
+      fakes: Images of the same number and shape as in the reference set.
 
     Returns:
-      `swd_64`, say, for the level of 64 pixels, and so on; `swd` is the mean.
+      Values by name: `swd_64` for the level of 64 pixels, and so on; `swd` is
+      the mean.
 
     Raises:
       ValueError: If the number or the shape of the images differs.
@@ -124,7 +125,7 @@ class SlicedWasserstein:
     return distances | {'swd': float(np.mean(list(distances.values())))}
 
   def _patches(self, images: Images | ImagesU8) -> list[Float[Array, 'm d']]:
-    """Returns normalised patches of each level, one a row."""
+    """Returns the normalized patches of each level, one per row."""
     batches = [
       _extract(images[i : i + self._batch_size], self._places)
       for i in range(0, len(images), self._batch_size)
@@ -139,17 +140,17 @@ class SlicedWasserstein:
 def sliced_wasserstein(
   reals: Images | ImagesU8, fakes: Images | ImagesU8, **options: int
 ) -> dict[str, float]:
-  """Returns the distance of two sets; see `SlicedWasserstein`."""
+  """Returns the distance between two sets; see `SlicedWasserstein`."""
   return SlicedWasserstein(reals, **options)(fakes)
 
 
 def laplacian_pyramid(
   x: Float[AnyArray, 'n h w c'],
 ) -> list[Float[Array, 'n _ _ c']]:
-  """Splits images into bands: details from fine to coarse, and the remainder.
+  """Splits images into bands, from fine details to the coarse remainder.
 
-  Each level is half as large as the one before, the last the smallest that is
-  still 16 pixels or more. Upsampled and added up they give the images back.
+  Each level is half as large as the previous one, and the last is the smallest
+  with at least 16 pixels. Upsampling and adding them restores the images.
   """
   levels = []
   x = jnp.asarray(x)
@@ -169,7 +170,7 @@ def _level_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _blur(x: Float[Array, 'n h w c']) -> Float[Array, 'n h w c']:
-  """Applies the binomial low-pass along rows and columns, mirrored outside."""
+  """Applies the binomial low-pass along both axes, with reflected edges."""
   for axis in (1, 2):
     padding = [(0, 0)] * 4
     padding[axis] = (2, 2)
@@ -187,10 +188,10 @@ def _blur(x: Float[Array, 'n h w c']) -> Float[Array, 'n h w c']:
 def _upsample(
   x: Float[Array, 'n h w c'], height: int, width: int
 ) -> Float[Array, 'n h2 w2 c']:
-  """Doubles the size, less the last row or column of an odd one."""
+  """Doubles the size, without the last row or column for an odd size."""
   along = (0, 1, 1)
   x = jax.lax.pad(x, 0.0, [(0, 0, 0), along, along, (0, 0, 0)])
-  # Three of four samples are zeros: four times the gain.
+  # Three of four samples are zero, so the gain is four.
   return 4 * _blur(x[:, :height, :width])
 
 
@@ -202,7 +203,7 @@ def _sample(
   patches: int,
   projections: int,
 ) -> tuple[Int[np.ndarray, 'p 2'], Float[np.ndarray, 'k d']]:
-  """Samples top-left corners, each at most once, and unit directions."""
+  """Samples distinct top-left corners, and unit directions."""
   rng = np.random.default_rng([seed, level])
   rows, columns = (side - _PATCH + 1 for side in size)
   places = rng.choice(
@@ -219,7 +220,7 @@ def _extract(
   x: Float[AnyArray, 'n h w c'] | UInt8[AnyArray, 'n h w c'],
   places: tuple[Int[AnyArray, 'p 2'], ...],
 ) -> list[Float[Array, 'm d']]:
-  """Returns the patches of each level, those of an image side by side."""
+  """Returns the patches of each level, with each image's next to each other."""
   if x.dtype == jnp.uint8:
     x = x.astype(jnp.float32) / 127.5 - 1
   offsets = np.arange(_PATCH)
@@ -265,13 +266,13 @@ def _distance(
 
 
 def _sort(x: Float[Array, ' m']) -> Float[Array, ' m']:
-  """Sorts finite numbers through their bits: 5 times faster on a CPU.
+  """Sorts finite numbers by their bits, which is 5 times faster on CPUs.
 
-  XLA calls back a comparison for every two floats there, but not for integers.
+  On CPUs XLA calls a comparison function to sort floats, but not for integers.
   """
 
   def swap(bits: Int[Array, ' m']) -> Int[Array, ' m']:
-    # Negative floats are ordered backwards.
+    # The bits of negative floats are in reverse order.
     return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
   bits = jax.lax.bitcast_convert_type(x, jnp.int32)
@@ -288,7 +289,7 @@ def _sort(x: Float[Array, ' m']) -> Float[Array, ' m']:
   labels={'swd': 'mean', r'swd_(\d+)': r'level of \1 pixels'},
 )
 def measure(context: base.Context) -> base.Measurement:
-  """Compares as many generated images as there are reals, at most."""
+  """Compares at most as many generated images as there are reals."""
   reference = context.kept(_make_reference)
   fakes = context.fakes(reference.num_images)
   return base.Measurement(reference(fakes), reference.num_images)

@@ -1,6 +1,6 @@
-"""Clips: images that move, as animated WebP or GIF files.
+"""Writes clips of moving images, as animated WebP or GIF files.
 
-Files are written whole or not at all, and replace those of the same name.
+Files are written completely or not at all, and replace existing ones.
 """
 
 import pathlib
@@ -12,33 +12,33 @@ from jaxtyping import Float, UInt8
 from sg3jax.eval.plots import grids
 from sg3jax.types import AnyArray
 
-# The unit of a frame's duration, in milliseconds, and the most frames a second:
-# viewers slow clips that ask for more down to ten.
+# The unit of a frame's duration, in milliseconds, and the maximum frame rate.
+# Viewers slow clips with a higher rate down to ten frames per second.
 _CLIPS = {'.webp': (1, 60), '.gif': (10, 50)}
 
 
 def save_clip(
   frames: UInt8[np.ndarray, 'f h w c'], path: grids.Path, fps: float | int
 ) -> None:
-  """Writes an endless animation: WebP, or GIF where the suffix says so.
+  """Writes an endless animation as WebP or GIF, depending on the suffix.
 
   Args:
     frames: The frames in order, with 1, 3 or 4 channels.
-    path: The file, with the suffix `.webp` or `.gif`. Folders are made. GIF has
-      256 colours a frame and is larger.
-    fps: Frames a second. Formats count in whole milliseconds (GIF: hundredths
-      of a second); the frames' durations vary by that much so that the clip
-      takes `len(frames) / fps` seconds in all.
+    path: The file, with the suffix `.webp` or `.gif`. Folders are created. GIF
+      files have 256 colours per frame and are larger.
+    fps: Frames per second. Durations are integer milliseconds (hundredths of a
+      second for GIF); they vary by that unit, so that the whole clip takes
+      `len(frames) / fps` seconds.
 
   Raises:
-    ValueError: If the suffix is another, there are no frames, or the format
-      cannot play the rate.
+    ValueError: If the suffix is different, there are no frames, or the format
+      does not support the rate.
   """
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in _CLIPS:
     raise ValueError(f'a clip must be a .webp or .gif file, got {str(path)!r}')
   if not len(frames):
-    raise ValueError('a clip needs at least one frame')
+    raise ValueError('a clip must have at least one frame, got 0')
   unit, limit = _CLIPS[suffix]
   if not 0 < fps <= limit:
     raise ValueError(
@@ -60,18 +60,18 @@ def save_clip(
 def translation_path(
   num_frames: int, radius: float
 ) -> Float[np.ndarray, 'f 3 3']:
-  """Returns transforms that carry the image once around a circle.
+  """Returns transforms that move the image once around a circle.
 
   Args:
-    num_frames: Number of frames of the closed path; frame `num_frames` would be
-      frame 0.
-    radius: Radius of the circle, as a fraction of the image's width. EQ-T moves
-      by up to 1/8.
+    num_frames: Number of frames of the closed path. Frame `num_frames` would
+      equal frame 0.
+    radius: Radius of the circle, as a fraction of the image's width. EQ-T
+      shifts images by up to 1/8.
 
   Returns:
-    Inverse transforms, as the generator's input takes them, float32: the image
-    moves by +t where they hold -t. x points right and y down, so the image
-    starts on the right and goes clockwise.
+    Inverse transforms for the generator's input, float32. A transform with -t
+    moves the image by +t. x points right and y down, so the image starts on the
+    right and moves clockwise.
   """
   angle = _turn(num_frames)
   transforms = np.tile(np.eye(3), (num_frames, 1, 1))
@@ -81,15 +81,14 @@ def translation_path(
 
 
 def rotation_path(num_frames: int) -> Float[np.ndarray, 'f 3 3']:
-  """Returns transforms that turn the image once about its centre.
+  """Returns transforms that rotate the image once about its centre.
 
   Args:
-    num_frames: Number of frames of the closed path, the first one upright.
+    num_frames: Number of frames of the closed path. The first one is upright.
 
   Returns:
-    Inverse transforms, float32: the image turns by the angle a, counter-
-    clockwise, where they hold `[[cos a, -sin a], [sin a, cos a]]` (the paper's
-    appendix E).
+    Inverse transforms, float32. `[[cos a, -sin a], [sin a, cos a]]` rotates the
+    image counterclockwise by the angle a (the paper's appendix E).
   """
   angle = _turn(num_frames)
   transforms = np.tile(np.eye(3), (num_frames, 1, 1))
@@ -107,20 +106,19 @@ def make_equivariance_clip(
   size: tuple[int, int] | None = None,
   batch_size: int = 8,
 ) -> UInt8[np.ndarray, 'f height width c']:
-  """Renders images that move through the generator's input transform.
+  """Renders images that the generator's input transform moves.
 
-  In an equivariant generator's clip all detail moves with the image; detail
-  that stays in its place on the screen is what the eye finds at once.
+  In the clip of an equivariant generator all detail moves with the image.
+  Detail that sticks to the screen is easy to see.
 
   Args:
     synthesize: `synthesize(ws, transform) -> images` for `ws` [b, l, d] and
-      inverse transforms [b, 3, 3], a jitted generator say. It is called with
-      one `b` only, so it compiles once.
+      inverse transforms [b, 3, 3], such as a jitted generator. It is called
+      with only one value of `b`, so it compiles once.
     ws: Styles of the images that move together.
     transforms: Inverse transform of each frame; see `translation_path`.
-    size: Columns and rows in which a frame shows the images, by default all in
-      one row.
-    batch_size: Images rendered at a time.
+    size: Columns and rows of the images in a frame; one row by default.
+    batch_size: Number of images rendered at a time.
 
   Returns:
     The frames, for `save_clip`.
@@ -128,7 +126,7 @@ def make_equivariance_clip(
   ws, transforms = np.asarray(ws), np.asarray(transforms)
   n, f = len(ws), len(transforms)
   size = size or (n, 1)
-  # The last batch is filled up with repetitions of the first images.
+  # Pad the last batch with the first images.
   padded = -(-n * f // batch_size) * batch_size
   index = np.arange(padded) % (n * f)
   images = np.concatenate(

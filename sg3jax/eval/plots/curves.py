@@ -1,4 +1,4 @@
-"""The curves of a run on one page: losses, scores, metrics against kimg."""
+"""Plots the curves of a run: losses, scores and metrics against kimg."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ class _Line:
   kimg: np.ndarray
   value: np.ndarray
   std: np.ndarray | None = None
-  place: int = 0  # Among the lines of its panel.
+  place: int = 0  # Index among the lines of its panel.
 
 
 @dataclasses.dataclass
@@ -26,21 +26,21 @@ class _Panel:
   ylabel: str
   lines: list[_Line]
   log: bool = False
-  markers: bool = False  # Few points, each of which was measured with care.
+  markers: bool = False  # For few points with a precise measurement each.
   from_zero: bool = False
 
 
 def plot_curves(stats_path: grids.Path, out_png: grids.Path) -> None:
-  """Plots a run's curves: losses, scores, R1 penalty, and metrics if measured.
+  """Plots a run's losses, scores and R1 penalty, and metrics if measured.
 
   Args:
-    stats_path: The run's `stats.jsonl`. The files `metric-*.jsonl` beside it
-      add a panel for each metric, or for several that share one.
-    out_png: The file to write; one of that name is replaced.
+    stats_path: The run's `stats.jsonl`. The files `metric-*.jsonl` in the same
+      folder add a panel for each metric, or for several that share one.
+    out_png: The file to write; an existing one is replaced.
 
   Raises:
-    FileNotFoundError: If there is no such `stats.jsonl`.
-    ValueError: If it has no tick yet.
+    FileNotFoundError: If `stats_path` does not exist.
+    ValueError: If it contains no tick yet.
   """
   stats_path = pathlib.Path(stats_path)
   panels = _stats_panels(stats_path) + _metric_panels(stats_path.parent)
@@ -101,7 +101,7 @@ def _stats_panels(path: pathlib.Path) -> list[_Panel]:
 
 
 def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
-  """Returns the panels of all metrics, those of no known metric first."""
+  """Returns the panels of all metrics, with those of unknown metrics first."""
   panels: dict[tuple[bool, str], _Panel] = {}
   order = list(base.registry())
   for path in sorted(folder.glob('metric-*.jsonl')):
@@ -131,7 +131,7 @@ def _metric_panel(metric: base.Metric) -> _Panel:
     metric.unit,
     [],
     markers=True,
-    # Distances have a zero that means something; decibels have not.
+    # Zero is meaningful for distances, but not for decibels.
     from_zero=not metric.higher_is_better,
   )
 
@@ -142,13 +142,13 @@ def _read_values(path: pathlib.Path) -> dict[str, dict[float, float | None]]:
   for line in results.read_lines(path):
     if line.get('kimg') is not None:
       for name, value in line.get('results', {}).items():
-        # The last line counts where a snapshot was measured twice.
+        # If a snapshot was measured twice, the last line counts.
         measured.setdefault(name, {})[line['kimg']] = value
   return measured
 
 
 def _smooth(y: np.ndarray, window: int) -> np.ndarray:
-  """Returns the centred running mean of the finite values."""
+  """Returns the centred moving average of the finite values."""
   box, finite = np.ones(window), np.isfinite(y)
   total = np.convolve(np.where(finite, y, 0), box, 'same')
   count = np.convolve(finite, box, 'same')
@@ -162,7 +162,7 @@ def _plot(axis: Any, panel: _Panel) -> None:
     if panel.markers or len(value) == 1:
       style |= {'marker': 'o', 'markersize': 4}
     elif len(value) >= 60:
-      # A long run's ticks are noisy: they stay visible behind their trend.
+      # The ticks of a long run are noisy: show them behind their trend.
       axis.plot(line.kimg, value, color=colour, alpha=0.25, linewidth=0.8)
       value = _smooth(value, 2 * (len(value) // 40) + 1)
     if line.std is not None:

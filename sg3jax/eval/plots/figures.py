@@ -1,7 +1,7 @@
-"""Figures of matplotlib: how they are made, what they look like, how written.
+"""Creates, styles and writes matplotlib figures.
 
-matplotlib takes long to import: only these functions import it, when called. A
-`Figure` of its own leaves pyplot's state and the display alone.
+matplotlib is slow to import, so only these functions import it, when called. A
+standalone `Figure` does not affect pyplot's state or the display.
 """
 
 import io
@@ -11,14 +11,14 @@ from typing import Any
 from sg3jax import files
 from sg3jax.eval.plots import grids
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 _DPI = 110
 
 
 def make_figure(width: float, height: float) -> Any:
-  """Returns an empty figure of a size in inches."""
+  """Returns an empty figure with a size in inches."""
   from matplotlib.figure import Figure
 
   return Figure(figsize=(width, height), layout='constrained')
@@ -36,9 +36,9 @@ def make_panels(
 
   Args:
     count: Number of panels.
-    columns: Panels in a row, at most.
+    columns: Maximum number of panels in a row.
     size: Width and height of a panel, in inches.
-    margin: Width and height of what is beside all panels, in inches.
+    margin: Additional width and height around the panels, in inches.
     **options: Options of `Figure.subplots`.
   """
   columns = min(columns, count)
@@ -53,7 +53,7 @@ def make_panels(
 
 
 def style_axis(axis: Any) -> None:
-  """Gives an axis the look of all figures: light grid, small labels."""
+  """Gives an axis the common style: a light grid and small labels."""
   axis.tick_params(which='both', labelsize=8)
   axis.grid(color='0.9', linewidth=0.7)
   axis.set_axisbelow(True)
@@ -62,11 +62,11 @@ def style_axis(axis: Any) -> None:
 
 
 def save(figure: Any, path: grids.Path) -> None:
-  """Writes a figure as a PNG file, whole or not at all.
+  """Writes a figure as a PNG file, completely or not at all.
 
   Args:
     figure: The figure.
-    path: The file; one of that name is replaced. Folders are made.
+    path: The file; an existing one is replaced. Folders are created.
 
   Raises:
     OSError: If the file cannot be written.

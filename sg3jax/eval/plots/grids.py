@@ -1,9 +1,9 @@
-"""Image files of a run: single images and grids.
+"""Writes the image files of a run: single images and grids.
 
 Images are NHWC with 1 (grey), 3 (RGB) or 4 (RGBA) channels: float in [-1, 1],
-or uint8 in [0, 255]. Every file is written whole or not at all, and replaces
-one of the same name: callers choose names that are free to be written. The
-suffix of a path chooses the format.
+or uint8 in [0, 255]. Every file is written completely or not at all, and
+replaces an existing one, so callers choose names that may be overwritten. The
+suffix of a path selects the format.
 """
 
 import io
@@ -25,11 +25,10 @@ _CHANNELS = (1, 3, 4)
 
 
 def to_uint8(images: Num[AnyArray, '*shape']) -> UInt8[np.ndarray, '*shape']:
-  """Returns float images in [-1, 1] as uint8, and uint8 images as they are.
+  """Converts float images in [-1, 1] to uint8; returns uint8 unchanged.
 
-  The value is `x * 127.5 + 128`, clipped to [0, 255], its fraction cut off, as
-  in other StyleGAN tools. Values that are not numbers become mid-grey, and a
-  warning counts them.
+  The value is `x * 127.5 + 128`, clipped to [0, 255] and truncated, as in other
+  StyleGAN tools. NaNs become mid-grey, and a warning counts them.
   """
   x = np.asarray(images)
   if x.dtype == np.uint8:
@@ -47,15 +46,15 @@ def to_uint8(images: Num[AnyArray, '*shape']) -> UInt8[np.ndarray, '*shape']:
 def grid_size(
   height: int, width: int, *, cap: tuple[int, int] = (32, 32)
 ) -> tuple[int, int]:
-  """Returns how many images a grid holds: (columns, rows).
+  """Returns the size of a grid: (columns, rows).
 
-  As many as fill 7680x4320 pixels, but at least 7x4 (paper, released code).
+  It fills 7680x4320 pixels, but has at least 7x4 images (released code).
 
   Args:
     height: Rows of an image, in pixels.
     width: Columns of an image, in pixels.
-    cap: The most (columns, rows), even if that is less than 7x4: a small run
-      has small grids.
+    cap: The maximum (columns, rows), which may be below 7x4, for small grids of
+      a small run.
   """
   columns, rows = max(7680 // width, 7), max(4320 // height, 4)
   return min(columns, cap[0]), min(rows, cap[1])
@@ -64,27 +63,27 @@ def grid_size(
 def grid_indices(
   labels: Num[np.ndarray, 'n *classes'], size: tuple[int, int], seed: int
 ) -> np.ndarray:
-  """Picks the images of a data set that a grid shows.
+  """Chooses the images of a data set that a grid shows.
 
   Args:
-    labels: The label of each of the n images: class numbers [n], or one-hot or
-      other vectors [n, classes], with `classes` 0 for data without labels.
+    labels: The labels of the n images: class indices [n], or one-hot or other
+      vectors [n, classes], where `classes` is 0 for data without labels.
     size: The grid's (columns, rows).
     seed: Random seed of the choice.
 
   Returns:
-    int64 [columns * rows] in row-major order. With labels, every row shows one
-    class: the classes in order, a random selection of them where there are more
-    classes than rows, and again from the first where there are fewer. No image
-    appears twice before all of its class were shown. Labels of which most are
-    unique (continuous vectors) are taken for none.
+    Indices, int64 [columns * rows], in row-major order. With labels, every row
+    shows one class. The classes are in order; more classes than rows are
+    sampled randomly, and fewer start again from the first. No image appears
+    twice before all images of its class are shown. Labels that are mostly
+    unique (continuous vectors) are ignored.
 
   Raises:
     ValueError: If there are no images.
   """
   n, (columns, rows) = len(labels), size
   if n == 0:
-    raise ValueError('a grid needs at least one image to choose from')
+    raise ValueError('a grid needs at least one image to choose from, got 0')
   rng = np.random.RandomState(seed)
   of_class = np.zeros(n, np.int64)
   if labels.size:
@@ -117,7 +116,7 @@ def tile(
   """Returns one image made of `columns * rows` images, without gaps.
 
   Args:
-    images: As many images as there are cells, row by row.
+    images: One image per cell, row by row.
     size: The grid's (columns, rows).
 
   Raises:
@@ -137,10 +136,10 @@ def tile(
 def over_checkerboard(
   image: UInt8[np.ndarray, 'h w 4'], *, cell: int = 8
 ) -> UInt8[np.ndarray, 'h w 3']:
-  """Returns an RGBA image laid over a grey checkerboard.
+  """Composites an RGBA image over a grey checkerboard.
 
   Args:
-    image: Colours, not premultiplied, and opacity.
+    image: Colours that are not premultiplied, and opacity.
     cell: Side of the squares, in pixels.
   """
   y, x = np.indices(image.shape[:2]) // cell
@@ -151,15 +150,15 @@ def over_checkerboard(
 
 
 def save_image(image: Num[AnyArray, 'h w c'], path: Path) -> None:
-  """Writes one image; RGBA keeps its alpha.
+  """Writes one image; an RGBA image keeps its alpha channel.
 
   Args:
     image: Float in [-1, 1] or uint8, with 1, 3 or 4 channels.
-    path: The file; its suffix chooses the format. Folders are made.
+    path: The file; its suffix selects the format. Folders are created.
 
   Raises:
-    ValueError: If the number of channels is another, or the suffix is of no
-      known format.
+    ValueError: If the number of channels differs, or the suffix does not belong
+      to a known format.
   """
   save_pillow(path, to_pillow(to_uint8(image)))
 
@@ -171,25 +170,25 @@ def save_grid(
 
   Args:
     images: `columns * rows` images, row by row; see `tile`.
-    path: The file; its suffix chooses the format. Folders are made.
+    path: The file; its suffix selects the format. Folders are created.
     size: The grid's (columns, rows).
 
   Raises:
-    ValueError: If the number of images does not fill the grid, or as
+    ValueError: If the number of images does not fill the grid, or as in
       `save_image`.
   """
   grid = tile(images, size)
   if grid.shape[-1] == 4:
-    # Eight squares or so across an image, in whole pixels.
+    # About eight squares across an image, of integer pixels.
     grid = over_checkerboard(grid, cell=max(images.shape[2] // 8, 1))
   save_pillow(path, to_pillow(grid))
 
 
 def to_pillow(image: UInt8[np.ndarray, 'h w c']) -> Image.Image:
-  """Returns an image as Pillow holds it.
+  """Converts an image to a Pillow image.
 
   Raises:
-    ValueError: If it has another number of channels than 1, 3 or 4.
+    ValueError: If the number of channels is not 1, 3 or 4.
   """
   channels = image.shape[-1]
   if channels not in _CHANNELS:
@@ -201,15 +200,15 @@ def to_pillow(image: UInt8[np.ndarray, 'h w c']) -> Image.Image:
 
 
 def save_pillow(path: Path, image: Image.Image, **options: Any) -> None:
-  """Writes an image or a clip in the format of the file's suffix.
+  """Writes an image or a clip in the format given by the file's suffix.
 
   Args:
-    path: The file. Folders are made.
+    path: The file. Folders are created.
     image: The image, or the first frame.
     **options: Options of the format, as for `Image.Image.save`.
 
   Raises:
-    ValueError: If the suffix is of no known format.
+    ValueError: If the suffix does not belong to a known format.
     OSError: If the file cannot be written.
   """
   path = pathlib.Path(path)
@@ -217,7 +216,7 @@ def save_pillow(path: Path, image: Image.Image, **options: Any) -> None:
   if path.suffix.lower() not in formats:
     raise ValueError(
       f'the suffix must be that of an image format, got {str(path)!r}: use '
-      '.png or .webp, say'
+      'for example .png or .webp'
     )
   buffer = io.BytesIO()
   image.save(buffer, format=formats[path.suffix.lower()], **options)

@@ -1,7 +1,7 @@
 """Plots of the design of an alias-free network (paper Fig. 4).
 
-Three plots, from the design alone: what each layer's band is, how much its
-downsampling filter lets through, and the responses of these filters.
+Three plots follow from the design alone: the band of each layer, the
+attenuation of its downsampling filter, and the responses of these filters.
 """
 
 import math
@@ -16,7 +16,7 @@ from sg3jax.nets import layer_tables
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import filters
 
-_FLOOR_DB = -100.0  # Below it all is black, or outside the plot.
+_FLOOR_DB = -100.0  # Lower values are black, or outside the plot.
 
 
 def plot_design(
@@ -26,9 +26,10 @@ def plot_design(
 
   Args:
     spec: The design.
-    folder: Gets `layers.png`; `filters.png` if the design has downsampling
-      filters with taps, which ideal ones have not; and `radial_filters.png` if
-      it has radially symmetric ones. Files of these names are replaced.
+    folder: The folder for `layers.png`; for `filters.png` if the design has
+      downsampling filters with taps, which ideal filters lack; and for
+      `radial_filters.png` if it has radially symmetric filters. Existing files
+      are replaced.
   """
   plots = {'layers.png': _plot_layers}
   if any(layer.down_taps > 1 for layer in spec.layers):
@@ -44,7 +45,7 @@ def plot_design(
 
 
 def _plot_layers(spec: spec_lib.SynthesisSpec) -> Any:
-  """Fig. 4c above, attenuations below, over the same layers."""
+  """Plots Fig. 4c and, below it, the attenuations of the same layers."""
   figure = figures.make_figure(8.2, 7.4)
   bands, attenuations = figure.subplots(
     2, 1, sharex=True, height_ratios=(1.6, 1)
@@ -127,7 +128,7 @@ def _plot_attenuations(axis: Any, layers: Sequence[spec_lib.LayerSpec]) -> None:
 
 
 def _plot_filters(spec: spec_lib.SynthesisSpec) -> Any:
-  """Responses as in Fig. 4a: each layer's, relative to its own Nyquist."""
+  """Plots each layer's response relative to its Nyquist, as in Fig. 4a."""
   layers = [layer for layer in spec.layers if layer.down_taps > 1]
   figure, axes = figures.make_panels(
     len(layers), columns=4, size=(3.0, 2.3), margin=(0.0, 0.7), sharey=True
@@ -150,7 +151,7 @@ def _plot_response(axis: Any, layer: spec_lib.LayerSpec) -> None:
   assert taps is not None
   rate = layer.tmp_sampling_rate
   frequencies = np.linspace(0, rate / 2, 513)
-  if taps.ndim == 2:  # Along a row of the image.
+  if taps.ndim == 2:  # Take the response along a row of the image.
     taps = taps.sum(axis=0)
   gain = filters.frequency_response(taps, frequencies, sampling_rate=rate)
   axis.axvspan(
@@ -171,7 +172,7 @@ def _plot_response(axis: Any, layer: spec_lib.LayerSpec) -> None:
 
 
 def _plot_radial_filters(spec: spec_lib.SynthesisSpec) -> Any:
-  """Responses over the plane: rings are what makes rotations exact."""
+  """Plots responses over the plane; circular ones make rotations exact."""
   layers = [layer for layer in spec.layers if layer.radial_down_filter]
   figure, axes = figures.make_panels(
     len(layers), columns=4, size=(2.6, 2.7), margin=(0.6, 0.5)

@@ -1,16 +1,16 @@
-"""The table of names: official names and layouts of arrays, and ours.
+"""Maps official names and layouts of arrays to ours, and back.
 
 A rule pairs an official name with the path of our array, collection first.
-`{block}` and the like stand for one part of a name that both share:
+A placeholder such as `{layer}` stands for one part of a name that both share:
 
   {dense}   embed, fc0, fc1 ...
-  {layer}   L0, L1 ..., which officially carry sizes: L0_36_512
+  {layer}   L0, L1 ..., whose official names include sizes: L0_36_512
   {side}    4, 8, 16 ...: a block of StyleGAN2, by its resolution
   {conv}    fromrgb, conv0, conv1, skip, conv
   {styled}  conv0, conv1, torgb
 
-A rule without a path is of an array that follows from the design: it is not
-converted, but compared with our own (`official`).
+A rule without a path describes an array that follows from the design. It is not
+converted, but compared with our own (`derived`).
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from sg3jax.types import Tree
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How an array is laid out, officially and here.
+  """Converts between the official layout of an array and ours.
 
   Attributes:
-    to_ours: Takes an official array and the parts of its name.
+    to_ours: Maps an official array and the parts of its name to our array.
     to_official: The inverse.
   """
 
@@ -62,10 +62,10 @@ _DENSE = Layout(lambda x, _: x.T, lambda x, _: x.T)
 _CONV = Layout(
   lambda x, _: x.transpose(2, 3, 1, 0), lambda x, _: x.transpose(3, 2, 0, 1)
 )
-# Rows ordered (c, h, w) and (h, w, c), beside [out, in] and [in, out].
+# Rows ordered (c, h, w) and (h, w, c), in addition to [out, in] and [in, out].
 _FLAT = Layout(_flat_to_ours, _flat_to_official)
 
-# Not `\d`, which matches the digits of all scripts.
+# Do not use `\d`, which matches the digits of all scripts.
 _NUMBER = '[0-9]{1,6}'
 
 _PARTS = {
@@ -83,8 +83,8 @@ class Rule:
 
   Attributes:
     official: Official name.
-    ours: Path of our array, or None for one that follows from the design.
-    layout: How both are laid out.
+    ours: Path of our array; None if it follows from the design.
+    layout: Conversion between both layouts.
   """
 
   official: str
@@ -93,7 +93,7 @@ class Rule:
 
 
 def _both(official: str, ours: str, layout: Layout) -> tuple[Rule, Rule]:
-  """Returns the rules of a weight and its bias."""
+  """Returns the rules for a weight and its bias."""
   return (
     Rule(f'{official}.weight', f'{ours}/weight', layout),
     Rule(f'{official}.bias', f'{ours}/bias'),
@@ -160,19 +160,19 @@ Table = tuple[Rule, ...]
 def to_ours(
   table: Table, arrays: Mapping[str, np.ndarray]
 ) -> tuple[Tree, list[str]]:
-  """Renames official arrays and lays them out as ours.
+  """Converts official arrays to our names and layouts.
 
   Args:
     table: The rules.
     arrays: Arrays by official name.
 
   Returns:
-    Our variables, collection first; and the names of those arrays that follow
+    Our variables, collection first; and the names of the arrays that follow
     from the design.
 
   Raises:
-    CheckpointError: If a name is not in the table, if two are of one array of
-      ours, or if an array has no shape for its layout.
+    CheckpointError: If a name is not in the table, if two names belong to the
+      same array of ours, or if an array's shape does not fit its layout.
   """
   variables: dict[str, np.ndarray] = {}
   recomputed, sources = [], {}
@@ -185,7 +185,7 @@ def to_ours(
     other = sources.setdefault(path, name)
     if other != name:
       raise CheckpointError(
-        f'the arrays {other} and {name} of the checkpoint are one array here'
+        f'the arrays {other} and {name} of the checkpoint map to one array'
       )
     try:
       variables[path] = rule.layout.to_ours(array, parts)
@@ -204,7 +204,7 @@ def _find(table: Table, name: str) -> tuple[Rule, dict[str, str]]:
       return rule, match.groupdict()
   raise CheckpointError(
     f'the checkpoint has an array {quoted(name)}, which no network here has: '
-    'it is of another architecture'
+    'its architecture is different'
   )
 
 
@@ -213,7 +213,7 @@ def to_official(
   variables: Tree,
   layer_names: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Renames our arrays and lays them out officially: undoes `to_ours`.
+  """Converts our arrays to official names and layouts; inverts `to_ours`.
 
   Args:
     table: The rules.
@@ -244,7 +244,7 @@ def to_official(
 
 
 def layer_names(spec: spec_lib.SynthesisSpec) -> dict[str, str]:
-  """Returns the official name of every layer: `L0` is `L0_36_512`, say."""
+  """Returns the official name of every layer, such as `L0_36_512` for `L0`."""
   return {
     layer.name: f'{layer.name}_{layer.out_size}_{layer.out_channels}'
     for layer in spec.layers

@@ -1,8 +1,8 @@
 """Finds the networks in a file.
 
-The official pickle is a dictionary of modules `G`, `D` and `G_ema`. Others save
-one module alone, or state dictionaries, alone or by name; wrappers of a module
-leave their names within those of its arrays.
+The official pickle is a dictionary of modules `G`, `D` and `G_ema`. Other files
+contain a single module, a single state dictionary or several by name. Wrappers
+of a module add their names to those of its arrays.
 """
 
 import re
@@ -20,7 +20,7 @@ from sg3jax.interop.torch_pickle.records import (
 # A state dictionary: arrays by official name.
 Arrays = Mapping[str, Tensor | NumpyArray]
 
-# The names that networks have in files, in small letters, and ours.
+# Names of networks in files, in lower case, and our names.
 _NAMES = {
   'g_ema': 'generator_ema',
   'generator_ema': 'generator_ema',
@@ -31,7 +31,7 @@ _NAMES = {
   'discriminator': 'discriminator',
 }
 
-# The names that a file with one state dictionary gives it.
+# Names for the only state dictionary of a file.
 _CONTAINERS = ('state_dict', 'model_state_dict', 'model')
 
 # Names that wrappers for several devices and for compilation add to arrays.
@@ -47,8 +47,8 @@ def find_networks(
     checkpoint: The value that `files.read` returned.
 
   Returns:
-    Modules or state dictionaries by our name, `generator_ema` among them; and
-    the names of the other parts of the file, quoted.
+    Modules or state dictionaries by our name, including `generator_ema`; and
+    the quoted names of the other parts of the file.
 
   Raises:
     CheckpointError: If there is no G_ema.
@@ -57,7 +57,7 @@ def find_networks(
     return {_only_network(checkpoint.part('_modules')): checkpoint}, []
   if not isinstance(checkpoint, dict):
     raise CheckpointError(
-      'the checkpoint is no network and no dictionary with the networks G, D '
+      'the checkpoint must be a network or a dictionary with the networks G, D '
       'and G_ema'
     )
   found = {
@@ -84,7 +84,7 @@ def find_networks(
 
 
 def _network_of(key: Any) -> str | None:
-  """Returns our name of the network that a key names, or None."""
+  """Returns our name for the network that a key names, or None."""
   if not isinstance(key, str):
     return None
   return _NAMES.get(key[:40].lower().removesuffix('_state_dict'))
@@ -95,14 +95,14 @@ def _is_network(value: Any) -> bool:
 
 
 def _is_arrays(value: Any) -> bool:
-  """Returns whether a value is a state dictionary, if maybe a damaged one."""
+  """Returns whether a value is a state dictionary, possibly a damaged one."""
   return isinstance(value, dict) and any(
     isinstance(item, Tensor | NumpyArray) for item in value.values()
   )
 
 
 def _lone_arrays(checkpoint: dict) -> dict | None:
-  """Returns the state dictionary that a file consists of, or None."""
+  """Returns the only state dictionary of a file, or None."""
   if _is_arrays(checkpoint):
     return checkpoint
   for name in _CONTAINERS:
@@ -112,7 +112,7 @@ def _lone_arrays(checkpoint: dict) -> dict | None:
 
 
 def _split(arrays: dict) -> dict[str, Module | Arrays]:
-  """Returns the networks of a state dictionary, of one or by first name."""
+  """Returns the networks of a state dictionary of one or of several."""
   unwrapped = _unwrapped(arrays)
   networks: dict[str, dict[str, Tensor | NumpyArray]] = {}
   for name, array in unwrapped.items():
@@ -133,18 +133,18 @@ def _unwrapped(arrays: dict) -> Arrays:
   result = {}
   for key, array in arrays.items():
     if not isinstance(key, str) or not isinstance(array, Tensor | NumpyArray):
-      raise CheckpointError(f'{quoted(key)} of the checkpoint is no tensor')
+      raise CheckpointError(f'{quoted(key)} of the checkpoint must be a tensor')
     name = '.'.join(p for p in key.split('.') if p not in _WRAPPERS)
     if name in result:
       raise CheckpointError(
-        f'the checkpoint has two arrays of the name {quoted(name)}'
+        f'the checkpoint has two arrays named {quoted(name)}'
       )
     result[name] = array
   return result
 
 
 def _only_network(names: Iterable[str]) -> str:
-  """Returns our name of the network that a file consists of.
+  """Returns our name for the only network of a file.
 
   Args:
     names: Names of its parts or arrays.
@@ -154,7 +154,7 @@ def _only_network(names: Iterable[str]) -> str:
     re.fullmatch('b[0-9]+', first) for first in firsts
   ):
     raise CheckpointError(
-      'the checkpoint holds a discriminator alone: import a file with the '
+      'the checkpoint has only a discriminator: import a file with the '
       'generator G_ema'
     )
   return 'generator_ema'

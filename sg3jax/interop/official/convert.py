@@ -1,7 +1,7 @@
-"""Official checkpoints to our networks and back, strictly in both directions.
+"""Converts official checkpoints to our networks and back, strictly.
 
-Every array of a file is converted or compared with what its design gives, and
-every array of ours is filled, with the shape it must have.
+Every array of a file is converted, or compared with what its design implies.
+Every array of ours is filled, with the required shape.
 """
 
 import dataclasses
@@ -40,12 +40,12 @@ class Converted:
   Attributes:
     model: The `model` part of our configuration.
     networks: Variables by our name: `generator_ema`, `generator` and
-      `discriminator`, as far as the file has them.
-    compared: How many arrays were not converted, but found equal to what the
-      design gives.
+      `discriminator`, if the file has them.
+    compared: Number of arrays that were not converted, but found equal to what
+      the design implies.
     ignored: Names of the file's other parts.
-    assumed: Fields that a state dictionary does not show and that were taken to
-      be as published, readably.
+    assumed: Readable lines for the fields that a state dictionary does not show
+      and that are assumed to have published values.
   """
 
   model: dict[str, Any]
@@ -61,21 +61,21 @@ def convert(
   """Converts an official checkpoint.
 
   Args:
-    checkpoint: The value that `files.read` returned: networks as modules or as
-      state dictionaries, by name or G_ema alone.
+    checkpoint: The value that `files.read` returned: networks by name, or G_ema
+      alone, as modules or as state dictionaries.
     config: The `model` part of a configuration, for state dictionaries, which
-      do not say what they were made with. Without one, published designs are
-      recognised by their shapes.
+      do not contain their design. Without it, published designs are recognized
+      by their shapes.
 
   Raises:
-    CheckpointError: If it holds no G_ema, networks of an architecture that this
+    CheckpointError: If it has no G_ema, networks with an architecture that this
       package lacks, or arrays that do not fit their design.
   """
   found, ignored = contents.find_networks(checkpoint)
   are_modules = isinstance(found['generator_ema'], Module)
   if config is not None and are_modules:
     raise CheckpointError(
-      'the checkpoint says its design itself: leave the configuration out'
+      'the checkpoint contains its design: leave the configuration out'
     )
   model: dict[str, Any] = {}
   networks, compared = {}, 0
@@ -92,7 +92,7 @@ def convert(
     _merge(model, part, network)
     networks[network] = variables
     compared += count
-  # The architecture of this package's own, for a file without D.
+  # For a file without D, use this package's own architecture.
   model.setdefault('discriminator', {})
   assumed = [] if are_modules or config is not None else _assumed(model)
   return Converted(model, networks, compared, ignored, assumed)
@@ -103,22 +103,22 @@ def import_file(
   output: str | pathlib.Path,
   config: Mapping[str, Any] | None = None,
 ) -> Converted:
-  """Converts an official checkpoint to a folder that `load_model` opens.
+  """Converts an official checkpoint to a folder for `load_model`.
 
   Args:
     file: A pickle or state dictionary of PyTorch, or arrays that
-      `sg3jax export` wrote. Nothing of it is executed.
-    output: The folder to write: a new or an empty one.
-    config: The `model` part of a configuration, for state dictionaries of other
-      designs than the published ones.
+      `sg3jax export` wrote. Nothing in it is executed.
+    output: The folder to write, which must be new or empty.
+    config: The `model` part of a configuration, for state dictionaries of
+      designs that were not published.
 
   Returns:
-    What was converted, compared, assumed and ignored.
+    The networks, and what was compared, assumed and ignored.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If the file is damaged, unsafe or no network that is known.
-    OSError: If the folder has files already, or cannot be written.
+    ValueError: If the file is damaged, unsafe or not a known network.
+    OSError: If the folder already contains files, or cannot be written.
   """
   file, output = files.local_path(file), files.local_path(output)
   model_files.check_is_new(output)
@@ -142,10 +142,10 @@ def _recognised(
   """Returns the `model` part of the configuration of a state dictionary.
 
   Args:
-    network: Our name of the network.
+    network: Our name for the network.
     arrays: Its arrays.
     config: As in `convert`.
-    model: The part that is known from networks before.
+    model: The fields that are known from previous networks.
   """
   shapes = {name: array.shape for name, array in arrays.items()}
   if network in schema.GENERATORS:
@@ -158,7 +158,7 @@ def _recognised(
 
 
 def _assumed(model: Mapping[str, Any]) -> list[str]:
-  """Returns what no array shows and was taken to be as published."""
+  """Returns the fields that no array shows, assumed to be as published."""
   names = [n for n in ('conv_clamp', 'output_scale') if n in model]
   assumed = [f'model.{name} = {model[name]:g}' for name in names]
   group = model['discriminator'].get('mbstd_group')
@@ -173,15 +173,15 @@ def convert_network(
   """Converts one network.
 
   Args:
-    network: Our name of it: one of `schema.NETWORKS`.
+    network: Our name for it: one of `schema.NETWORKS`.
     module: The official module.
 
   Returns:
-    The `model` part of our configuration, as far as this network knows it; its
-    variables, float32; and how many arrays were compared with the design.
+    The `model` part of our configuration, as far as this network determines it;
+    its variables, float32; and the number of arrays compared with the design.
 
   Raises:
-    CheckpointError: As `convert`.
+    CheckpointError: As in `convert`.
   """
   if network in schema.GENERATORS:
     model = hyperparameters.generator_model(module)
@@ -193,7 +193,7 @@ def convert_network(
 def _convert_arrays(
   network: str, model: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[Tree, int]:
-  """Converts the arrays of a network; returns how many were compared too."""
+  """Converts a network's arrays; also returns the number compared."""
   table = _table(network, model)
   variables, recomputed = arrays_lib.to_ours(table, arrays)
   shapes = {path: np.shape(x) for path, x in flatten(variables).items()}
@@ -204,11 +204,11 @@ def _convert_arrays(
   missing = wanted.keys() - arrays.keys()
   if missing:
     raise CheckpointError(f'the checkpoint lacks the array {min(missing)}')
-  # Numbers within names too: sizes of layers, say, which ours do not have.
+  # This covers numbers in names, such as sizes of layers, which ours lack.
   unknown = arrays.keys() - export(network, model, variables).keys()
   if unknown:
     raise CheckpointError(
-      f'the checkpoint has an array {min(unknown)}, which is none of its design'
+      f'the checkpoint has an array {min(unknown)}, which its design lacks'
     )
   return variables, len(recomputed)
 
@@ -216,13 +216,13 @@ def _convert_arrays(
 def export(
   network: str, model: Mapping[str, Any], variables: Tree
 ) -> dict[str, np.ndarray]:
-  """Returns a network's arrays under official names: undoes `convert_network`.
+  """Returns a network's arrays with official names; inverts `convert_network`.
 
-  They are a whole state dictionary of the official module, with the arrays that
-  follow from the design.
+  They are a complete state dictionary of the official module, including the
+  arrays that follow from the design.
 
   Args:
-    network: Our name of it: one of `schema.NETWORKS`.
+    network: Our name for it: one of `schema.NETWORKS`.
     model: The `model` part of our configuration.
     variables: Our variables, collection first.
 
@@ -243,7 +243,7 @@ def export(
 
 
 def _check_released(spec: spec_lib.SynthesisSpec) -> None:
-  """Raises ValueError unless the official code has networks of a design."""
+  """Raises a ValueError unless the official code supports a design."""
   for name in (
     'sampling', 'learned_transform', 'filter', 'conv_before_up', 'noise', 'p4'
   ):  # fmt: skip
@@ -267,7 +267,7 @@ def _table(network: str, model: Mapping[str, Any]) -> arrays_lib.Table:
 def _merge(
   model: dict[str, Any], found: Mapping[str, Any], network: str
 ) -> None:
-  """Adds the fields of one network; fields of several must be equal."""
+  """Adds the fields of one network; shared fields must be equal."""
   for key, value in found.items():
     if model.setdefault(key, value) != value:
       raise CheckpointError(
@@ -287,10 +287,10 @@ def _arrays(module: Module) -> dict[str, np.ndarray]:
   """Returns the arrays of a module by dotted name."""
   arrays = {}
   for name, tensor in _tensors(module, '', set()):
-    # A parameter and a buffer, say, or a dotted name and a nested one.
+    # For example a parameter and a buffer, or a dotted and a nested name.
     if name in arrays:
       raise CheckpointError(
-        f'the checkpoint has two arrays of the name {quoted(name)}'
+        f'the checkpoint has two arrays named {quoted(name)}'
       )
     arrays[name] = _float32(name, tensor)
   return arrays
@@ -300,7 +300,7 @@ def _tensors(
   module: Module, prefix: str, seen: set[int]
 ) -> Iterator[tuple[str, Tensor]]:
   """Yields the tensors of a module and its parts by dotted name."""
-  if id(module) in seen:  # Else a few could pass for any number.
+  if id(module) in seen:  # Otherwise a few could stand for any number.
     raise CheckpointError(
       f'{quoted(prefix)} of the checkpoint is the same as another module'
     )
@@ -311,7 +311,7 @@ def _tensors(
         yield prefix + name, tensor
       elif tensor is not None:
         raise CheckpointError(
-          f'{quoted(prefix + name)} of the checkpoint is no tensor'
+          f'{quoted(prefix + name)} of the checkpoint must be a tensor'
         )
   for name in module.part('_modules'):
     yield from _tensors(module.submodule(name), f'{prefix}{name}.', seen)
@@ -323,7 +323,7 @@ def _float32(name: str, tensor: Tensor | NumpyArray) -> np.ndarray:
     raise CheckpointError(
       f'the array {quoted(name)} of the checkpoint has the dtype {array.dtype}'
     )
-  with np.errstate(over='ignore'):  # It is an error here.
+  with np.errstate(over='ignore'):  # Overflow is checked below.
     result = np.asarray(array, np.float32)
   if (
     array.dtype == np.float64

@@ -1,6 +1,6 @@
-"""Arrays of official networks that follow from their design: filters.
+"""Computes arrays of official networks that follow from their design: filters.
 
-They are not converted, but designed again and compared.
+They are not converted, but computed again and compared.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from sg3jax.interop.torch_pickle.records import CheckpointError
 from sg3jax.nets import stylegan2
 from sg3jax.ops import filters as filter_lib
 
-# Filters are stored in float32; ours, in float64, agree to its last digits.
+# Stored filters are float32; our float64 ones agree to float32's last digits.
 _FILTER_TOLERANCE = 1e-6
 
 _HALVES = (np.float16, ml_dtypes.bfloat16)
 
-# The filter that StyleGAN2's networks resample with.
+# StyleGAN2's resampling filter.
 _BINOMIAL = np.outer(filter_lib.BINOMIAL, filter_lib.BINOMIAL)
 
 
@@ -71,7 +71,7 @@ def _binomials_of_discriminator(
     name.removesuffix('weight') for name, x in arrays.items() if x.ndim == 4
   }
   blocks = {name.partition('.')[0] + '.' for name in convolutions}
-  # The last block has no downsampling of its own.
+  # The last block does not downsample.
   blocks = {name for name in blocks if f'{name}skip.weight' in arrays}
   return {
     f'{name}resample_filter': _BINOMIAL.astype(np.float32)
@@ -80,12 +80,12 @@ def _binomials_of_discriminator(
 
 
 def check(name: str, found: np.ndarray, wanted: np.ndarray | None) -> None:
-  """Compares an array of a file with what its design gives.
+  """Compares an array of a file with what its design implies.
 
   Args:
     name: Its name, for the message.
-    found: The array, float32. Files of half precision hold rounded ones: they
-      are compared to the precision of the narrowest type that holds them.
+    found: The array, float32. Half-precision files have rounded values, which
+      are compared to the precision of the narrowest type that represents them.
     wanted: The array of the design, or None if it has no such array.
 
   Raises:
@@ -97,13 +97,13 @@ def check(name: str, found: np.ndarray, wanted: np.ndarray | None) -> None:
     or not np.all(np.abs(found - wanted) <= _tolerance(found, wanted))
   ):
     raise CheckpointError(
-      f'the array {name} of the checkpoint is not what its design gives: it '
-      'would generate other images here'
+      f'the array {name} of the checkpoint does not match its design: it would '
+      'generate different images here'
     )
 
 
 def _tolerance(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-  """Returns how far each element may be off by what it was stored in."""
+  """Returns the allowed difference of each element, from its storage type."""
   tolerance = np.full(wanted.shape, _FILTER_TOLERANCE)
   for dtype in _HALVES:
     with np.errstate(over='ignore'):

@@ -1,9 +1,9 @@
-"""Reads the files that people have of official networks, without running them.
+"""Reads files of official networks without executing them.
 
     pickle, zip, stream   of PyTorch: whole modules or their state dictionaries
     .npz, .safetensors    state dictionaries, as `sg3jax export` writes them
 
-The contents decide on the layout, and not the name of the file.
+The contents determine the layout, not the name of the file.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from sg3jax.interop.torch_pickle.records import (
   quoted,
 )
 
-# The names of the official code that its pickles need.
+# Names in the official code that its pickles need.
 NAMES: symbols.Names = {
   ('dnnlib.util', 'EasyDict'): symbols.dictionary,
   (
@@ -38,13 +38,13 @@ NAMES: symbols.Names = {
 
 _ZIP_MAGIC = b'PK\x03\x04'
 
-# Arrays of a network are small enough to be many; a file of more is no network.
+# Maximum number of arrays: no network has more.
 _MAX_ARRAYS = 10_000
 
-# Weights hardly compress: what grows by more is made to fill the memory.
+# Weights hardly compress. A larger ratio is an attempt to fill the memory.
 _SMALL, _MOST_COMPRESSED = 1 << 26, 20
 
-# As `numpy.save` writes it, of arrays of numbers.
+# The header that `numpy.save` writes for arrays of numbers.
 _NPY_HEADER = re.compile(
   rb"\{'descr': '([<>|][biuf][1248])', 'fortran_order': (True|False), "
   rb"'shape': \(((?:[0-9]{1,15},? ?)*)\), \} *\n"
@@ -64,13 +64,12 @@ def read(path: str | pathlib.Path) -> tuple[Any, str]:
     path: The file.
 
   Returns:
-    Its value as `read_bytes` returns it, and the SHA-256 of the very bytes that
-    were read.
+    Its value from `read_bytes`, and the SHA-256 of the bytes that were read.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    CheckpointError: If it is damaged, too large or of no known layout.
-    UnsafeCheckpointError: If it asks for what no checkpoint needs.
+    CheckpointError: If it is damaged, too large or has an unknown layout.
+    UnsafeCheckpointError: If it requests something that no checkpoint needs.
   """
   path = pathlib.Path(path)
   data = reader.read_file(path)
@@ -81,11 +80,11 @@ def read(path: str | pathlib.Path) -> tuple[Any, str]:
 
 
 def read_bytes(data: bytes) -> Any:
-  """Reads the bytes of a file; raises as `read`.
+  """Reads the bytes of a file; raises the same errors as `read`.
 
   Returns:
-    Dictionaries, lists, texts, numbers, and the records `Module`, `Tensor` and
-    `NumpyArray` of `interop.torch_pickle.records`; for a file of arrays a
+    Dictionaries, lists, strings, numbers, and the records `Module`, `Tensor`
+    and `NumpyArray` of `interop.torch_pickle.records`; for a file of arrays, a
     dictionary of `NumpyArray`.
   """
   if _is_safetensors(data):
@@ -96,7 +95,7 @@ def read_bytes(data: bytes) -> Any:
 
 
 def _is_safetensors(data: bytes) -> bool:
-  """Returns whether a file begins with the length of a JSON text and it."""
+  """Returns whether a file begins with the length of a JSON text, then it."""
   size = int.from_bytes(data[:8], 'little')
   return len(data) > 9 and data[8:9] == b'{' and size <= len(data) - 8
 
@@ -121,13 +120,13 @@ def _read_safetensors(data: bytes) -> dict[str, NumpyArray]:
 
 
 def _is_npz(data: bytes) -> bool:
-  """Returns whether all members of a zip are called as NumPy's arrays are."""
+  """Returns whether all members of a zip are named like NumPy's arrays."""
   try:
     reader.check_directory(memoryview(data))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
       names = archive.namelist()
   except (CheckpointError, zipfile.BadZipFile, ValueError, OSError):
-    return False  # The reader of zips says what is wrong.
+    return False  # The reader of zips reports what is wrong.
   return bool(names) and all(name.endswith('.npy') for name in names)
 
 
@@ -138,7 +137,7 @@ def _read_npz(data: bytes) -> dict[str, NumpyArray]:
       size = sum(member.file_size for member in members)
       most = max(_SMALL, _MOST_COMPRESSED * len(data))
       if size > most or len(members) > _MAX_ARRAYS:
-        raise CheckpointError('the .npz file holds more than any network does')
+        raise CheckpointError('the .npz file is larger than any network')
       return {
         member.filename.removesuffix('.npy'): _read_npy(archive.read(member))
         for member in members
@@ -155,12 +154,12 @@ def _read_npz(data: bytes) -> dict[str, NumpyArray]:
 
 
 def _read_npy(data: bytes) -> NumpyArray:
-  """Reads one array; objects, which only a pickle can hold, are refused.
+  """Reads one array; refuses objects, which only a pickle can hold.
 
-  NumPy would have Python's compiler parse the header, which is a stranger's.
+  NumPy would parse the untrusted header with Python's compiler.
   """
   if data[:6] != b'\x93NUMPY' or data[6:7] not in (b'\1', b'\2', b'\3'):
-    raise ValueError('an array does not begin as those of NumPy do')
+    raise ValueError('an array does not begin like one of NumPy')
   start = 10 if data[6:7] == b'\1' else 12
   end = start + int.from_bytes(data[8:start], 'little')
   match = _NPY_HEADER.fullmatch(data[start : min(end, start + _MAX_HEADER)])
@@ -178,5 +177,5 @@ def _read_npy(data: bytes) -> NumpyArray:
 
 def _counted(arrays: dict[str, NumpyArray]) -> dict[str, NumpyArray]:
   if len(arrays) > _MAX_ARRAYS:
-    raise CheckpointError('the file holds more arrays than any network does')
+    raise CheckpointError('the file has more arrays than any network')
   return arrays

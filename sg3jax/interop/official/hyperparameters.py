@@ -1,9 +1,9 @@
-"""Designs of official networks, from their modules' attributes.
+"""Derives designs of official networks from their modules' attributes.
 
-The hyper-parameters are what a module was made with; where that was left to
-the default, the published one. They give our configuration, and from it follows
-the geometry of every layer again: what a layer of the file says of itself must
-agree, so that no hyper-parameter can be missed.
+The hyperparameters are a module's arguments, or the published defaults of those
+that were not given. They determine our configuration, from which the geometry
+of every layer follows. The attributes of each layer in the file must agree with
+it, so that no hyperparameter can be missed.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ _MAX_FEATURES = 1 << 16
 _MAX_LAYERS = 64
 _MAX_TAPS = 1024
 
-# Arguments that are read elsewhere, or matter in training only.
+# Arguments that are read elsewhere, or only matter in training.
 _OTHER_ARGUMENTS = frozenset(
   [
     'w_dim', 'img_resolution', 'img_channels', 'use_radial_filters',
@@ -48,13 +48,13 @@ _OTHER_ARGUMENTS = frozenset(
   ]
 )  # fmt: skip
 
-# Arguments that a discriminator's parts are made with.
+# Arguments of a discriminator's parts.
 _DISCRIMINATOR_PARTS = {
   'block_kwargs': frozenset(['freeze_layers', 'fp16_channels_last']),
   'mapping_kwargs': frozenset(['num_layers', 'w_avg_beta']),
   'epilogue_kwargs': frozenset(['mbstd_group_size', 'mbstd_num_channels']),
 }
-# Its arguments that may have no name.
+# Its arguments that may be positional.
 _POSITIONAL = ('c_dim', 'img_resolution', 'img_channels')
 
 _STYLEGAN2_ARGUMENTS = frozenset(
@@ -79,8 +79,8 @@ def generator_model(generator: Module) -> dict[str, Any]:
     generator: The official module.
 
   Raises:
-    CheckpointError: If this package cannot generate with it; the
-      message names the reason.
+    CheckpointError: If this package cannot generate with it. The message states
+      the reason.
   """
   synthesis = generator.submodule('synthesis')
   mapping = generator.submodule('mapping')
@@ -97,8 +97,8 @@ def generator_model(generator: Module) -> dict[str, Any]:
     model |= _stylegan2_model(model, synthesis)
   else:
     raise CheckpointError(
-      'the generator is none of StyleGAN3 and none of StyleGAN2: its synthesis '
-      f'network begins with {_first_part(synthesis)}'
+      'the generator must be one of StyleGAN3 or StyleGAN2, got a synthesis '
+      f'network that begins with {_first_part(synthesis)}'
     )
   num_ws = synthesis_spec(model).num_ws
   same = _official_sizes(model) | {'w_dim': model['w_dim'], 'num_ws': num_ws}
@@ -122,7 +122,7 @@ def _stylegan3_model(
   design['radial_filters'] = values.flag(
     'use_radial_filters', arguments.get('use_radial_filters', False)
   )
-  # The factor of the network itself; its argument is compared with it.
+  # Use the factor of the network itself; its argument is compared with it.
   scale = arguments.get('output_scale', 0.25)
   scale = synthesis.state.get('output_scale', scale)
   model = {
@@ -204,13 +204,13 @@ def synthesis_spec(
 
 
 def discriminator_model(discriminator: Module) -> dict[str, Any]:
-  """Returns the `model` part of our configuration, as far as D knows it.
+  """Returns the `model` part of our configuration, as far as D determines it.
 
   Args:
     discriminator: The official module.
 
   Raises:
-    CheckpointError: If it is of another architecture than `nets.discriminator`.
+    CheckpointError: If its architecture differs from `nets.discriminator`.
   """
   arguments = values.known_arguments(
     discriminator, _CHANNELS, _DISCRIMINATOR_ARGUMENTS, _POSITIONAL

@@ -1,8 +1,8 @@
-"""Designs of official networks, from the names and shapes of their arrays.
+"""Derives designs of official networks from their arrays' names and shapes.
 
-A state dictionary does not say what its network was made with. Sizes follow
-from the names and shapes; the rest is taken to be as published. The arrays that
-follow from a design (`derived`) show whether the filters are, and what no array
+A state dictionary does not contain its network's arguments. Sizes follow from
+the names and shapes; everything else is assumed to be as published. The arrays
+that follow from a design (`derived`) verify this for the filters. What no array
 shows is reported.
 """
 
@@ -16,7 +16,7 @@ from sg3jax.nets import spec as spec_lib
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# The capacities that were published: channel_base and channel_max.
+# The published capacities: channel_base and channel_max.
 _CAPACITIES = ((32768, 512), (65536, 1024), (16384, 512))
 
 _LAYER = re.compile(
@@ -24,7 +24,7 @@ _LAYER = re.compile(
 )
 _BLOCK = re.compile(r'(?:synthesis\.)?b([0-9]{1,5})\.')
 
-# Beyond these a design could ask for filters that fill the memory.
+# Beyond these limits, a design could have filters that fill the memory.
 _MAX_RESOLUTION = 8192
 _MAX_LAYERS = 64
 
@@ -36,8 +36,8 @@ def generator_model(shapes: Shapes) -> dict[str, Any]:
     shapes: The shape of every array by official name.
 
   Raises:
-    CheckpointError: If they are not those of a published kind of generator; the
-      message says to name the configuration.
+    CheckpointError: If they do not belong to a published kind of generator. The
+      message suggests passing the configuration.
   """
   label_dim = _size(shapes, 'mapping.embed.weight', 1, default=0)
   layers = sorted(
@@ -57,7 +57,7 @@ def generator_model(shapes: Shapes) -> dict[str, Any]:
     name = next(iter(shapes), 'nothing')
     raise CheckpointError(
       f'the checkpoint has an array {name[:80]!a}, which no network here has: '
-      'it is of another architecture'
+      'its architecture is different'
     )
   return {
     'z_dim': _size(shapes, 'mapping.fc0.weight', 1)
@@ -75,15 +75,15 @@ def generator_model(shapes: Shapes) -> dict[str, Any]:
 def configured_model(
   config: Mapping[str, Any], shapes: Shapes
 ) -> dict[str, Any]:
-  """Returns the `model` part of a configuration, for these arrays.
+  """Returns the `model` part of a configuration, completed from the arrays.
 
   Args:
-    config: The `model` part of a configuration. Channels of the images and
-      features of the labels may be None: the arrays have them.
+    config: The `model` part of a configuration. The channels of the images and
+      the features of the labels may be None: the arrays determine them.
     shapes: The shape of every array of a generator by official name.
 
   Raises:
-    CheckpointError: If the arrays do not show what is None.
+    CheckpointError: If the arrays do not determine a field that is None.
   """
   model = {**config, 'precision': 'fp32', 'remat': False}
   if model['label_dim'] is None:
@@ -106,10 +106,10 @@ def discriminator_model(shapes: Shapes, clamp: float | None) -> dict[str, Any]:
 
   Args:
     shapes: The shape of every array by official name.
-    clamp: The bound of the feature maps, as that of the generator.
+    clamp: The bound of the feature maps, the same as in the generator.
 
   Raises:
-    CheckpointError: If they are not those of the residual discriminator.
+    CheckpointError: If they do not belong to the residual discriminator.
   """
   sides = _sides(shapes)
   if not sides:
@@ -137,7 +137,7 @@ def _stylegan3_model(
   if len(layers) > _MAX_LAYERS or not 1 <= resolution <= _MAX_RESOLUTION:
     raise _unpublished('layers', 'stylegan3_t', resolution)
   kernel = _size(shapes, 'synthesis.L0_{}_{}.weight'.format(*layers[0][1:]), 3)
-  # Radial filters are images, separable ones rows.
+  # Radial filters are 2-D arrays, separable ones 1-D.
   is_radial = any(
     name.endswith('.down_filter') and len(shape) == 2
     for name, shape in shapes.items()
@@ -195,7 +195,7 @@ def _stylegan2_model(shapes: Shapes, sides: list[int]) -> dict[str, Any]:
 
 
 def _capacity(channels: Mapping[int, int]) -> dict[str, int]:
-  """Returns fields that give blocks these channels, by resolution."""
+  """Returns the fields that give these channels by resolution."""
   last = max(channels)
   for base, most in (
     *_CAPACITIES,
@@ -215,7 +215,7 @@ def _unpublished(what: str, name: str, resolution: int) -> CheckpointError:
 
 
 def _sides(shapes: Shapes) -> list[int]:
-  """Returns the resolutions of the blocks, from the least."""
+  """Returns the resolutions of the blocks in ascending order."""
   sides = {int(match[1]) for match in map(_BLOCK.match, shapes) if match}
   return sorted(side for side in sides if 1 <= side <= _MAX_RESOLUTION)
 

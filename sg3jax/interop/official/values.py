@@ -1,7 +1,7 @@
-"""Reads the attributes of modules of a file, and believes none of them.
+"""Reads and validates the untrusted attributes of a file's modules.
 
-Values are checked to be numbers, flags and names that networks have, and only
-printed if they are short: a file may hold numbers of a million digits.
+Values must be numbers, flags and names that networks have, and are only printed
+if they are short: a file may contain numbers with a million digits.
 """
 
 from collections.abc import Mapping, Set
@@ -15,21 +15,19 @@ from sg3jax.interop.torch_pickle.records import (
 )
 
 # Arguments of networks: the official name, ours, the default and the largest
-# value believed. A design beyond could ask for filters that fill the
-# memory.
+# accepted value. A larger design could have filters that fill the memory.
 Table = tuple[tuple[str, str, float, float], ...]
 
-# Integers that are printed; longer ones could be as long as the file.
+# Bound of integers to print; larger ones could be as long as the file.
 _MAX_BITS = 64
 
 
 def arguments(module: Module) -> dict[str, Any]:
-  """Returns the arguments that a module was made with, by name."""
+  """Returns the arguments that a module was created with, by name."""
   arguments = module.state.get('_init_kwargs')
   if not isinstance(arguments, dict):
     raise CheckpointError(
-      f'the module {quoted(module.class_name)} does not say what it was made '
-      'with'
+      f'the module {quoted(module.class_name)} does not contain its arguments'
     )
   return arguments
 
@@ -45,8 +43,8 @@ def known_arguments(
   Args:
     module: The network.
     table: Arguments that it may have.
-    others: The names of others.
-    positional: Names of arguments that may have been given without a name.
+    others: Names of other accepted arguments.
+    positional: Names of arguments that may be positional.
   """
   unnamed = module.state.get('_init_args', ())
   if type(unnamed) not in (tuple, list) or len(unnamed) > len(positional):
@@ -75,7 +73,7 @@ def known(where: str, arguments: Any, known: Set[str]) -> dict[str, Any]:
 
 
 def numbers(arguments: Mapping[str, Any], table: Table) -> dict[str, Any]:
-  """Returns arguments by our names, of the same type as their defaults."""
+  """Returns arguments by our names, with the types of their defaults."""
   return {
     ours: number(name, arguments.get(name, default), most, type(default))
     for name, ours, default, most in table
@@ -88,23 +86,24 @@ def attribute(module: Module, name: str, most: int) -> int:
 
 
 def number(name: str, value: Any, most: float, kind: type) -> Any:
-  """Returns a number between 0 and `most` of this kind."""
+  """Returns a number between 0 and `most` of type `kind`."""
   if (
     type(value) not in (int, float)
     or not 0 <= value <= most
     or (kind is int and value != int(value))
   ):
     raise CheckpointError(
-      f'the checkpoint has {name} = {plain(value)}, which is no '
-      f'{"integer" if kind is int else "number"} from 0 to {most:g}'
+      f'{name} of the checkpoint must be '
+      f'{"an integer" if kind is int else "a number"} from 0 to {most:g}, got '
+      f'{plain(value)}'
     )
   return kind(value)
 
 
 def flag(name: str, value: Any) -> bool:
-  """Returns a value that must be a flag."""
+  """Returns a value that must be a boolean."""
   if type(value) is not bool:
-    raise CheckpointError(f'the checkpoint has {name} = {plain(value)}')
+    raise CheckpointError(f'{name} must be True or False, got {plain(value)}')
   return value
 
 
@@ -114,7 +113,7 @@ def clamp(value: Any) -> float | None:
 
 
 def plain(value: Any) -> Any:
-  """Returns a number, a text or a short list of numbers; else a description."""
+  """Returns a number, a string or a short list of numbers, or describes it."""
   if type(value) is int and value.bit_length() > _MAX_BITS:
     return 'a huge number'
   if isinstance(value, NumpyArray) and value.numpy().size <= 8:

@@ -1,8 +1,8 @@
 """Compares the attributes of the modules of a file with their design.
 
-From our configuration the geometry of every layer follows again. Sizes, rates,
-cutoffs, paddings, gains and clamps of the layers of the file must agree, so
-that no hyper-parameter can be missed.
+The geometry of every layer follows from our configuration. Sizes, rates,
+cutoffs, paddings, gains and clamps of the layers in the file must agree with
+it, so that no hyperparameter can be missed.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from sg3jax.interop.torch_pickle.records import (
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
 
-# Float64 numbers of the file and ours differ by the order of a few operations.
+# Float64 numbers in the file may differ in the order of a few operations.
 _RELATIVE = 1e-9
 
 
@@ -46,7 +46,7 @@ def check_stylegan2(
       same: dict[str, Any] = {'conv_clamp': clamp}
       if name == 'torgb':
         same['out_channels'] = spec.img_channels
-      elif name == 'skip':  # Linear in what is clamped already.
+      elif name == 'skip':  # Its input is already clamped, and it is linear.
         same |= {'conv_clamp': None, 'activation': 'linear', 'up': 2}
       else:
         same |= {
@@ -87,7 +87,7 @@ def check_stylegan3(
 
 
 def _geometry(layer: spec_lib.LayerSpec) -> dict[str, Any]:
-  """Returns the attributes of an official layer of this geometry."""
+  """Returns the attributes of an official layer with this geometry."""
   same = (
     'in_channels', 'out_channels', 'in_sampling_rate', 'out_sampling_rate',
     'tmp_sampling_rate', 'in_cutoff', 'out_cutoff', 'in_half_width',
@@ -123,7 +123,7 @@ def check_block(block: Module, where: str, clamp: float | None) -> None:
         'activation': 'linear' if is_skip else 'lrelu',
         'up': 1,
         'down': 2 if name in ('conv1', 'skip') else 1,
-        # A skip is linear in what is clamped already.
+        # A skip is linear, and its input is already clamped.
         'conv_clamp': None if is_skip else clamp,
       },
     )
@@ -167,7 +167,7 @@ def _check_dense(
 
 
 def _check_conv(module: Module, where: str) -> None:
-  """Checks the gains and the padding of a convolution, as far as it has any."""
+  """Checks the gains and the padding of a convolution, if it has them."""
   shape = _weight_shape(module, where, 4)
   is_linear = module.state.get('activation') == 'linear'
   check_given(
@@ -191,21 +191,21 @@ def _weight_shape(module: Module, where: str, rank: int) -> tuple[int, ...]:
 
 
 def _weight_gain(shape: tuple[int, ...]) -> float:
-  """Returns the factor on N(0, 1) that keeps the variance of the input."""
+  """Returns the factor of N(0, 1) weights that preserves the variance."""
   return max(math.prod(shape[1:]), 1) ** -0.5
 
 
 def check(module: Module, where: str, expected: Mapping[str, Any]) -> None:
-  """Compares attributes of a module with what its design gives."""
+  """Compares attributes of a module with what its design implies."""
   _check_values(module.state, where, expected)
 
 
 def check_given(
   values: Mapping[str, Any], where: str, expected: Mapping[str, Any]
 ) -> None:
-  """Compares those attributes or arguments that are there.
+  """Compares the attributes or arguments that exist.
 
-  Not all versions of the official code have them.
+  Some versions of the official code lack them.
   """
   given = {name: wanted for name, wanted in expected.items() if name in values}
   _check_values(values, where, given)
@@ -223,7 +223,8 @@ def _check_values(
     if not all(_equal(*pair) for pair in pairs):
       raise CheckpointError(
         f'{quoted(where)} of the checkpoint has {name} = {found}, where its '
-        f'design gives {wanted}: it was made by other code than is known here'
+        f'design gives {wanted}: it was made by code that this package does '
+        'not know'
       )
 
 

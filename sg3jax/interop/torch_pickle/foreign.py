@@ -1,6 +1,6 @@
-"""Says what a file is that is no checkpoint, and what to do about it.
+"""Identifies files that are not checkpoints, and suggests a remedy.
 
-People rename files, and servers answer with something else than the file. The
+People rename files, and servers may return something other than the file. The
 first bytes show what it is.
 """
 
@@ -9,7 +9,7 @@ from sg3jax.interop.torch_pickle.records import quoted
 _UNPACK = 'unpack it and import what is in it'
 _DOWNLOAD = 'download the checkpoint itself'
 
-# The first bytes of a file, what it is then, and the remedy.
+# The first bytes of a file, what it is, and the remedy.
 _BEGINNINGS = (
   (b'\x1f\x8b', 'a gzip file', _UNPACK),
   (b'BZh', 'a bzip2 file', _UNPACK),
@@ -25,7 +25,7 @@ _BEGINNINGS = (
   (b'%PDF', 'a PDF document', _DOWNLOAD),
 )
 
-# The same of texts, in small letters and without the space before them.
+# The same for texts, in lower case and without leading whitespace.
 _TEXTS = (
   (
     b'version https://git-lfs',
@@ -41,10 +41,10 @@ _TEXTS = (
 
 
 def describe(data: bytes) -> str:
-  """Returns an error message for a file that is no checkpoint.
+  """Returns an error message for a file that is not a checkpoint.
 
   Args:
-    data: The first bytes of the file, some hundred of them.
+    data: The first few hundred bytes of the file.
   """
   for beginning, what, remedy in _BEGINNINGS:
     if data.startswith(beginning):
@@ -66,7 +66,7 @@ def describe(data: bytes) -> str:
 
 
 def describe_zip(names: list[str]) -> str:
-  """Returns an error message for a zip that is no checkpoint.
+  """Returns an error message for a zip that is not a checkpoint.
 
   Args:
     names: The names of its members.

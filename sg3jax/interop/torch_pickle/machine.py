@@ -1,16 +1,18 @@
-"""A pickle machine that cannot execute anything.
+"""Reads pickles with a machine that cannot execute anything.
 
-The standard library's unpicklers look names up and call what they find. Taking
-that power away by overriding `find_class` leaves weaknesses that a file can use
-without naming anything: they hash what the file makes (a tuple that holds
-another twice, which holds another twice ..., takes exponential time, and a deep
-one overflows the C stack), the C one sizes its memo by an index in the file,
-and neither counts what it does. So this is a machine of our own, for the
-opcodes of the binary protocols that checkpoints use. It imports nothing and
-calls only functions that its owner passes. Keys and members of sets are texts
-and small integers; every length is checked against the bytes that exist; every
-opcode is counted. Checkpoints have few opcodes and long byte strings, which are
-not copied, so that Python is fast enough.
+The standard library's unpicklers look names up and call what they find.
+Overriding `find_class` prevents that, but leaves weaknesses that a file can
+exploit without any name. The unpicklers hash values from the file: a tuple that
+holds another twice, which holds another twice ..., takes exponential time, and
+a deep one overflows the C stack. The C unpickler sizes its memo by an index in
+the file. Neither limits its work.
+
+This module therefore implements its own machine, for the opcodes of the binary
+protocols that checkpoints use. It imports nothing and calls only functions that
+its owner passes. Keys and members of sets are strings and small integers; every
+length is checked against the available bytes; every opcode is counted.
+Checkpoints have few opcodes and long byte strings, which are not copied, so
+Python is fast enough.
 
 Opcodes are described in the standard library's `pickletools`.
 """
@@ -30,20 +32,20 @@ from sg3jax.interop.torch_pickle.records import (
 
 
 class Symbol(Protocol):
-  """Stands for a global name."""
+  """Represents a global name."""
 
   name: str
 
   def reduce(self, args: tuple) -> Any:
-    """Returns what calling it with `args` stands for."""
+    """Returns the record for a call with `args`."""
     ...
 
 
 class Buildable(Protocol):
-  """A value that takes a state after it was made."""
+  """A value whose state is set after it is created."""
 
   def build(self, state: Any) -> None:
-    """Takes the state."""
+    """Sets the state."""
     ...
 
 
@@ -57,12 +59,12 @@ def run(
   """Reads one pickle.
 
   Args:
-    data: The bytes; the pickle may end before they do.
+    data: The bytes, which may continue after the pickle.
     start: Where the pickle starts.
-    find_global: Returns what a module and a name stand for, or raises: a
-      `Symbol`, if the pickle may call it.
+    find_global: Maps a module and a name to a value, which is a `Symbol` if the
+      pickle may call it; raises for names that are not allowed.
     persistent_load: Returns the value of a persistent id, or raises; None for
-      pickles that have none.
+      pickles without persistent ids.
     budget: Counts opcodes.
 
   Returns:
@@ -70,14 +72,14 @@ def run(
 
   Raises:
     CheckpointError: If the pickle is damaged.
-    UnsafeCheckpointError: If it uses an opcode or asks for a name that
-      checkpoints have no need of, or too many opcodes.
+    UnsafeCheckpointError: If it uses an opcode or a name that checkpoints do
+      not need, or too many opcodes.
   """
   return _Machine(data, start, find_global, persistent_load, budget).run()
 
 
 class _Machine:
-  """The state of reading one pickle; arguments as of `run`."""
+  """The state of reading one pickle; the arguments are those of `run`."""
 
   def __init__(
     self,
@@ -93,7 +95,7 @@ class _Machine:
     self._persistent_load = persistent_load
     self._budget = budget
     self._stack: list[Any] = []
-    self._marks: list[int] = []  # Heights of the stack where a MARK was set.
+    self._marks: list[int] = []  # Heights of the stack at each MARK.
     self._memo: dict[int, Any] = {}
 
   def run(self) -> tuple[Any, int]:
@@ -107,7 +109,7 @@ class _Machine:
       if handler is None:
         raise UnsafeCheckpointError(
           f'the checkpoint uses the pickle opcode 0x{opcode:02x}, which '
-          'checkpoints have no need of'
+          'checkpoints do not need'
         )
       handler(self)
     value = self._pop()
@@ -121,7 +123,7 @@ class _Machine:
     end = self._position + count
     if end > len(self._data):
       raise CheckpointError(
-        f'the checkpoint is truncated: {count} bytes are wanted where '
+        f'the checkpoint is truncated: {count} bytes are needed, but only '
         f'{len(self._data) - self._position} are left'
       )
     taken = self._data[self._position : end]
@@ -219,7 +221,7 @@ class _Machine:
     index = self._unsigned(size)
     if index not in self._memo:
       raise CheckpointError(
-        'a pickle of the checkpoint recalls what it has not'
+        'a pickle of the checkpoint recalls a value that it did not store'
       )
     self._push(self._memo[index])
 
@@ -228,11 +230,11 @@ class _Machine:
     self._memo[index] = value
     self._push(value)
 
-  # Names, and what is made by them.
+  # Names, and the values created from them.
 
   def _global(self, module: Any, name: Any) -> None:
     if not isinstance(module, str) or not isinstance(name, str):
-      raise CheckpointError('a name in the checkpoint is no text')
+      raise CheckpointError('a name in the checkpoint must be a string')
     self._push(self._find_global(module, name))
 
   def _stack_global(self) -> None:
@@ -243,7 +245,7 @@ class _Machine:
     args, symbol = self._pop(), self._pop()
     if not hasattr(symbol, 'reduce'):
       raise UnsafeCheckpointError(
-        f'the checkpoint calls {quoted(symbol)}, which is no function'
+        f'the checkpoint calls {quoted(symbol)}, which is not a function'
       )
     if type(args) is not tuple:
       raise CheckpointError(
@@ -253,7 +255,7 @@ class _Machine:
 
   def _build(self) -> None:
     state, target = self._pop(), self._pop()
-    # A dictionary's attributes are no part of a checkpoint: let them go.
+    # Drop a dictionary's attributes, which do not belong to a checkpoint.
     if type(target) is not dict:
       if not hasattr(target, 'build'):
         raise UnsafeCheckpointError(
@@ -283,7 +285,7 @@ def _check_keys(keys: list[Any]) -> None:
     # Large integers can be chosen so that all of them collide.
     if not (type(key) is str or (is_size(key) and key < _MAX_KEY)):
       raise UnsafeCheckpointError(
-        f'a key in the checkpoint is {quoted(key)}, no text or small number'
+        f'a key must be a string or a small integer, got {quoted(key)}'
       )
 
 
@@ -292,7 +294,7 @@ _MAX_KEY = 1 << 16
 
 _HANDLERS: dict[int, Callable[[_Machine], None]] = {
   0x80: _Machine._protocol,
-  0x95: lambda m: (m._take(8), None)[1],  # FRAME: a hint to readers of streams.
+  0x95: lambda m: (m._take(8), None)[1],  # FRAME: a hint for stream readers.
   ord('('): _Machine._mark,
   ord('N'): lambda m: m._push(None),
   0x88: lambda m: m._push(True),

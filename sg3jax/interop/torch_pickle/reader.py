@@ -1,13 +1,13 @@
-"""Reads checkpoints of PyTorch without PyTorch, and without running them.
+"""Reads checkpoints of PyTorch without PyTorch, and without executing them.
 
 There are three layouts, which the first bytes distinguish:
 
-  pickle   one pickle, as the standard library writes it; each tensor's storage
-           is a stream or zip of its own within it
-  stream   what `torch.save` wrote until version 1.6: pickles of a magic number,
-           a protocol, the machine, the value and the storages' names; then the
-           storages
-  zip      what it writes now: `NAME/data.pkl` and `NAME/data/KEY`
+  pickle   one pickle, as the standard library writes it, in which each tensor's
+           storage is a separate stream or zip
+  stream   the format of `torch.save` before version 1.6: pickles of a magic
+           number, a protocol, the machine, the value and the storages' names;
+           then the storages
+  zip      its current format: `NAME/data.pkl` and `NAME/data/KEY`
 """
 
 import functools
@@ -37,8 +37,9 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_PROTOCOL = 1001
 _ZIP_MAGIC = b'PK\x03\x04'
 
-# Bytes of a zip's directory. `zipfile` makes an object of each member, 46 bytes
-# at least, before members can be counted; networks have about 500 of 100 bytes.
+# Maximum bytes of a zip's directory. `zipfile` creates an object for each
+# member, which takes at least 46 bytes there, before members can be counted.
+# Networks have about 500 members of 100 bytes.
 _MAX_DIRECTORY = 2 << 20
 
 _FindGlobal = Callable[[str, str], Any]
@@ -51,14 +52,14 @@ def read_file(path: pathlib.Path) -> bytes:
 
   Raises:
     FileNotFoundError: If there is no such file.
-    CheckpointError: If it is no file, or too large.
+    CheckpointError: If it is not a file, or too large.
   """
   if not path.exists():
     raise FileNotFoundError(f'there is no file {path}')
   if not path.is_file():
     raise CheckpointError(f'{path} must be a file')
   with path.open('rb') as file:
-    # In memory: a mapped file that shrinks meanwhile would end the process.
+    # Read into memory: a mapped file that shrinks would crash the process.
     data = file.read(MAX_FILE_BYTES + 1)
   if len(data) > MAX_FILE_BYTES:
     raise CheckpointError(f'{path} is larger than {MAX_FILE_BYTES >> 30} GiB')
@@ -68,21 +69,21 @@ def read_file(path: pathlib.Path) -> bytes:
 def read_bytes(data: bytes, names: symbols.Names = _NO_NAMES) -> Any:
   """Reads a checkpoint.
 
-  Nothing of it is executed: names are looked up in a table of inert
-  substitutes (`symbols`), and everything else is refused.
+  Nothing in it is executed: names are looked up in a table of inert substitutes
+  (`symbols`), and everything else is refused.
 
   Args:
     data: The bytes of the file.
-    names: Names that the checkpoint may ask for beside those of Python, NumPy
-      and PyTorch, and what a call of each stands for.
+    names: Names that the checkpoint may use besides those of Python, NumPy and
+      PyTorch, and functions that return the records for their calls.
 
   Returns:
-    Its value: dictionaries, lists, texts, numbers, and the records `Module`,
+    Its value: dictionaries, lists, strings, numbers, and the records `Module`,
     `Tensor` and `NumpyArray` of `interop.torch_pickle.records`.
 
   Raises:
-    CheckpointError: If it is damaged, too large or of no known layout.
-    UnsafeCheckpointError: If it asks for what no checkpoint needs.
+    CheckpointError: If it is damaged, too large or has an unknown layout.
+    UnsafeCheckpointError: If it requests something that no checkpoint needs.
   """
   if not data:
     raise CheckpointError('the file is empty: download it again')
@@ -95,7 +96,7 @@ def read_bytes(data: bytes, names: symbols.Names = _NO_NAMES) -> Any:
 
 
 def _load_storage(budget: Budget, data: memoryview) -> Storage:
-  """Reads a file within the file, which holds one storage."""
+  """Reads an embedded file that contains one storage."""
   value = _read_torch(data, symbols.find_in(symbols.STORAGE_TYPES), budget)
   if not isinstance(value, Storage):
     raise CheckpointError('a part of the checkpoint holds no storage')
@@ -103,10 +104,10 @@ def _load_storage(budget: Budget, data: memoryview) -> Storage:
 
 
 def _check_nesting(value: Any) -> None:
-  """Refuses values so deep that whoever walks them might not come back."""
+  """Refuses values nested so deep that recursion might overflow the stack."""
   level, seen = [(value,)], set()
   for _ in range(MAX_NESTING):
-    # By identity: a part that others share is looked at once.
+    # Compare identities, so that shared parts are visited once.
     children = {id(c): c for item in level for c in _children(item)}
     level = [children[key] for key in children.keys() - seen]
     seen |= children.keys()
@@ -118,7 +119,7 @@ def _check_nesting(value: Any) -> None:
 
 
 def _children(value: Any) -> Iterable[Any]:
-  """Returns the parts of a value that have parts."""
+  """Returns those parts of a value that can have parts themselves."""
   if isinstance(value, Module):
     return (value.state,)
   parts = value.values() if isinstance(value, dict) else value
@@ -128,7 +129,7 @@ def _children(value: Any) -> Iterable[Any]:
 def _read_torch(
   data: memoryview, find: _FindGlobal, budget: Budget, *, plain: bool = False
 ) -> Any:
-  """Reads a zip or a stream, or, if allowed, a plain pickle."""
+  """Reads a zip, a stream or, if allowed, a plain pickle."""
   if data[:4] == _ZIP_MAGIC:
     return _read_zip(data, find, budget)
   if data[:1] != b'\x80':
@@ -137,7 +138,7 @@ def _read_torch(
   if isinstance(value, int) and value == _MAGIC:
     return _read_stream(data, end, find, budget)
   if not plain:
-    raise CheckpointError('a part of the checkpoint is no stream of PyTorch')
+    raise CheckpointError('a part of the checkpoint must be a PyTorch stream')
   _check_end(data, end)
   return value
 
@@ -150,13 +151,13 @@ def _check_end(data: memoryview, end: int) -> None:
 
 
 class _Storages:
-  """The storages that persistent ids name."""
+  """The storages that persistent ids refer to."""
 
   def __init__(self):
     self.by_key: dict[str, Storage] = {}
 
   def load(self, key: Any) -> Storage:
-    """Returns the storage of ('storage', type, key, location, numel, ...)."""
+    """Returns the storage for ('storage', type, key, location, numel, ...)."""
     if not (
       type(key) is tuple
       and 5 <= len(key) <= 6
@@ -182,13 +183,13 @@ class _Storages:
 def _read_stream(
   data: memoryview, position: int, find: _FindGlobal, budget: Budget
 ) -> Any:
-  """Reads a stream behind its magic number."""
+  """Reads a stream after its magic number."""
   storages = _Storages()
 
   protocol, position = machine.run(data, position, find, None, budget)
   system, position = machine.run(data, position, find, None, budget)
   if type(protocol) is not int or protocol != _STREAM_PROTOCOL:
-    raise CheckpointError('a stream of the checkpoint is of another version')
+    raise CheckpointError('a stream of the checkpoint has another version')
   if type(system) is not dict or system.get('little_endian') is not True:
     raise CheckpointError('the checkpoint was written by a big-endian machine')
   value, position = machine.run(data, position, find, storages.load, budget)
@@ -209,7 +210,7 @@ def _read_stream(
       position > len(data) or int.from_bytes(header, 'little') != storage.numel
     ):
       raise CheckpointError(
-        'the checkpoint is truncated, or a storage has not the size it declares'
+        'the checkpoint is truncated, or a storage lacks its declared size'
       )
     storage.fill(data[start:position])
   if unread:
@@ -219,7 +220,7 @@ def _read_stream(
 
 
 def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
-  """Reads a zip: `NAME/data.pkl` and the storages beside it."""
+  """Reads a zip: `NAME/data.pkl` and its storages."""
   check_directory(data)
   try:
     # Broken archives make `zipfile` raise several kinds of errors.
@@ -237,13 +238,13 @@ def _read_zip(data: memoryview, find: _FindGlobal, budget: Budget) -> Any:
 def check_directory(data: memoryview) -> None:
   """Refuses directories so long that opening the zip might fill the memory."""
   end = len(data) - 22
-  # With a comment the record would be elsewhere; PyTorch writes none.
+  # A comment would move the record, but PyTorch writes none.
   if end < 0 or data[end : end + 4] != b'PK\5\6' or data[end + 20 :] != b'\0\0':
     raise CheckpointError(
       'the zip of the checkpoint is damaged: it does not end with its directory'
     )
   (size,) = struct.unpack_from('<I', data, end + 12)
-  if data[max(end - 20, 0) : end][:4] == b'PK\6\7':  # A zip64 has another.
+  if data[max(end - 20, 0) : end][:4] == b'PK\6\7':  # Zip64 has a second one.
     (large,) = struct.unpack_from('<Q', data, end - 12)
     if large != end - 76 or data[large : large + 4] != b'PK\6\6':
       raise CheckpointError(
@@ -288,7 +289,7 @@ def _read_archive(
 
 
 def _check_members(members: list[zipfile.ZipInfo], limit: int) -> None:
-  """Refuses names that leave the archive and members that grow."""
+  """Refuses names outside the archive, and compressed or shared members."""
   total = 0
   for member in members:
     name = member.filename
@@ -310,4 +311,4 @@ def _check_members(members: list[zipfile.ZipInfo], limit: int) -> None:
   if total > limit:
     raise UnsafeCheckpointError('members of the zip share their bytes')
   if len({member.filename for member in members}) != len(members):
-    raise UnsafeCheckpointError('the zip has two members of one name')
+    raise UnsafeCheckpointError('the zip has two members with the same name')

@@ -1,9 +1,9 @@
-"""Inert records that a foreign checkpoint is read into, errors and limits.
+"""Inert records for the contents of a foreign checkpoint, errors and limits.
 
-Nothing here can run code of the file: records hold names, numbers and bytes.
-Values of a file may share parts (a list of two references to a list of two
-references ...), so that nothing may compare, hash, print or walk them as if
-they were trees; errors therefore quote names only, and shortened.
+Nothing here can run code from the file: records contain names, numbers and
+bytes. Values in a file may share parts (a list of two references to a list of
+two references ...), so no code may compare, hash, print or traverse them as if
+they were trees. Errors therefore quote only names, in shortened form.
 """
 
 import dataclasses
@@ -12,27 +12,27 @@ from typing import Any
 
 import numpy as np
 
-# Far above what checkpoints need (one of 1024 pixels has about 30,000 opcodes)
-# and low enough that a hostile file costs seconds.
+# Far above what checkpoints need (one for 1024 pixels has about 30,000 opcodes)
+# and low enough that a hostile file only costs seconds.
 MAX_FILE_BYTES = 4 << 30
 MAX_OPCODES = 500_000
 MAX_NESTING = 200
-# Tensors may be views of one storage, but converting copies each.
+# Tensors may be views of one storage, but conversion copies each of them.
 MAX_TENSOR_BYTES_PER_FILE_BYTE = 4
 _MAX_PARTS = 1000
 _MAX_DIMENSIONS = 8
 
 
 class CheckpointError(ValueError):
-  """A checkpoint that is damaged, or not of a kind that can be read."""
+  """A checkpoint is damaged, or of an unsupported kind."""
 
 
 class UnsafeCheckpointError(CheckpointError):
-  """A checkpoint that asks for something a checkpoint has no need of."""
+  """A checkpoint requests something that no checkpoint needs."""
 
 
 def quoted(name: object) -> str:
-  """Returns a name from a file for an error message: short, ASCII."""
+  """Shortens a name from a file for an error message, in ASCII."""
   if not isinstance(name, str):
     return f'a {type(name).__name__}'
   text = ascii(name[:80])
@@ -50,18 +50,18 @@ def are_sizes(values: tuple) -> bool:
 
 
 def is_shape(values: tuple) -> bool:
-  """Returns whether values can be the shape of an array, an empty one too."""
-  # NumPy multiplies the sizes of an empty array too, those of 0 apart.
+  """Returns whether values can be the shape of an array, possibly empty."""
+  # NumPy also multiplies the sizes of an empty array, except those of 0.
   return are_sizes(values) and is_size(math.prod(max(v, 1) for v in values))
 
 
 @dataclasses.dataclass
 class Budget:
-  """Counts down the work that a file may cost, over all of its parts.
+  """Counts down the work that a file may cause, over all of its parts.
 
   Attributes:
-    opcodes: Opcodes of all its pickles, and values they copy.
-    tensor_bytes: Bytes of all its tensors and arrays.
+    opcodes: Remaining opcodes of all its pickles, including copied values.
+    tensor_bytes: Remaining bytes of all its tensors and arrays.
   """
 
   opcodes: int
@@ -69,11 +69,11 @@ class Budget:
 
   @classmethod
   def of_file(cls, num_bytes: int) -> 'Budget':
-    """Returns the budget of a file of this size."""
+    """Returns the budget for a file of this size."""
     return cls(MAX_OPCODES, num_bytes * MAX_TENSOR_BYTES_PER_FILE_BYTE)
 
   def spend_opcodes(self, count: int = 1) -> None:
-    """Counts opcodes, or work that is worth as many.
+    """Counts opcodes, or an equivalent amount of work.
 
     Raises:
       UnsafeCheckpointError: If there were too many.
@@ -104,8 +104,8 @@ class Storage:
 
   Attributes:
     dtype: The type of the elements.
-    numel: Elements that the file declares.
-    data: Their bytes, or None before they are read.
+    numel: Number of elements that the file declares.
+    data: The bytes of the elements; None before they are read.
   """
 
   dtype: np.dtype
@@ -113,10 +113,10 @@ class Storage:
   data: memoryview | bytes | None = None
 
   def fill(self, data: memoryview | bytes) -> None:
-    """Takes the bytes.
+    """Sets the bytes.
 
     Raises:
-      CheckpointError: If they are not as many as declared.
+      CheckpointError: If their number is not the declared one.
     """
     if len(data) != self.numel * self.dtype.itemsize:
       raise CheckpointError(
@@ -132,12 +132,12 @@ class Tensor:
 
   Attributes:
     storage: Its elements.
-    offset: The first element's index.
+    offset: Index of the first element.
     shape: Sizes.
-    strides: In elements.
+    strides: Strides in elements.
 
   Raises:
-    CheckpointError: If it leaves its storage or repeats elements.
+    CheckpointError: If it exceeds its storage or repeats elements.
   """
 
   storage: Storage
@@ -153,8 +153,8 @@ class Tensor:
     steps = zip(self.shape, self.strides, strict=True)
     last = self.offset + sum((size - 1) * step for size, step in steps)
     count = math.prod(self.shape)
-    # No tensor of a network repeats elements, and a stride of 0 would let few
-    # bytes stand for any number.
+    # No tensor of a network repeats elements, and a stride of 0 would let a few
+    # bytes represent any number of elements.
     if count and (last >= self.storage.numel or count > self.storage.numel):
       raise CheckpointError(
         f'a tensor of the checkpoint reaches element {last} of a storage of '
@@ -163,14 +163,14 @@ class Tensor:
 
   @property
   def num_bytes(self) -> int:
-    """Bytes of all elements."""
+    """Number of bytes of all elements."""
     return math.prod(self.shape) * self.storage.dtype.itemsize
 
   def numpy(self) -> np.ndarray:
-    """Returns the elements, a read-only view.
+    """Returns the elements as a read-only view.
 
     Raises:
-      CheckpointError: If the file declares the storage, but does not hold it.
+      CheckpointError: If the file declares the storage, but lacks it.
     """
     if self.storage.data is None:
       raise CheckpointError('a tensor of the checkpoint has no storage in it')
@@ -190,7 +190,7 @@ class NumpyArray:
   """A NumPy array, empty until its state is read.
 
   Attributes:
-    value: The array, or None before.
+    value: The array; None before its state is read.
   """
 
   value: np.ndarray | None = None
@@ -223,8 +223,8 @@ class Module:
     """Returns `_parameters`, `_buffers` or `_modules`.
 
     Raises:
-      CheckpointError: If it is no dictionary with names as keys, or of more
-        parts than any network has.
+      CheckpointError: If it is not a dictionary with names as keys, or has more
+        parts than any network.
     """
     value = self.state.get(name)
     if (
@@ -242,7 +242,7 @@ class Module:
     """Returns a part by name.
 
     Raises:
-      CheckpointError: If there is none.
+      CheckpointError: If there is no such part.
     """
     value = self.part('_modules').get(name)
     if not isinstance(value, Module):

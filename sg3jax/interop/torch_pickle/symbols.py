@@ -1,11 +1,12 @@
-"""The names that a checkpoint may ask for, and what stands for each here.
+"""Maps the names that a checkpoint may use to inert substitutes.
 
-No name leads to the function it means: each is a `Function` of this module that
-checks its arguments and returns an inert record. All others are refused.
+No name gives access to the function it denotes. Each maps to a `Function` of
+this module, which checks its arguments and returns an inert record. All other
+names are refused.
 
-These are the names of Python, NumPy and PyTorch itself. Those of a code base
-that pickles classes of its own are an argument of the reader: `dictionary` and
-`module` may stand for them.
+This module knows the names of Python, NumPy and PyTorch. Names of a code base
+that pickles its own classes are an argument of the reader, with `dictionary`
+and `module` as their substitutes.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from sg3jax.interop.torch_pickle.records import (
 # A module and a name in it.
 Name = tuple[str, str]
 
-# Further names and what a call of each stands for.
+# Further names, and functions that return the records for their calls.
 Names = Mapping[Name, Callable[..., Any]]
 
 
@@ -44,17 +45,17 @@ class Function:
 
   Attributes:
     name: For messages.
-    call: Takes the arguments of a call and returns what it stands for.
+    call: Takes the arguments of a call and returns its record.
   """
 
   name: str
   call: Callable[..., Any]
 
   def reduce(self, args: tuple) -> Any:
-    """Returns what the call stands for.
+    """Returns the record for a call.
 
     Raises:
-      CheckpointError: If the arguments are not what they should be.
+      CheckpointError: If the arguments are invalid.
     """
     return self.call(*args[:8])
 
@@ -74,7 +75,7 @@ class Type:
 
 @dataclasses.dataclass(eq=False)
 class Dtype:
-  """A NumPy dtype, which takes its byte order later.
+  """A NumPy dtype, whose byte order is set later.
 
   Attributes:
     code: Kind and size, such as 'f4'.
@@ -85,7 +86,7 @@ class Dtype:
   order: str = '<'
 
   def build(self, state: Any) -> None:
-    """Takes the state of a pickled dtype: version, byte order, ..."""
+    """Sets the state of a pickled dtype: version, byte order, ..."""
     if not (
       type(state) is tuple and len(state) >= 2 and state[1] in ('<', '>', '|')
     ):
@@ -101,7 +102,7 @@ _NUMPY_CODES = frozenset(
   ['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8']
 )
 
-# All little-endian, as files are: `reader` refuses others.
+# All are little-endian, like the files: `reader` refuses others.
 _STORAGES = {
   'FloatStorage': '<f4',
   'HalfStorage': '<f2',
@@ -124,14 +125,14 @@ STORAGE_TYPES: dict[Name, Any] = {
 
 
 def dictionary(*args: Any) -> dict:
-  """Stands for the constructor of a dictionary, to be filled afterwards."""
+  """Substitutes for the constructor of a dictionary, which is filled later."""
   if args:
-    raise CheckpointError('a dictionary of the checkpoint is of an old form')
+    raise CheckpointError('a dictionary of the checkpoint has an old form')
   return {}
 
 
 def module(*args: Any) -> Module:
-  """Stands for a call that makes a module of its class's name and state.
+  """Substitutes for a call that creates a module from a class name and a state.
 
   Args:
     *args: One dictionary, with `type` = 'class', `class_name` and `state`.
@@ -152,12 +153,12 @@ def allowed_symbols(
   load_from_bytes: Callable[[memoryview], Storage],
   names: Names,
 ) -> dict[Name, Any]:
-  """Returns everything that a checkpoint may name.
+  """Returns the substitutes for all names that a checkpoint may use.
 
   Args:
     budget: Counts what calls copy.
-    load_from_bytes: Reads the storage of a file within the file.
-    names: Names beside those of Python, NumPy and PyTorch.
+    load_from_bytes: Reads the storage in an embedded file.
+    names: Names besides those of Python, NumPy and PyTorch.
   """
   calls = _Calls(budget, load_from_bytes)
   functions: dict[Name, Callable[..., Any]] = {
@@ -189,7 +190,7 @@ def allowed_symbols(
 
 
 def find_in(symbols: dict[Name, Any]) -> Callable[[str, str], Any]:
-  """Returns the function that looks a name up, or refuses it."""
+  """Returns a function that looks up a name or refuses it."""
   return functools.partial(_find, symbols)
 
 
@@ -205,11 +206,11 @@ def _find(symbols: dict[Name, Any], module: str, name: str) -> Any:
 
 
 class _Calls:
-  """Returns what calls of the allowed functions stand for.
+  """Returns the records for calls of the allowed functions.
 
   Args:
-    budget: Counts what they copy.
-    load_from_bytes: Reads the storage of a file within the file.
+    budget: Counts what the calls copy.
+    load_from_bytes: Reads the storage in an embedded file.
   """
 
   def __init__(
@@ -223,7 +224,7 @@ class _Calls:
     self._budget.spend_opcodes(len(members))
     if not all(type(member) is str for member in members):
       raise UnsafeCheckpointError(
-        'a set in the checkpoint holds more than texts'
+        'a set in the checkpoint must only contain strings'
       )
     return set(members)
 
@@ -264,7 +265,7 @@ class _Calls:
     code = _only(args, 1, str, at_least=True)[0]
     if code not in _NUMPY_CODES:
       raise UnsafeCheckpointError(
-        f'the checkpoint has a NumPy array of {quoted(code)}, no plain number'
+        f'a NumPy array must have plain numbers, got the dtype {quoted(code)}'
       )
     return Dtype(code)
 
@@ -290,7 +291,7 @@ class _Calls:
     order: str = 'C',
   ) -> np.ndarray:
     if not is_shape(shape):
-      raise CheckpointError('an array of the checkpoint has no possible shape')
+      raise CheckpointError('an array of the checkpoint has an invalid shape')
     num_bytes = math.prod(shape) * dtype.numpy().itemsize
     if num_bytes != len(data):
       raise CheckpointError(
@@ -303,10 +304,10 @@ class _Calls:
 
 
 class _PickledArray(NumpyArray):
-  """An array that takes its contents after it was made.
+  """An array whose contents are set after it is created.
 
   Args:
-    from_buffer: Makes an array of bytes, dtype, shape and order.
+    from_buffer: Creates an array from bytes, dtype, shape and order.
   """
 
   def __init__(self, from_buffer: Callable[..., np.ndarray]):
@@ -314,7 +315,7 @@ class _PickledArray(NumpyArray):
     self._from_buffer = from_buffer
 
   def build(self, state: Any) -> None:
-    """Takes the state: version, shape, dtype, whether Fortran order, bytes."""
+    """Sets the state: version, shape, dtype, whether Fortran order, bytes."""
     _, shape, dtype, is_fortran, data = _only(
       state, 5, int, tuple, Dtype, bool, object
     )
@@ -323,13 +324,13 @@ class _PickledArray(NumpyArray):
 
 
 def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
-  """Returns the first arguments, checked to be of these types."""
+  """Returns the first arguments after checking their types."""
   if (
     not isinstance(args, tuple)
     or len(args) < count
     or (len(args) > count and not at_least)
   ):
-    raise CheckpointError('a call in the checkpoint has other arguments')
+    raise CheckpointError('a call in the checkpoint has wrong arguments')
   for arg, kind in zip(args, types, strict=False):
     if kind is not object and not isinstance(arg, kind):
       raise CheckpointError(
@@ -341,5 +342,5 @@ def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
 
 def _bytes(value: Any) -> memoryview | bytes:
   if not isinstance(value, memoryview | bytes):
-    raise CheckpointError(f'{quoted(value)} in the checkpoint is no bytes')
+    raise CheckpointError(f'{quoted(value)} in the checkpoint must be bytes')
   return value

@@ -1,10 +1,10 @@
-"""Checkpoints: asynchronous, atomic, and restored bit for bit.
+"""Saves checkpoints asynchronously and atomically, and restores them exactly.
 
 A run keeps them in `checkpoints/STEP/`. Orbax writes each into a temporary
 folder and renames it when it is complete, so a run that dies while saving
-leaves the checkpoints before it intact and no half of one. Each is looked at
-once it is written, before it counts as saved. Every array has a checksum, which
-shows what a disk has garbled since.
+leaves the earlier checkpoints intact and no partial one. Each checkpoint is
+checked after it is written, before it counts as saved. Every array has a
+checksum, which reveals later corruption on disk.
 """
 
 import pathlib
@@ -36,7 +36,7 @@ _FIELDS = {
 
 
 class IncompatibleError(ValueError):
-  """A checkpoint is sound, but of another state than the one wanted."""
+  """A sound checkpoint holds a different state than the one requested."""
 
 
 class Checkpoints:
@@ -44,14 +44,14 @@ class Checkpoints:
 
   Args:
     workdir: The run folder.
-    keep: Newest checkpoints to keep.
-    best: The metric by which the best one is kept too; None to keep none for
-      that.
+    keep: Number of newest checkpoints to keep.
+    best: The metric by which the best checkpoint is also kept; None to keep
+      only the newest.
 
   Raises:
     OSError: If the folder cannot be written or listed.
     ValueError: If it is not on a local or mounted file system, or JAX finds no
-      device of the platform that it was told to use.
+      device of the platform it is set to use.
   """
 
   def __init__(
@@ -64,13 +64,13 @@ class Checkpoints:
     self._folder = files.local_path(workdir).absolute() / FOLDER
     self._keep = keep
     self._best = best
-    # Shapes of the arrays of a checkpoint that is not known to be complete.
+    # Array shapes of a checkpoint not yet known to be complete.
     self._unchecked: tuple[int, dict[str, Any]] | None = None
     sharding.find_devices()
     with storage.writing(self._folder):
       if jax.process_index() == 0:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Not at the first save, hours later.
+        # Fail now, not at the first save hours later.
         tempfile.TemporaryFile(dir=self._folder).close()
       self._measured = _read_measured(self._folder)
       self._manager = ocp.CheckpointManager(
@@ -81,11 +81,11 @@ class Checkpoints:
         ),
       )
     self._measured = _read_measured(self._folder)
-    # Orbax leaves out what it cannot look at: the run would start over.
+    # Orbax skips what it cannot inspect, so the run would start over.
     if hidden := set(self._measured) - set(self._manager.all_steps()):
       raise OSError(
         f'checkpoints in {self._folder} could not be read (steps '
-        f'{", ".join(map(str, sorted(hidden)))}). They may be whole, and '
+        f'{", ".join(map(str, sorted(hidden)))}). They may be intact, and '
         'nothing was changed: run the same command again when the folder can '
         'be read'
       )
@@ -103,7 +103,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def describe_latest(self) -> str:
-    """Returns the path of the newest checkpoint, in words if there is none."""
+    """Returns the path of the newest checkpoint, or words if there is none."""
     step = self.latest()
     return 'none' if step is None else str(self._folder / str(step))
 
@@ -113,17 +113,17 @@ class Checkpoints:
     options: dict[str, Any],
     values: Mapping[str, float] | None = None,
   ) -> None:
-    """Starts saving a state and returns; writing goes on in the background.
+    """Starts saving a state and returns; writing continues in the background.
 
     Args:
       state: The state. It may be donated as soon as this returns.
-      options: The run's configuration, kept beside the arrays.
-      values: The values of all metrics that were measured of it, by name.
+      options: The run's configuration, stored with the arrays.
+      values: The values of all metrics measured on this state, by name.
 
     Raises:
-      FloatingPointError: If the state has values that are not finite; it is not
-        saved.
-      OSError: If this one or the one before could not be written.
+      FloatingPointError: If the state has values that are not finite. It is
+        not saved then.
+      OSError: If this checkpoint or the previous one could not be written.
     """
     self.wait()
     arrays = flatten(jax.device_get(state))
@@ -132,7 +132,7 @@ class Checkpoints:
         raise FloatingPointError(f'{name} has values that are not finite')
     checksums = {name: reader.checksum(array) for name, array in arrays.items()}
     if jax.default_backend() == 'cpu':
-      # There the writer would read the live buffers, which the next training
+      # On CPUs the writer would read the live buffers, which the next training
       # step overwrites.
       state = jax.tree.map(jnp.copy, state)
     step = int(state.step)
@@ -155,12 +155,12 @@ class Checkpoints:
     """Raises an OSError if saving in the background has failed by now."""
     with storage.writing(self._folder):
       self._manager.check_for_errors()
-    # Several hosts may not be equally far: they look when they `wait`.
+    # Hosts may not have progressed equally: they check when they `wait`.
     if jax.process_count() == 1 and not self._manager.is_saving_in_progress():
       self._check_saved()
 
   def wait(self) -> None:
-    """Waits until the newest checkpoint is written, and looks at it.
+    """Waits until the newest checkpoint is written, then checks it.
 
     Raises:
       OSError: If it could not be written, or is not complete.
@@ -171,7 +171,7 @@ class Checkpoints:
     self._check_saved()
 
   def _check_saved(self) -> None:
-    """Raises an OSError if the checkpoint last written is not complete."""
+    """Raises an OSError if the last checkpoint written is not complete."""
     if self._unchecked is None:
       return
     (step, expected), self._unchecked = self._unchecked, None
@@ -183,29 +183,29 @@ class Checkpoints:
     if problem:
       raise OSError(
         f'Cannot write {folder}: what was written is not complete ({problem}). '
-        'The earlier checkpoints are whole: run the same command again, in '
-        'another folder if it happens again'
+        'Earlier checkpoints are intact: run the same command again, in '
+        'another folder if this recurs'
       )
 
   def restore(
     self, like: TrainState, log: Callable[[str], None] = print
   ) -> TrainState:
-    """Returns the newest state that is not damaged.
+    """Returns the newest undamaged state.
 
-    Newer checkpoints that are damaged, as their checksums or their structure
-    show, are moved aside: renamed `STEP.corrupted`.
+    Newer checkpoints that are damaged, according to their checksums or their
+    structure, are renamed `STEP.corrupted`.
 
     Args:
-      like: A state of `jax.ShapeDtypeStruct` with the shardings wanted, which
-        may differ from those of the run that saved.
-      log: Takes a line of text about each that is moved aside.
+      like: A state of `jax.ShapeDtypeStruct` with the desired shardings, which
+        may differ from those of the run that saved the checkpoint.
+      log: Receives a line of text about each renamed checkpoint.
 
     Raises:
-      FileNotFoundError: If there is none.
-      ValueError: If it holds arrays of other names or shapes, or if all are
-        damaged; all stay where they are then.
-      OSError: If a checkpoint cannot be read now, which says nothing about
-        what is stored; all stay where they are.
+      FileNotFoundError: If there is no checkpoint.
+      ValueError: If the newest one holds arrays of other names or shapes, or
+        if all are damaged. None is renamed then.
+      OSError: If a checkpoint cannot be read now, although it may be intact.
+        None is renamed then.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
@@ -230,7 +230,7 @@ class Checkpoints:
     args: dict[str, Any] = {
       part: ocp.args.StandardRestore(_part(like, part)) for part in _FIELDS
     }
-    if has_sums := (folder / CHECKSUMS).exists():  # Old ones have none.
+    if has_sums := (folder / CHECKSUMS).exists():  # Old checkpoints lack it.
       args[CHECKSUMS] = ocp.args.JsonRestore()
     with storage.reading(folder):
       restored = self._manager.restore(step, args=ocp.args.Composite(**args))
@@ -243,7 +243,7 @@ class Checkpoints:
     self, reasons: dict[int, str], log: Callable[[str], None]
   ) -> None:
     if reasons and jax.process_count() > 1:
-      # The hosts would have to agree, and may not all have failed.
+      # The hosts would have to agree, and perhaps not all of them failed.
       raise ValueError(
         f'checkpoints in {self._folder} cannot be read: {_list(reasons)}. '
         'Rename them on a run of several hosts, and start it again'
@@ -257,16 +257,16 @@ class Checkpoints:
       self._measured.pop(step, None)
       log(
         f'Warning: the checkpoint of step {step} cannot be read ({reason}); it '
-        f'is now {path}, and the run goes on from the one before'
+        f'is now {path}, and the run continues from the previous one'
       )
     if reasons:
       self._manager.reload()
 
   def close(self) -> None:
-    """Waits until everything is written, and looks at it.
+    """Waits until everything is written, then checks it.
 
     Raises:
-      OSError: If something could not be written, or is not complete.
+      OSError: If a checkpoint could not be written, or is not complete.
     """
     try:
       self.wait()
@@ -278,7 +278,7 @@ class _Policy(ocp.checkpoint_managers.PreservationPolicy):
   """Decides for Orbax which checkpoints to keep.
 
   Args:
-    kept: Takes the steps of all checkpoints, in order; returns those to keep.
+    kept: Maps the steps of all checkpoints, in order, to those to keep.
   """
 
   def __init__(self, kept: Callable[[Sequence[int]], set[int | None]]):
@@ -293,12 +293,12 @@ class _Policy(ocp.checkpoint_managers.PreservationPolicy):
 
 
 def _read_measured(folder: pathlib.Path) -> dict[int, ranking.Measured]:
-  """Returns what was measured of the checkpoints that are there."""
+  """Returns what was measured on each existing checkpoint."""
   measured = {}
   for step in reader.steps(folder):
     try:
       measured[step] = ranking.read(folder / str(step))
-    except ValueError:  # Damaged: it is not the best one, then.
+    except ValueError:  # A damaged record cannot be the best one.
       measured[step] = ranking.Measured()
   return measured
 
@@ -322,11 +322,11 @@ def _difference(
   stored: dict[str, dict[str, tuple[int, ...]]],
   wanted: dict[str, dict[str, tuple[int, ...]]],
 ) -> str:
-  """Returns in words how shapes differ, an empty text if they do not."""
+  """Describes how shapes differ; returns an empty string if they do not."""
   old = stored[NETWORKS] | stored[PROGRESS]
   new = wanted[NETWORKS] | wanted[PROGRESS]
   differences = [
-    f'{name} is {old.get(name, "absent")}, not {new.get(name, "there")}'
+    f'{name} is {old.get(name, "absent")}, not {new.get(name, "absent")}'
     for name in dict.fromkeys((*new, *old))
     if old.get(name) != new.get(name)
   ]
@@ -335,7 +335,7 @@ def _difference(
 
 
 def _check_fits(folder: pathlib.Path, like: TrainState) -> None:
-  """Raises an IncompatibleError if a state of other arrays is stored."""
+  """Raises an IncompatibleError if the stored state has other arrays."""
   stored, wanted = reader.shapes(folder), _shapes(like)
   parts = {name.partition('/')[0] for name in stored[PROGRESS]} ^ {
     name.partition('/')[0] for name in wanted[PROGRESS]

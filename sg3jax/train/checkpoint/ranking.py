@@ -1,9 +1,9 @@
-"""Which of a run's checkpoints is the best one, and what was measured of each.
+"""Records the metrics of checkpoints and chooses the best checkpoint of a run.
 
-Each checkpoint has the values of all metrics of its snapshot, with the metric
-that the run keeps its best one by and that metric's direction. A reader thus
-finds the best one without knowing any metric, and a run that is resumed may
-choose by another metric than before.
+Each checkpoint stores the values of all metrics of its snapshot, the metric
+by which the run keeps its best checkpoint, and that metric's direction. A
+reader can thus find the best one without knowing any metric, and a resumed run
+may choose by a different metric than before.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from typing import Any
 # Name of the part of a checkpoint that holds a `Measured`.
 PART = 'measured'
 
-# Older checkpoints hold one value alone, without a direction, which follows
-# from the letters that the name begins with. Newer ones need no such table.
+# Older checkpoints hold a single value without a direction. The direction
+# follows from the prefix of the name. Newer checkpoints need no such table.
 _OLD_LOWER = ('swd', 'fid', 'kid', 'ppl')
 _OLD_HIGHER = ('eqt', 'eqr', 'is', 'pr', 'precision', 'recall')
 
@@ -38,30 +38,30 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """What was measured of the state in one checkpoint.
+  """The metrics measured on the state in one checkpoint.
 
   Attributes:
     values: Finite values by the name of the metric; empty if nothing was
       measured.
-    best: The metric that the run chose its best checkpoint by at that time;
-      None if by none.
+    best: The metric by which the run chose its best checkpoint at that time;
+      None if it did not choose one.
   """
 
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)
   best: Best | None = None
 
   def to_json(self) -> dict[str, Any]:
-    """Returns the record that a checkpoint holds."""
+    """Returns the record to store in a checkpoint."""
     best = None if self.best is None else dataclasses.asdict(self.best)
     return {'values': dict(self.values), 'best': best}
 
 
 def measure(values: Mapping[str, float] | None, best: Best | None) -> Measured:
-  """Returns what to store of a snapshot; values that are not finite are left.
+  """Returns what to store of a snapshot, without values that are not finite.
 
   Args:
-    values: Values of all metrics by name, if any was measured.
-    best: The metric that the run chooses by.
+    values: Values of all metrics by name; None if none was measured.
+    best: The metric by which the run chooses; None for no choice.
   """
   finite = {
     name: float(value)
@@ -72,14 +72,14 @@ def measure(values: Mapping[str, float] | None, best: Best | None) -> Measured:
 
 
 def read(folder: pathlib.Path) -> Measured:
-  """Returns what was measured of the checkpoint in a folder.
+  """Returns what was measured on the checkpoint in a folder.
 
   Args:
     folder: `RUN/checkpoints/STEP`.
 
   Raises:
     ValueError: If the record is damaged.
-    OSError: If the record is there, but cannot be read now.
+    OSError: If the record exists, but cannot be read now.
   """
   for path, parse in (
     (folder / PART / 'metadata', _parse),
@@ -101,14 +101,14 @@ def read(folder: pathlib.Path) -> Measured:
 def best_step(
   measured: Mapping[int, Measured], best: Best | None = None
 ) -> int | None:
-  """Returns the step of the best checkpoint, None if none has a value.
+  """Returns the step of the best checkpoint, or None if none has a value.
 
-  Only values of one metric are compared. Of equal ones the newest is the best.
+  Only values of one metric are compared. Among equal values, the newest wins.
 
   Args:
-    measured: What was measured of each checkpoint, by step.
-    best: The metric to choose by; by default that of the newest checkpoint
-      which names one.
+    measured: What was measured on each checkpoint, by step.
+    best: The metric to choose by; by default the one that the newest
+      checkpoint with such a record names.
   """
   named = [measured[step].best for step in sorted(measured)]
   best = best or next(filter(None, reversed(named)), None)
@@ -135,13 +135,13 @@ def _parse_old(record: Any) -> Measured:
 
 
 def old_best(name: str) -> Best:
-  """Returns the metric and direction that older checkpoints were chosen by.
+  """Returns the metric and direction by which older checkpoints were chosen.
 
   Args:
     name: Name of the metric: swd, fid50k_full, eqt50k_int and so on.
 
   Raises:
-    ValueError: If there was no such metric.
+    ValueError: If no such metric existed.
   """
   match = re.match('[a-z]+', name)
   kind = match[0] if match else name

@@ -18,10 +18,10 @@ from sg3jax.trees import flatten
 from sg3jax.types import Tree
 
 FOLDER = 'checkpoints'
-BEST = 'best'  # In the place of a step.
+BEST = 'best'  # May stand in place of a step.
 
-# Parts of a checkpoint: a reader of images needs only the first and the
-# options, and never meets the optimizers.
+# Parts of a checkpoint. Generating images takes only the first part and the
+# options, not the optimizers.
 NETWORKS = 'networks'
 PROGRESS = 'progress'
 CHECKSUMS = 'checksums'
@@ -33,7 +33,7 @@ def checksum(array: np.ndarray) -> int:
 
 
 def verify(arrays: Tree, checksums: Mapping[str, int]) -> None:
-  """Raises a DamagedError if an array is not what was saved."""
+  """Raises a DamagedError if an array differs from what was saved."""
   for name, array in flatten(arrays).items():
     if checksum(array) != checksums.get(name):
       raise storage.DamagedError(f'{name} differs from what was saved')
@@ -46,19 +46,19 @@ def load_networks(
 
   Args:
     path: A run folder (its newest checkpoint is read), its `checkpoints`
-      folder, or one checkpoint: `RUN/checkpoints/STEP`, or, of a run that
-      keeps its best one, `RUN/checkpoints/best`.
+      folder, or one checkpoint: `RUN/checkpoints/STEP`, or
+      `RUN/checkpoints/best` for a run that keeps its best one.
 
   Returns:
     The run's options; variables by name: `generator_ema`, `generator`,
     `discriminator`; and the step.
 
   Raises:
-    FileNotFoundError: If there is no complete checkpoint; the message says
-      where one was looked for.
-    ValueError: If it is damaged, or JAX finds no device of the platform that
-      it was told to use.
-    OSError: If it cannot be read now; it may be whole.
+    FileNotFoundError: If there is no complete checkpoint. The message names
+      the folder that was searched.
+    ValueError: If it is damaged, or JAX finds no device of the platform it is
+      set to use.
+    OSError: If it cannot be read now, although it may be intact.
   """
   folder = _locate(files.local_path(path).absolute())
   restored = _read(folder, (NETWORKS, 'options'))
@@ -66,7 +66,7 @@ def load_networks(
 
 
 def load_nimg(path: str | pathlib.Path) -> int:
-  """Reads how many real images were shown up to a checkpoint.
+  """Reads the number of real images shown up to a checkpoint.
 
   Args:
     path: As in `load_networks`.
@@ -79,7 +79,7 @@ def load_nimg(path: str | pathlib.Path) -> int:
 
 
 def load_options(path: str | pathlib.Path) -> dict[str, Any]:
-  """Reads the options of a run or of one checkpoint, and no arrays.
+  """Reads the options of a run or of one checkpoint, but no arrays.
 
   Args:
     path: As in `load_networks`.
@@ -92,16 +92,16 @@ def load_options(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
-  """Returns whether a run folder, if it exists, holds a complete checkpoint.
+  """Returns whether a run folder exists and holds a complete checkpoint.
 
   Raises:
-    OSError: If the folder is there, but cannot be read.
+    OSError: If the folder exists, but cannot be read.
   """
   return bool(steps(files.local_path(workdir) / FOLDER))
 
 
 def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
-  """Reads all arrays of a checkpoint, optimizers included, as NumPy arrays.
+  """Reads all arrays of a checkpoint, including optimizers, as NumPy arrays.
 
   Args:
     path: As in `load_networks`.
@@ -116,13 +116,13 @@ def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
 def shapes(folder: pathlib.Path) -> dict[str, dict[str, tuple[int, ...]]]:
   """Returns the shapes of all arrays of a checkpoint, by part and name.
 
-  This looks at the description of every array, and reads none.
+  This reads the metadata of every array, but no values.
 
   Args:
     folder: `RUN/checkpoints/STEP`.
 
   Raises:
-    storage.DamagedError: If one is missing or cannot be understood.
+    storage.DamagedError: If an array is missing or its metadata is invalid.
     OSError: If the checkpoint cannot be read now.
   """
   trees = _trees(folder)
@@ -133,8 +133,8 @@ def shapes(folder: pathlib.Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def _trees(folder: pathlib.Path) -> dict[str, Tree]:
-  """Returns the descriptions of the arrays of a checkpoint, as trees."""
-  sharding.find_devices()  # Orbax asks for them, even to read for the host.
+  """Returns the metadata of the arrays of a checkpoint, as trees."""
+  sharding.find_devices()  # Orbax needs them, even to read on the host.
   path = storage.safe_path(folder.parent) / folder.name
   with storage.reading(folder), _open() as orbax:
     parts = orbax.metadata(path).item_metadata
@@ -142,7 +142,7 @@ def _trees(folder: pathlib.Path) -> dict[str, Tree]:
 
 
 def _open() -> ocp.Checkpointer:
-  """Returns the object that reads the parts of a checkpoint."""
+  """Returns a reader of the parts of a checkpoint."""
   return ocp.Checkpointer(
     ocp.CompositeCheckpointHandler(
       networks=ocp.PyTreeCheckpointHandler(),
@@ -158,12 +158,12 @@ def _open() -> ocp.Checkpointer:
 def _read(
   folder: pathlib.Path, names: tuple[str, ...], only: Tree = None
 ) -> dict[str, Any]:
-  """Reads parts of one checkpoint, and checks that they are what was saved.
+  """Reads parts of one checkpoint, and checks that they match what was saved.
 
   Args:
     folder: The checkpoint.
     names: The parts.
-    only: Tree of the arrays to read of each part; by default all.
+    only: Tree of the arrays to read from each part; all by default.
   """
   has_sums = (folder / CHECKSUMS).exists()
   try:
@@ -186,7 +186,7 @@ def _read_unchecked(
   args = {
     name: ocp.args.PyTreeRestore(
       item=only,
-      # As NumPy arrays: the devices that saved them may not be here.
+      # Read NumPy arrays: the devices that saved them may not exist here.
       restore_args=jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
         trees[name] if only is None else only,
@@ -203,7 +203,7 @@ def _read_unchecked(
 
 
 def _locate(path: pathlib.Path) -> pathlib.Path:
-  """Returns the folder of the checkpoint that a path means."""
+  """Returns the folder of the checkpoint that a path refers to."""
   if path.name == BEST and path.parent.name == FOLDER:
     return _locate_best(path.parent)
   if not path.is_dir():
@@ -221,7 +221,7 @@ def _locate(path: pathlib.Path) -> pathlib.Path:
 
 
 def _locate_best(folder: pathlib.Path) -> pathlib.Path:
-  """Returns the checkpoint with the best value of the metric chosen."""
+  """Returns the checkpoint with the best value of the chosen metric."""
   measured = {step: ranking.read(folder / str(step)) for step in steps(folder)}
   step = ranking.best_step(measured)
   if step is None:
@@ -239,7 +239,7 @@ def steps(folder: pathlib.Path) -> list[int]:
     folder: `RUN/checkpoints`, which need not exist.
 
   Raises:
-    OSError: If the folder is there, but cannot be read.
+    OSError: If the folder exists, but cannot be read.
   """
   try:
     names = os.listdir(folder)

@@ -1,8 +1,8 @@
-"""Gives Orbax paths that it can take, and says what its errors mean.
+"""Gives Orbax paths that it accepts, and interprets its errors.
 
-Orbax reads and writes through TensorStore, whose errors are ValueErrors with
-the kind of the error in capitals in front (`DATA_LOSS: ...`) and the number of
-the system's error, if there was one, at the end (`[os_error_code='5']`).
+Orbax reads and writes through TensorStore, whose errors are ValueErrors. Their
+messages begin with the kind of error in capitals (`DATA_LOSS: ...`) and end
+with the system's error number, if there is one (`[os_error_code='5']`).
 """
 
 import atexit
@@ -23,15 +23,15 @@ from typing import Any
 
 from sg3jax import files
 
-# Orbax takes brackets, stars and question marks for patterns of file names;
-# TensorStore takes a backslash for a slash and `gs:/` for an address; neither
-# can spell a name that is not Unicode.
+# Orbax interprets brackets, stars and question marks as file name patterns.
+# TensorStore interprets a backslash as a slash and `gs:/` as an address.
+# Neither accepts a name that is not Unicode.
 _AWKWARD = re.compile('[][*?\\\\:\ud800-\udfff]')
 
-# What asyncio's log says about reads has one of these names in it.
+# Messages about reads in asyncio's log contain one of these names.
 _READERS = re.compile('orbax|TensorStore|OCDBT')
 
-# Errors of the system that mean that a part of a checkpoint is not there.
+# System errors that mean that a part of a checkpoint is missing.
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _MISSING_NUMBERS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
@@ -41,7 +41,7 @@ _STATUS = re.compile(
   'PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE|UNKNOWN'
 )
 
-# Those of them that say nothing about what is stored.
+# The TensorStore errors that do not imply damage to what is stored.
 _TRANSIENT = (
   'ABORTED', 'CANCELLED', 'DEADLINE_EXCEEDED', 'PERMISSION_DENIED',
   'RESOURCE_EXHAUSTED', 'UNAUTHENTICATED', 'UNAVAILABLE',
@@ -56,8 +56,9 @@ class DamagedError(ValueError):
 def safe_path(folder: pathlib.Path) -> pathlib.Path:
   """Returns a path to a folder that Orbax takes literally.
 
-  That is the folder itself, or a link to it, until this process ends, if its
-  name has characters that mean something to Orbax or TensorStore.
+  If its name has characters with a special meaning to Orbax or TensorStore,
+  this is a link to it that exists until this process ends; otherwise it is the
+  folder itself.
   """
   if not _AWKWARD.search(str(folder)):
     return folder
@@ -68,7 +69,7 @@ def safe_path(folder: pathlib.Path) -> pathlib.Path:
 
 
 def reason_of(error: BaseException) -> str:
-  """Returns the cause that an error began with, on one line."""
+  """Returns the original cause of an error, on one line."""
   while error.__cause__ is not None:
     error = error.__cause__
   if number := _system_error(error):
@@ -79,17 +80,17 @@ def reason_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path) -> Iterator[None]:
-  """Tells damage from failures to read, around calls of Orbax that read.
+  """Distinguishes damage from read failures in calls of Orbax that read.
 
-  Reads that Orbax gives up, because another one of the same checkpoint has
-  failed, print nothing.
+  Reads that Orbax abandons because another read of the same checkpoint has
+  failed print nothing.
 
   Args:
     folder: The checkpoint, for messages.
 
   Raises:
-    DamagedError: If what is stored has another structure than a checkpoint.
-    OSError: If it could not be read: what is stored may be whole.
+    DamagedError: If what is stored does not have a checkpoint's structure.
+    OSError: If it could not be read, although it may be intact.
   """
   with _quiet():
     try:
@@ -100,7 +101,7 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
       reason = reason_of(error)
       is_damage = _is_damage(error)
       _drop_frames(error)
-      # Orbax takes some files that it cannot read for files that are missing.
+      # Orbax reports some unreadable files as missing.
       if is_damage and (found := _find_unreadable(folder)):
         is_damage, reason = False, reason_of(found)
       if is_damage:
@@ -114,10 +115,10 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-  """Names the folder in errors of writing, around calls of Orbax that write.
+  """Names the folder in write errors from calls of Orbax that write.
 
   Raises:
-    OSError: If something could not be written; see `files.write_error`.
+    OSError: If a file could not be written; see `files.write_error`.
   """
   try:
     yield
@@ -131,18 +132,18 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-  """Yields an error and those that it came from."""
+  """Yields an error and its causes."""
   while error is not None:
     yield error
     error = error.__cause__ or error.__context__
 
 
 def _is_from_storage(error: Exception) -> bool:
-  """Returns whether an error of Orbax comes from the files that it reads.
+  """Returns whether an error from Orbax comes from the files that it reads.
 
-  That is an error of the system, of TensorStore, or of taking the contents of
-  a file for what it should hold. Orbax wraps some of them in a bare Exception.
-  Anything else, such as a lack of memory or a fault of ours, is not.
+  These are errors of the system, of TensorStore, or of parsing the contents of
+  a file. Orbax wraps some of them in a bare Exception. Anything else, such as
+  a lack of memory or a bug in this package, does not count.
   """
   kinds = (OSError, ValueError, LookupError, AttributeError, TypeError)
   return all(
@@ -152,7 +153,7 @@ def _is_from_storage(error: Exception) -> bool:
 
 
 def _is_damage(error: Exception) -> bool:
-  """Returns whether an error of reading comes from what is stored."""
+  """Returns whether a read error comes from what is stored."""
   for cause in _causes(error):
     if isinstance(cause, OSError) and not isinstance(cause, _MISSING):
       return False
@@ -165,7 +166,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _find_unreadable(folder: pathlib.Path) -> OSError | None:
-  """Returns the error of a file that is there, but cannot be read; or None."""
+  """Returns the error of a file that exists but is unreadable, or None."""
   errors: list[OSError] = []
   for parent, _, names in os.walk(folder, onerror=errors.append):
     for name in names:
@@ -179,14 +180,14 @@ def _find_unreadable(folder: pathlib.Path) -> OSError | None:
 
 
 def _system_error(error: BaseException) -> int | None:
-  """Returns the number of the system's error, None if there is none."""
+  """Returns the system's error number, or None if there is none."""
   if match := re.search(r"os_error_code='(\d+)'", str(error)):
     return int(match[1])
   return error.errno if isinstance(error, OSError) else None
 
 
 def _drop_frames(error: BaseException) -> None:
-  """Lets go of the reads that the frames of an error hold, and ends them."""
+  """Releases the reads held by the frames of an error, which ends them."""
   for cause in _causes(error):
     traceback.clear_frames(cause.__traceback__)
   gc.collect()
@@ -194,10 +195,10 @@ def _drop_frames(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps reads that Orbax gives up from printing a page each.
+  """Silences reads that Orbax abandons, which would each print a page.
 
-  They end in threads of TensorStore while the error is still on its way here,
-  or as garbage: as exceptions that nobody can raise, or in asyncio's log.
+  They end in TensorStore's threads while the error still propagates, or during
+  garbage collection: as unraisable exceptions, or in asyncio's log.
   """
   before = sys.unraisablehook
 

@@ -21,24 +21,24 @@ MAY_CHANGE = (
   'data.workers:',
 )
 
-# Fields that name data or files: compared by what they name.
+# Fields that name data or files, compared by what they name.
 _NAMES = ('data.source', 'train.init_from')
 
 _ABSENT = '(absent)'
 
 
 def config_difference(old: Config, new: Config) -> list[str]:
-  """Returns what differs between two configurations, readably.
+  """Returns the differences between two configurations as readable lines.
 
   Both are compared as JSON stores them, so a tuple equals a list.
 
   Args:
-    old: one configuration, nested mappings with JSON values as leaves.
-    new: the other.
+    old: One configuration, nested mappings with JSON values as leaves.
+    new: The other.
 
   Returns:
     A line such as `data.resolution: 64 -> 128` for every key whose value
-    differs, `(absent)` standing for no value; empty where both are the same.
+    differs, with `(absent)` for a missing value; empty if both are the same.
 
   Raises:
     TypeError: If JSON cannot hold a value; the error names its key.
@@ -55,7 +55,7 @@ def config_difference(old: Config, new: Config) -> list[str]:
     )
     if key in _NAMES and _name_the_same(before.get(key), after.get(key)):
       continue
-    # The text tells NaN from NaN no difference; the value, 1 from 1.0 none.
+    # As texts, NaN equals NaN; as values, 1 equals 1.0.
     if a != b and before.get(key, _ABSENT) != after.get(key, _ABSENT):
       lines.append(f'{key}: {a} -> {b}')
   return lines
@@ -67,7 +67,7 @@ def _name_the_same(old: Any, new: Any) -> bool:
 
 
 def plain(config: Config) -> dict[str, Any]:
-  """Returns the configuration as it comes back from a JSON file."""
+  """Returns the configuration as a JSON file would restore it."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   for key, value in fields.leaves(config):
@@ -82,9 +82,9 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def added_fields() -> list[str]:
-  """Returns the differences to ignore for runs older than a field.
+  """Returns the differences to ignore for runs that predate a field.
 
-  A run from before a field was added had what is the field's default now.
+  Such a run behaved as the field's current default does.
   """
   return config_difference({}, default_config())
 
@@ -92,18 +92,18 @@ def added_fields() -> list[str]:
 def check_changes(
   difference: Sequence[str], workdir: pathlib.Path, *, allow_all: bool
 ) -> list[str]:
-  """Returns what a resumed run changes, if it may.
+  """Returns what a resumed run changes, if the changes are allowed.
 
   Args:
     difference: Lines of `config_difference` from the run so far.
     workdir: The run folder, for the message.
-    allow_all: Whether any field may change, not only those of `MAY_CHANGE`.
+    allow_all: Whether any field may change, not only those in `MAY_CHANGE`.
 
   Returns:
-    The lines without those of fields that were added since the run began.
+    The lines, without those of fields that were added after the run began.
 
   Raises:
-    ValueError: If a field differs that may not change.
+    ValueError: If a field that may not change differs.
   """
   added = added_fields()
   changes = [line for line in difference if line not in added]
@@ -112,7 +112,7 @@ def check_changes(
     raise ValueError(
       f'{workdir} holds a run of another configuration: '
       + '; '.join(refused)
-      + '. Use the same options to go on, or another workdir; or allow the '
+      + '. Use the same options to continue, or another workdir; or allow the '
       'change with allow_config_change'
     )
   return changes

@@ -15,8 +15,8 @@ from sg3jax.types import Config
 def default_config() -> Config:
   """Returns the defaults of all runs: StyleGAN3-T at 256 pixels.
 
-  Fields that are `None` here are settled by `resolve`, from the data or from
-  other fields. There are no others: to set one that is misspelt is an error.
+  `resolve` settles fields that are `None` here, from the data or from other
+  fields. Setting a field that does not exist is an error.
   """
   config: Config = ml_collections.ConfigDict()
   config.seed = 0  # Random seed for initial weights, latents and data order.
@@ -49,56 +49,56 @@ def _model() -> Config:
   model.z_dim = 512
   model.w_dim = 512
   model.mapping_layers = 2
-  # fp32, or the type of the four highest octaves: bf16 or fp16.
+  # Type of the four highest octaves: bf16 or fp16; or fp32 throughout.
   model.precision = 'fp32'
-  # Bound of the feature maps; without one, 256 where they are of 16 bits.
+  # Bound of the feature maps; None to clamp only 16-bit maps, at 256.
   model.conv_clamp = config_dict.placeholder(float)
-  model.output_scale = 0.25  # Factor of the images of an alias-free ToRGB.
+  model.output_scale = 0.25  # Scale of the alias-free ToRGB's images.
   model.filtered_lrelu_implementation = config_dict.placeholder(str)
-  model.remat = False  # Gradients compute layers again: slower, less memory.
-  # The designs of the two generators; that of the other one is not used.
+  model.remat = False  # Recompute layers in gradients: slower, less memory.
+  # The designs of the two generators; only the chosen one's is used.
   model.synthesis = _defaults(spec_lib.SynthesisSpec)
   model.stylegan2 = _defaults(stylegan2.StyleGAN2Spec)
   model.discriminator = ml_collections.ConfigDict()
   discriminator = model.discriminator
   discriminator.channel_base, discriminator.channel_max = 32768, 512
-  discriminator.mbstd_group = 4  # Images that are compared with each other.
-  discriminator.mapping_layers = 8  # Layers that map labels.
-  discriminator.conv_clamp = config_dict.placeholder(float)  # As that of G.
+  discriminator.mbstd_group = 4  # Images in a minibatch statistics group.
+  discriminator.mapping_layers = 8  # Layers of the label mapping.
+  discriminator.conv_clamp = config_dict.placeholder(float)  # As for G.
   return model
 
 
 def _train() -> Config:
   """Returns the fields of training."""
   train: Config = ml_collections.ConfigDict()
-  train.batch = 32  # Images a step, over all devices.
-  # Parts that a batch is computed in, to save memory; 0: as many as it takes.
+  train.batch = 32  # Images per step, over all devices.
+  # Parts of a batch computed in turn to save memory; 0 for as many as needed.
   train.micro_batches = 1
-  train.total_kimg = 25_000.0  # Thousands of real images shown, in all.
+  train.total_kimg = 25_000.0  # Total real images shown, in thousands.
   train.g_lr = 0.0025
   train.d_lr = 0.002
   train.r1_gamma = config_dict.placeholder(float)  # By resolution and batch.
   train.r1_interval = 16  # Steps from one R1 phase to the next.
   train.ema_kimg = config_dict.placeholder(float)  # Half-life; batch * 10/32.
-  # Half-life as a part of the images shown, 0 for no bound; 0.05, or 0 if the
-  # run starts from other networks.
+  # Bound of the half-life as a fraction of the images shown, 0 for no bound.
+  # By default 0.05, or 0 if the run starts from other networks.
   train.ema_rampup = config_dict.placeholder(float)
   train.blur_init_sigma = 0.0  # Pixels; R blurs what D sees at first.
-  # batch * 200/32, or 0, for no blur, if the run starts from other networks.
+  # By default batch * 200/32, or 0 (no blur) for a run from other networks.
   train.blur_fade_kimg = config_dict.placeholder(float)
-  train.style_mixing_prob = 0.0  # StyleGAN2 mixes the styles of 0.9 of batches.
-  train.pl_weight = 0.0  # Weight of path lengths; StyleGAN2 has 2.
+  train.style_mixing_prob = 0.0  # Probability per batch; 0.9 in StyleGAN2.
+  train.pl_weight = 0.0  # Weight of path lengths; 2 in StyleGAN2.
   train.pl_interval = 4  # Steps from one path length phase to the next.
-  train.pl_batch_shrink = 2  # How many times smaller its batch is.
+  train.pl_batch_shrink = 2  # Ratio of the batch to the path length batch.
   train.pl_decay = 0.01  # Weight of a batch in the mean path length.
 
-  # Transfer: a run or checkpoint to take G, D and G_ema from, at the start.
+  # Transfer: a run or checkpoint that provides the initial G, D and G_ema.
   train.init_from = config_dict.placeholder(str)
-  train.init_partial = False  # Take what fits, and leave the rest as it is new.
-  train.freeze_d = 0  # Convolutions of D that stay, from the image: 10, say.
-  train.freeze_g = ()  # Parts that stay: mapping, synthesis, embedding.
+  train.init_partial = False  # Copy what fits, and initialize the rest.
+  train.freeze_d = 0  # Number of frozen convolutions of D, from the image side.
+  train.freeze_g = ()  # Frozen parts: mapping, synthesis, embedding.
 
-  # Augmentation of what D sees, for data sets of less than some 70,000 images.
+  # Augmentation of what D sees, for data sets below about 70,000 images.
   train.augment = _augment()
   return train
 
@@ -106,12 +106,12 @@ def _train() -> Config:
 def _augment() -> Config:
   """Returns the fields of augmentation."""
   augment: Config = ml_collections.ConfigDict()
-  augment.mode = 'ada'  # none, fixed, or ada: as much as the data call for.
+  augment.mode = 'ada'  # none, fixed, or ada: adapts p to overfitting.
   augment.pipeline = 'bgc'  # blit, geom, color and so on; bg keeps colours.
-  augment.p = 0.2  # Probability of each augmentation, where it is fixed.
-  augment.target = 0.6  # Mean sign of D(real) that ada keeps.
-  # Thousands of images in which ada could take p from 0 to 1: 500, or 100 if
-  # the run starts from other networks.
+  augment.p = 0.2  # Probability of each augmentation if mode is fixed.
+  augment.target = 0.6  # Mean sign of D(real) that ada maintains.
+  # Thousands of images in which ada could raise p from 0 to 1. By default 500,
+  # or 100 if the run starts from other networks.
   augment.speed_kimg = config_dict.placeholder(float)
   augment.interval = 4  # Steps from one adaptation to the next.
   return augment
@@ -120,22 +120,22 @@ def _augment() -> Config:
 def _log() -> Config:
   """Returns the fields of what a run records."""
   log: Config = ml_collections.ConfigDict()
-  log.kimg_per_tick = 4.0  # A line in the log and in stats.jsonl.
-  log.ticks_per_snapshot = 50  # Pictures, metrics and a checkpoint.
+  log.kimg_per_tick = 4.0  # A tick adds a line to the log and stats.jsonl.
+  log.ticks_per_snapshot = 50  # A snapshot: grids, metrics, a checkpoint.
   log.keep_checkpoints = 3  # The newest ones; older ones are deleted.
-  # Keep the best one too: by swd, eqt50k_int or another value of log.metrics.
+  # Also keep the best one by swd, eqt50k_int or another value of log.metrics.
   log.keep_best = config_dict.placeholder(str)
-  log.grid = (32, 32)  # Columns and rows of picture grids, at most.
-  # At every snapshot: swd, eqt, eqt_frac, eqr; or none.
+  log.grid = (32, 32)  # Maximum columns and rows of image grids.
+  # Computed at every snapshot: swd, eqt, eqt_frac, eqr; or none.
   log.metrics = _Names(())
-  log.metric_samples = 2000  # Images that a metric generates.
-  log.max_nonfinite_ticks = 3  # In a row, of a loss; the run stops then.
-  log.wandb_project = config_dict.placeholder(str)  # Also record it there.
+  log.metric_samples = 2000  # Images generated for each metric.
+  log.max_nonfinite_ticks = 3  # Stop after so many ticks in a row.
+  log.wandb_project = config_dict.placeholder(str)  # Also record to W&B.
   return log
 
 
 class _Names(config_dict.FieldReference):
-  """A tuple of names that may also be set to a text, `swd,eqt`, or to None."""
+  """A tuple of names that also accepts a string, such as `swd`, or None."""
 
   def set(self, value: Any, type_safe: bool = True) -> None:
     if value is None:
@@ -144,7 +144,7 @@ class _Names(config_dict.FieldReference):
 
 
 def _defaults(design: type) -> Config:
-  """Returns the fields of a design that the data do not settle."""
+  """Returns the fields of a design that do not depend on the data."""
   return ml_collections.ConfigDict(
     {
       field.name: field.default
@@ -155,15 +155,15 @@ def _defaults(design: type) -> Config:
 
 
 def take_model(config: Config, model: Mapping[str, Any]) -> None:
-  """Gives a configuration the networks of another, in place.
+  """Copies the networks of another configuration into this one, in place.
 
   Args:
     config: A configuration with the fields of `default_config`.
-    model: The `model` part of another one, or of an imported model. Channels
-      and labels are left to the data.
+    model: The `model` part of another configuration, or of an imported model.
+      Channels and labels are left to the data.
 
   Raises:
-    ValueError: If it has a field that there is not here.
+    ValueError: If it has an unknown field.
   """
   fields = dict(model)
   for name in ('img_channels', 'label_dim'):

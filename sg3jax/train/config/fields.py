@@ -1,7 +1,7 @@
 """Gets and sets fields of a configuration by path, such as `train.batch`.
 
-A configuration is an `ml_collections.ConfigDict` or, as files store it, nested
-mappings.
+A configuration is an `ml_collections.ConfigDict` or, as read from a file,
+nested mappings.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,16 +31,16 @@ def find(config: Config, path: str) -> Any:
 
 
 def get_type(config: Config, path: str) -> Any:
-  """Returns the type of the values that a field of a `ConfigDict` takes."""
+  """Returns the type of the values that a field of a `ConfigDict` accepts."""
   return config_path.get_type(path, config)
 
 
 def assign(config: Config, path: str, value: Any) -> None:
-  """Sets a field that exists.
+  """Sets an existing field.
 
   Raises:
     KeyError: If there is no such field.
-    TypeError: If the value is not of the field's type.
+    TypeError: If the value does not have the field's type.
   """
   config_path.set_value(path, config, value)
 

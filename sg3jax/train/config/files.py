@@ -1,4 +1,4 @@
-"""Configuration files: those of this package by name, others by path."""
+"""Finds configuration files: this package's by name, others by path."""
 
 import importlib.util
 import inspect
@@ -9,15 +9,15 @@ from sg3jax.types import Config
 
 
 def locate(value: str) -> str:
-  """Returns `FILE.py[:ARGUMENT]` for `NAME[:ARGUMENT]`, or a file as it is.
+  """Returns `FILE.py[:ARGUMENT]` for `NAME[:ARGUMENT]`, or a file unchanged.
 
   Raises:
-    ValueError: If there is no such configuration; the message lists those
-      that there are.
+    ValueError: If there is no such configuration. The message lists the
+      available ones.
   """
   name, colon, argument = value.partition(':')
   package = pathlib.Path(sg3jax.__file__).parent
-  # Installed, they are in the package; in a clone, beside it.
+  # They are inside an installed package, but next to the package in a clone.
   folders = [package / 'configs', package.parent / 'configs']
   candidates = [folder / f'{name}.py' for folder in folders]
   if name.endswith('.py'):
@@ -33,11 +33,11 @@ def locate(value: str) -> str:
 
 
 def load(value: str) -> Config:
-  """Returns the configuration that `NAME[:ARGUMENT]` or a file describes.
+  """Returns the configuration given by `NAME[:ARGUMENT]` or a file.
 
   Raises:
-    ValueError: If there is none of that name, it takes no argument, or the
-      argument is not understood.
+    ValueError: If no configuration has that name, it takes no argument, or
+      the argument is invalid.
   """
   path, _, argument = locate(value).partition(':')
   module_spec = importlib.util.spec_from_file_location('sg3jax_config', path)
@@ -46,7 +46,7 @@ def load(value: str) -> Config:
   module = importlib.util.module_from_spec(module_spec)
   module_spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
-    raise ValueError(f'{path} is no configuration: it defines no get_config()')
+    raise ValueError(f'{path} must define get_config() to be a configuration')
   if not argument:
     return module.get_config()
   if not inspect.signature(module.get_config).parameters:

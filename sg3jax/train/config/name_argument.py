@@ -1,18 +1,18 @@
-"""Arguments behind a configuration's name, as in `stylegan3_t:512,batch=16`."""
+"""Parses configuration arguments, as in `stylegan3_t:512,batch=16`."""
 
 from typing import Any
 
 
 def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
-  """Reads the string behind a configuration's name, as in `NAME:512,batch=16`.
+  """Parses the argument that follows a configuration's name and a colon.
 
   Args:
-    arg: Comma-separated `key=value`; the first may be a value alone, of the
-      first key.
-    **defaults: The keys and their values where `arg` has none.
+    arg: Comma-separated `key=value` pairs, such as `512,batch=16`. The first
+      may be a bare value, for the first key.
+    **defaults: The keys and their default values.
 
   Raises:
-    ValueError: If a key is unknown or a value is no number.
+    ValueError: If a key is unknown or a value is not a number.
   """
   values: dict[str, Any] = dict(defaults)
   for i, part in enumerate(filter(None, arg.split(','))):
@@ -28,8 +28,8 @@ def parse_arg(arg: str, **defaults: int | float | None) -> dict[str, Any]:
       values[key] = _number(text, whole=isinstance(defaults[key], int))
     except ValueError as error:
       raise ValueError(
-        f'{key} in the configuration argument {arg!r} is no '
-        + ('whole number' if isinstance(defaults[key], int) else 'number')
+        f'{key} in the configuration argument {arg!r} must be '
+        + ('an integer' if isinstance(defaults[key], int) else 'a number')
       ) from error
   return values
 

@@ -1,4 +1,4 @@
-"""Settles what a configuration leaves to the data, and checks its values."""
+"""Settles the fields that a configuration leaves open, and checks values."""
 
 import math
 
@@ -10,27 +10,27 @@ from sg3jax.types import Config
 AUGMENT_MODES = ('none', 'fixed', 'ada')
 
 
-# Published R1 weights at batch 32, by resolution.
+# Published R1 weights by resolution, at batch 32.
 _PUBLISHED_GAMMA = {128: 0.5, 256: 2.0, 512: 8.0, 1024: 32.0}
 
 
-_STYLEGAN2_GAMMA = 0.0002  # Times pixels over batch.
+_STYLEGAN2_GAMMA = 0.0002  # Multiplied by pixels over batch.
 
 
 def resolve(config: Config, *, img_channels: int, label_dim: int) -> list[str]:
-  """Settles in place what is still `None`; returns a reason for each.
+  """Sets fields that are still `None` in place; returns a reason for each.
 
   Args:
     config: A configuration with the fields of `default_config`.
     img_channels: Channels of the training images.
-    label_dim: Features of the training labels, 0 for none.
+    label_dim: Features of the training labels, 0 for no labels.
 
   Raises:
     ValueError: If a value is out of range; the message names the field.
   """
   _check(config)
   if config.data.source:
-    # A resumed run may have another current folder.
+    # A resumed run may have a different working directory.
     config.data.source = sources.absolute(config.data.source)
   reasons = []
 
@@ -75,9 +75,9 @@ def published_gamma(
 ) -> tuple[float, str]:
   """Returns the R1 weight for a resolution and batch, and why.
 
-  The published table holds for a batch of 32; the weight is proportional to
-  the pixels and to 1 / batch. StyleGAN2 has a rule of its own, which gives less
-  (math.md 5.3). Try twice and half as much.
+  The published table holds for a batch of 32. The weight is proportional to
+  the number of pixels and to 1 / batch. StyleGAN2 has its own rule, which gives
+  a smaller weight (math.md 5.3). It is worth trying twice and half the value.
   """
   if generator == 'stylegan2':
     gamma = _STYLEGAN2_GAMMA * resolution**2 / batch

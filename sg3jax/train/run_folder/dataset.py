@@ -3,7 +3,7 @@
     data.json   the number of images, hashes of their names and labels, and
                 the classes
 
-A run from before there was such a file gets it when it is resumed.
+An older run without this file gets it when it is resumed.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ def describe(source: sources.ImageSource) -> dict[str, Any]:
   """Returns the record of a source.
 
   Returns:
-    `images`, their number; `images_sha256`, the source's fingerprint or None;
-    `label_dim`; `labels_sha256`, None without labels; `class_names`, in order,
-    None without names.
+    A mapping with `images`, their number; `images_sha256`, the source's
+    fingerprint or None; `label_dim`; `labels_sha256`, None without labels; and
+    `class_names` in order, None without names.
   """
   names = sources.class_names(source)
   labels_hash = None
@@ -49,40 +49,40 @@ def check(
   *,
   allow_config_change: bool,
 ) -> list[str]:
-  """Compares the data with those that a run in a folder has seen so far.
+  """Compares the data with those that the run in a folder has used so far.
 
   Args:
     workdir: The run folder.
     source: The training images of this session.
-    allow_config_change: True if they may differ.
+    allow_config_change: Whether they may differ.
 
   Returns:
-    The differences, one line each; none for a new run.
+    The differences, one line each; empty for a new run.
 
   Raises:
-    ValueError: If the data differ and may not, or `data.json` is damaged.
+    ValueError: If the data differ but may not, or `data.json` is damaged.
   """
   path = workdir / FILE
   if path.exists():
     changes = _difference(_read(path), describe(source))
   elif reader.has_checkpoint(workdir):
-    # The run began when data were not recorded, and some read otherwise.
+    # The run predates data.json, and some data were read differently then.
     changes = [f'data: {change}' for change in sources.changes(source)]
   else:
     changes = []
   if changes and not allow_config_change:
     raise ValueError(
       f'{workdir} holds a run on other data: {"; ".join(changes)}. Restore the '
-      'data to go on, or use another workdir; or set allow_config_change if '
-      'the run shall go on with these'
+      'data to continue, or use another workdir; or set allow_config_change '
+      'to continue with the new data'
     )
   return changes
 
 
 def record(workdir: pathlib.Path, source: sources.ImageSource) -> None:
-  """Writes `data.json`, unless it says the same already.
+  """Writes `data.json`, unless it is already up to date.
 
-  On several hosts the first process alone writes.
+  On several hosts only the first process writes.
 
   Raises:
     OSError: If it cannot be written.
@@ -106,13 +106,13 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     recorded = json.loads(path.read_text(encoding='utf-8'))
   except (ValueError, RecursionError) as error:
     raise ValueError(
-      f'{path} is no valid JSON ({error}): restore it, or remove it to go on '
-      'with the data as they are now'
+      f'{path} must be valid JSON ({error}): restore it, or remove it to '
+      'continue with the data as they are now'
     ) from error
   if not isinstance(recorded, dict):
     raise ValueError(
-      f'{path} must be a JSON object: restore it, or remove it to go on with '
-      'the data as they are now'
+      f'{path} must be a JSON object: restore it, or remove it to continue '
+      'with the data as they are now'
     )
   return recorded
 
@@ -137,7 +137,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines.append(
       f'data: {_class_change(old.get("class_names"), new["class_names"])}'
     )
-  # No line of its own for other images, which have other labels.
+  # Other images have other labels, which need no separate line.
   if differs('labels_sha256') and not lines:
     lines.append('data: other labels of the same images')
   return lines

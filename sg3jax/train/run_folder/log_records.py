@@ -1,4 +1,4 @@
-"""Keeping log records and Python warnings in a file, for a while."""
+"""Temporarily copies log records and Python warnings to a file."""
 
 import contextlib
 import logging
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def to_file(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Appends log records and Python warnings to a file inside the context.
+  """Appends log records and Python warnings to a file within the context.
 
-  Records also go where they went before, and warnings to the same handlers;
-  afterwards logging is as it was.
+  Records still go where they went before, and warnings go to the same handlers.
+  On exit logging is restored.
 
   Args:
     path: The file.
@@ -26,13 +26,13 @@ def to_file(path: str | os.PathLike[str]) -> Iterator[None]:
     logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s')
   )
   if not root.handlers:
-    # A root logger without handlers writes warnings to the console by itself,
-    # and would stop doing so with ours alone.
+    # A root logger without handlers writes warnings to the console by itself.
+    # It would stop if ours were its only handler.
     handlers.append(logging.StreamHandler())
     handlers[1].setFormatter(logging.Formatter(logging.BASIC_FORMAT))
   show = warnings.showwarning
   logging.captureWarnings(True)
-  is_captured = warnings.showwarning is not show  # By us, not before.
+  is_captured = warnings.showwarning is not show  # Captured here, not before.
   for handler in handlers:
     root.addHandler(handler)
   try:
@@ -46,7 +46,7 @@ def to_file(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class _FileHandler(logging.FileHandler):
-  """Writes records; an error of writing is left for the run to notice."""
+  """Writes records and ignores write errors, which the run itself detects."""
 
   def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
     del record

@@ -1,4 +1,4 @@
-"""A progress bar below the lines of the ticks, on a terminal."""
+"""Shows a progress bar below the tick lines, on a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -16,24 +16,24 @@ def track(
   total_kimg: float,
   kimg_per_step: float,
 ) -> Iterator[_T]:
-  """Yields batches, and shows a progress bar that moves on with each.
+  """Yields batches, and shows a progress bar that advances with each one.
 
-  Lines that are printed meanwhile stand above the bar. There is none where the
-  output is redirected, so that logs hold plain lines.
+  Lines printed meanwhile appear above the bar. No bar is shown if the output is
+  redirected, so that logs contain plain lines only.
 
   Args:
-    batches: One batch for each step.
-    done_kimg: Thousands of images shown before.
+    batches: One batch per step.
+    done_kimg: Thousands of images shown before this session.
     total_kimg: Thousands of images at which the run ends.
-    kimg_per_step: Thousands of images that a step shows.
+    kimg_per_step: Thousands of images shown per step.
   """
   if jax.process_index() > 0 or not sys.stdout.isatty():
     yield from batches
     return
-  # Here and not above: the import takes a while, and few need it.
+  # Imported here because the import is slow and rarely needed.
   from rich import progress
 
-  digits = 1 if total_kimg >= 1 else 3  # Small runs move too.
+  digits = 1 if total_kimg >= 1 else 3  # Show the progress of small runs.
   count = f'{{task.completed:.{digits}f}} / {{task.total:g}} kimg'
   columns = (
     progress.BarColumn(),

@@ -24,7 +24,7 @@ def log_run(
   mesh: Mesh,
   reasons: Sequence[str],
 ) -> None:
-  """Logs what is about to be trained, on which data and devices, and how."""
+  """Logs the data, devices, networks and settings of a run."""
 
   def count(variables: Variables) -> str:
     return f'{abstract.count(variables["params"]):,}'
@@ -62,13 +62,13 @@ def log_transfer(
   trainer: trainer_lib.Trainer,
   start: init_from.Start | None,
 ) -> None:
-  """Logs what was taken from other networks, and which parts are frozen."""
+  """Logs what was copied from other networks, and which parts are frozen."""
   if start:
     writer.log('\n'.join(start.report))
   elif config.train.init_from:
     writer.log(
       f'Transfer:       nothing more from {config.train.init_from}: the run '
-      'goes on from its own state'
+      'continues from its own state'
     )
   if frozen := str(trainer.frozen):
     writer.log(f'Frozen:         {frozen}')
@@ -84,7 +84,7 @@ def _augmentation(config: Config) -> str:
 
 
 def _nonlinearity(config: Config) -> list[str]:
-  """Returns a line with the implementation of the nonlinearity, if any."""
+  """Returns a line naming the implementation of the nonlinearity, if any."""
   if config.model.generator != 'stylegan3':
     return []
   chosen = config.model.filtered_lrelu_implementation

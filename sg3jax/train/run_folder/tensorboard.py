@@ -1,7 +1,7 @@
-"""Writes events for TensorBoard, in the thread of the run.
+"""Writes events for TensorBoard in the run's own thread.
 
-The run thus sees when writing fails. The ready-made writer hands events to a
-thread that dies on a full disk, and the run would wait for it for ever.
+The run thus notices when writing fails. The standard writer passes events to a
+thread that dies on a full disk, and the run would wait for it forever.
 """
 
 import importlib
@@ -15,20 +15,20 @@ class EventsFile:
 
   Args:
     workdir: The run folder.
-    purge_step: Thousands of images from which on TensorBoard hides what
-      earlier sessions wrote; None to hide nothing.
+    purge_step: Thousands of images from which TensorBoard hides what earlier
+      sessions wrote; None to hide nothing.
 
   Raises:
-    OSError: If the file cannot be made.
+    OSError: If the file cannot be created.
   """
 
   def __init__(
     self, workdir: str | os.PathLike[str], purge_step: int | None = None
   ):
-    # Here and not above: the import takes a while, and only a run needs it.
+    # Imported here because the import is slow and only a run needs it.
     from tensorboardX import event_file_writer
 
-    # Made by protobuf at import, where type checkers do not look.
+    # Protobuf creates this class at import, invisibly to type checkers.
     self._events = importlib.import_module('tensorboardX.proto.event_pb2')
     self._writer = event_file_writer.EventsWriter(
       str(pathlib.Path(workdir) / 'events')
@@ -42,7 +42,7 @@ class EventsFile:
   def add(
     self, values: Mapping[str, float], kimg: int, timestamp: float
   ) -> None:
-    """Writes the values of one moment, and waits until the system has them.
+    """Writes the values of one moment, and flushes them to the system.
 
     Args:
       values: Numbers by name.

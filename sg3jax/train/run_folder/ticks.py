@@ -1,7 +1,7 @@
-"""Measures how far a run is and what it costs, in time and memory.
+"""Measures a run's progress and its cost in time and memory.
 
-A tick is the unit of progress: a few thousand images of training, after which
-the run reports, and at times saves and evaluates ("maintenance").
+A tick is the unit of progress: training on a few thousand images. After it the
+run reports, and sometimes saves and evaluates ("maintenance").
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Memory of this process, in GiB (which users' tools call `gb`).
+  """Memory of this process, in GiB (labelled `gb` for users' tools).
 
   Attributes:
     cpu: Resident memory of this process now, without data workers.
-    peak_device: The most that arrays and programs have taken on one local
-      device, the one where that was largest, since the process started. JAX
-      cannot reset the peak, so the value never falls during a run. It is 0
-      where the platform keeps no such count (CPU).
-    reserved_device: The memory of one device that the allocator holds, used or
-      not. It is close to the whole device where memory is preallocated (GPU by
-      default), and 0 where the platform does not say.
+    peak_device: Peak memory of arrays and programs since the process started,
+      on the local device where it was largest. JAX cannot reset the peak, so
+      the value never falls during a run. It is 0 if the platform does not
+      count it (CPU).
+    reserved_device: Memory that the allocator holds on one device, used or
+      not. It is close to the whole device if memory is preallocated (the
+      default on GPUs), and 0 if the platform does not report it.
   """
 
   cpu: float
@@ -55,16 +55,16 @@ class Tick:
   """The progress of one tick, for its log line and the statistics.
 
   Attributes:
-    tick: Number of the tick, from 0.
+    tick: Number of the tick, counted from 0.
     nimg: Number of real images shown to the discriminator since the run began.
     total_sec: Seconds of the run so far.
-    sec_per_tick: Seconds that the training of this tick took.
-    sec_per_kimg: The same for 1000 images, without maintenance.
-    maintenance_sec: Seconds between the training of the last tick and of this
-      one, for saving and evaluating; before the first tick, for preparations.
-    left_sec: Estimate of the seconds still to go.
+    sec_per_tick: Seconds of training in this tick.
+    sec_per_kimg: Seconds of training per 1000 images.
+    maintenance_sec: Seconds between the training of the previous tick and of
+      this one, for saving and evaluating; for preparations in the first tick.
+    left_sec: Estimated seconds until the run ends.
     memory: Memory at the end of the tick.
-    augment: Probability p of the augmentations, 0 without any.
+    augment: Probability p of the augmentations, 0 without augmentation.
   """
 
   tick: int
@@ -85,8 +85,8 @@ class Tick:
   def line(self) -> str:
     """Returns the line for the log, names and values in aligned columns.
 
-    The order is the one that users' scripts parse; `left` ends the line. Below
-    1 kimg there are three digits, which show the progress of a small run.
+    Users' scripts parse this order; `left` ends the line. Values below 1 kimg
+    have three decimals, to show the progress of a small run.
     """
     digits = 1 if self.kimg >= 1 or not self.nimg else 3
     columns = (
@@ -127,7 +127,7 @@ class TickClock:
       while nimg < total_nimg:
         clock.start_tick()
         ...                        # Training steps.
-        tick = clock.end_tick(nimg)  # After the tick's statistics arrived.
+        tick = clock.end_tick(nimg)  # After the tick's statistics arrive.
         ...                        # Maintenance.
 
   Attributes:
@@ -146,7 +146,7 @@ class TickClock:
     """Starts the clock.
 
     Args:
-      nimg: Number of images shown before this session, 0 for a new run.
+      nimg: Number of images shown before this session; 0 for a new run.
       total_nimg: Number of images at which the run ends.
       tick: Number of the first tick of this session.
       elapsed_sec: Seconds that earlier sessions of the run took.
@@ -159,19 +159,19 @@ class TickClock:
     self._tick_start = self._last_end = now()
     self._run_start = self._last_end - elapsed_sec
     self._maintenance_sec = 0.0
-    # Time and images from which the rate is measured: see `_left_sec`.
+    # Time and images from which the rate is measured; see `_left_sec`.
     self._rate_origin: tuple[float, int] | None = None
 
   def start_tick(self) -> None:
-    """Begins a tick, and counts the time since the last one as maintenance."""
+    """Begins a tick; the time since the previous one counts as maintenance."""
     self._tick_start = self._now()
     self._maintenance_sec = self._tick_start - self._last_end
 
   def end_tick(self, nimg: int, *, augment: float | int = 0.0) -> Tick:
     """Ends a tick.
 
-    Call it when the results of the tick's last step have arrived, as jitted
-    steps return before they are done.
+    Call it when the results of the tick's last step have arrived, because
+    jitted steps return before they are done.
 
     Args:
       nimg: Number of images shown so far.
@@ -202,8 +202,8 @@ class TickClock:
   def _left_sec(self, nimg: int, end: float, sec_per_image: float) -> float:
     """Extrapolates the mean rate of this session, with maintenance.
 
-    The first tick includes the compilation. It is all that there is for the
-    first estimate, and later ones leave it out.
+    The first tick includes compilation. Only the first estimate uses it; later
+    ones exclude it.
     """
     if self._rate_origin is None:
       self._rate_origin = (end, nimg)

@@ -1,4 +1,4 @@
-"""Records the statistics of a run on Weights & Biases, if it is asked to."""
+"""Records the statistics of a run on Weights & Biases, if requested."""
 
 import importlib
 import pathlib
@@ -12,11 +12,11 @@ _ID_FILE = 'wandb_id.txt'
 
 
 class WandbRun:
-  """A run on Weights & Biases, which every session of the run here continues.
+  """A run on Weights & Biases, which every session of the local run continues.
 
-  Its id is kept in `wandb_id.txt` in the run folder. Without a network,
-  `WANDB_MODE=offline` records to `wandb/` there, to be sent later with `wandb
-  sync`.
+  Its id is stored in `wandb_id.txt` in the run folder. Without a network,
+  `WANDB_MODE=offline` records to `wandb/` in the run folder, for a later
+  `wandb sync`.
 
   Args:
     project: The name of the project.
@@ -49,13 +49,13 @@ class WandbRun:
       resume='allow',
       config=dict(config),
     )
-    # A resumed run repeats some kimg: they are an axis, not a step count,
-    # which would have to grow.
+    # A resumed run repeats some kimg. They are therefore an axis, not the step
+    # count, which must increase.
     self._run.define_metric('Progress/kimg')
     self._run.define_metric('*', step_metric='Progress/kimg')
 
   def log(self, values: Mapping[str, float], kimg: float | int) -> None:
-    """Sends numbers, without waiting for the network.
+    """Sends values without waiting for the network.
 
     Args:
       values: Numbers by name.
@@ -64,5 +64,5 @@ class WandbRun:
     self._run.log({**values, 'Progress/kimg': float(kimg)})
 
   def close(self) -> None:
-    """Waits until everything has been sent."""
+    """Waits until everything is sent."""
     self._run.finish()

@@ -2,14 +2,14 @@
 
     training_options.json   the configuration, written once
     log.txt                 printed lines, warnings, the traceback of a crash
-    options_changes.jsonl   changes that a resumed run made to it, if any
-    stats.jsonl             one line a tick: name -> {num, mean, std}, timestamp
+    options_changes.jsonl   changes to it by resumed runs, if any
+    stats.jsonl             per tick: name -> {num, mean, std}, and timestamp
     events.out.tfevents.*   the same means for TensorBoard, against kimg
-    wandb_id.txt, wandb/    where it is recorded on Weights & Biases too
-    .lock                   the process that writes here now, or was last to
+    wandb_id.txt, wandb/    the run's record on Weights & Biases, if any
+    .lock                   the process that writes here now, or did last
 
-Several sessions may write one after another: a resumed run goes on in the same
-files, as if it had never stopped. Two at once may not.
+Several sessions may write one after another: a resumed run appends to the same
+files as if it had never stopped. Two sessions may not write at once.
 """
 
 import contextlib
@@ -40,26 +40,26 @@ class RunWriter:
   """Writes one run's folder.
 
   Use it as a context manager, or call `close`. While it is open, no other
-  process can open the folder, and log records and Python warnings go to
-  `log.txt` too, as far as the logging levels let them through; an exception
-  that leaves the context leaves its traceback there.
+  process can open the folder, and log records and Python warnings also go to
+  `log.txt`, subject to the logging levels. If an exception leaves the context,
+  its traceback is written there.
 
-  On several hosts every process makes one, and the first alone writes and
-  prints.
+  On several hosts every process creates a writer, but only the first writes
+  and prints.
 
   Attributes:
     workdir: The run folder.
   """
 
   def __init__(self, workdir: str | os.PathLike[str]):
-    """Opens the run folder, making it if need be.
+    """Opens the run folder, creating it if necessary.
 
     Args:
       workdir: The run folder, on a local or mounted file system.
 
     Raises:
-      OSError: If the folder cannot be made or written to.
-      ValueError: If another process writes to it, or it is an address.
+      OSError: If the folder cannot be created or written to.
+      ValueError: If another process writes to it, or it is a URL.
     """
     self.workdir = files.local_path(workdir)
     self._writes = jax.process_index() == 0
@@ -93,7 +93,7 @@ class RunWriter:
     if error is None:
       self.close()
       return
-    with contextlib.suppress(OSError):  # That may be the error itself.
+    with contextlib.suppress(OSError):  # Writing may be what has failed.
       self._append_log(''.join(traceback.format_exception(error)))
     with contextlib.suppress(OSError):
       self.close()
@@ -103,7 +103,7 @@ class RunWriter:
     self._open.close()
 
   def log(self, text: str = '') -> None:
-    """Prints a line, or several, and appends the same to `log.txt`."""
+    """Prints one or more lines, and appends them to `log.txt`."""
     if self._writes:
       print(text, flush=True)
       self._append_log(f'{text}\n')
@@ -113,7 +113,7 @@ class RunWriter:
       files.append_text(self.workdir / 'log.txt', text)
 
   def open_wandb(self, project: str, config: Config) -> None:
-    """Records this run in a project on Weights & Biases too.
+    """Also records this run in a project on Weights & Biases.
 
     Raises:
       ImportError: If its package is missing.
@@ -129,14 +129,14 @@ class RunWriter:
       config: The configuration of this session.
 
     Returns:
-      An empty list for a new run, of which `training_options.json` is written.
-      For a resumed run that file stays as it is, and these are the lines of
-      `config_difference` from it to `config`, for the caller to refuse or to
-      accept with `record_change`.
+      An empty list for a new run, after writing `training_options.json`. For a
+      resumed run that file stays unchanged, and the result is the lines of
+      `config_difference` from it to `config`, which the caller refuses or
+      accepts with `record_change`.
 
     Raises:
       TypeError: If JSON cannot hold a value; the error names its key.
-      ValueError: If the file that is there is not JSON.
+      ValueError: If the existing file is not JSON.
       OSError: If it cannot be read or written.
     """
     path = self.workdir / 'training_options.json'
@@ -147,13 +147,13 @@ class RunWriter:
       old = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
       raise ValueError(
-        f'{path} is not valid JSON ({error}). Restore it, or move it away to '
-        'go on with the options given now'
+        f'{path} must be valid JSON ({error}): restore it, or move it away to '
+        'continue with the options given now'
       ) from error
     return compare.config_difference(old, config)
 
   def write_options(self, config: Config) -> None:
-    """Writes `training_options.json`, replacing one that is there."""
+    """Writes `training_options.json`, replacing an existing one."""
     options = json.dumps(compare.plain(config), indent=2)
     if self._writes:
       files.write_text(self.workdir / 'training_options.json', f'{options}\n')
@@ -164,9 +164,9 @@ class RunWriter:
     """Replaces the configuration of the run, and records the change.
 
     Args:
-      difference: Lines of `config_difference`; they are logged, and appended
+      difference: Lines of `config_difference`, which are logged and appended
         to `options_changes.jsonl` with the step.
-      config: The configuration from that step on.
+      config: The configuration from this step on.
       step: Number of steps that the run has done.
 
     Raises:
@@ -222,7 +222,7 @@ class RunWriter:
       if self._events is None:
         self._events = tensorboard.EventsFile(self.workdir, self._purge_step)
         self._open.callback(self._events.close)
-      # Whole kimg, as in the names of the snapshots.
+      # Integer kimg, as in the names of the snapshots.
       self._events.add(values, int(kimg), time.time())
     except OSError as error:
       path = self.workdir / 'events.out.tfevents.*'
@@ -233,17 +233,17 @@ class RunWriter:
   def truncate_after(self, kimg: float | int) -> dict[str, Any]:
     """Cuts off the records of the ticks that a resumed run will repeat.
 
-    A run that is killed has recorded ticks after its last checkpoint. Their
-    lines of `stats.jsonl` and of `metric-*.jsonl`, and a line that was being
-    written, move to files of the same name with the suffix `.orphaned`;
-    TensorBoard is told to hide their events. Call it before `write_tick`.
+    A killed run has recorded ticks after its last checkpoint. Their lines in
+    `stats.jsonl` and `metric-*.jsonl`, and any partial line, move to files with
+    the same name and the suffix `.orphaned`. TensorBoard is instructed to hide
+    their events. Call this before `write_tick`.
 
     Args:
-      kimg: Thousands of images at which the run goes on; lines beyond are cut.
-        A run that starts over, before its first tick, gives a negative number.
+      kimg: Thousands of images at which the run continues; later lines are
+        cut. Negative for a run that starts over, before its first tick.
 
     Returns:
-      The last line of `stats.jsonl` that was kept, empty if there is none.
+      The last kept line of `stats.jsonl`; empty if there is none.
 
     Raises:
       OSError: If a file cannot be read or written.
@@ -260,7 +260,7 @@ class RunWriter:
       kept, cut = _split_lines(text, kimg)
       remaining = ''.join(f'{line}\n' for line in kept)
       if self._writes and remaining != text:
-        # In this order a kill in between leaves a line twice, never nowhere.
+        # In this order, a kill in between may duplicate lines, never lose any.
         orphans = ''.join(f'{line}\n' for line in cut)
         files.append_text(f'{path}.orphaned', orphans)
         files.write_text(path, remaining)
@@ -283,6 +283,6 @@ def _split_lines(text: str, kimg: float | int) -> tuple[list[str], list[str]]:
       reached = record.get('kimg', stat.get('mean'))
       keep = reached is None or reached <= kimg
     except json.JSONDecodeError:
-      keep = False  # Cut short by a kill.
+      keep = False  # A partial line of a killed run.
     (kept if keep else cut).append(line)
   return kept, cut

@@ -1,9 +1,9 @@
-"""The strength of augmentation: a fixed probability, or an adaptive one (ADA).
+"""Controls the strength of augmentation: fixed, or adaptive (ADA).
 
-Where the training images are few, the discriminator comes to know them by heart
-and calls all of them real: the mean sign of its logits of real images, r_t,
-goes to one. Raising the probability p of the augmentations whenever r_t is
-above a target keeps it there (math.md 5.2).
+With few training images, the discriminator memorizes them and classifies all
+of them as real: r_t, the mean sign of its logits of real images, approaches
+one. Raising the probability p of the augmentations whenever r_t exceeds a
+target, and lowering it otherwise, keeps r_t there (math.md 5.2).
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 
 from sg3jax.types import AnyArray, Array
 
-# Where augmentations begin to show in what is generated.
+# Above this p, augmentations may leak into generated images.
 HEALTHY_P = 0.8
 
 
 class AdaState(NamedTuple):
-  """Memory of the adaptation, part of the state of training.
+  """State of the adaptation, part of the training state.
 
   Attributes:
     p: Probability of each augmentation, float32 [] in [0, 1].
@@ -37,9 +37,9 @@ class Augmentation:
   """The augmentations and their probability.
 
   Attributes:
-    ops: Operators, see `augment.get_ops`.
-    fixed_p: Probability of each, in [0, 1]; None to adapt it.
-    target: The r_t to keep.
+    ops: Operators; see `augment.get_ops`.
+    fixed_p: Probability of each operator, in [0, 1]; None to adapt it.
+    target: The r_t to maintain.
     speed_kimg: Thousands of images in which p could go from 0 to 1.
     interval: Steps from one adaptation to the next.
   """
@@ -51,10 +51,10 @@ class Augmentation:
   interval: int = 4
 
   def init(self) -> AdaState | None:
-    """Returns the first state, p = 0; None if p is fixed."""
+    """Returns the initial state with p = 0; None if p is fixed."""
     if self.fixed_p is not None:
       return None
-    # Three arrays, for a donated one cannot be given away twice.
+    # Use three arrays, because an array cannot be donated twice.
     return AdaState(*(jnp.zeros((), jnp.float32) for _ in AdaState._fields))
 
   def probability(self, state: AdaState | None) -> Float[AnyArray, ''] | float:
@@ -71,24 +71,24 @@ class Augmentation:
     step: Int[AnyArray, ''],
     batch: int,
   ) -> AdaState | None:
-    """Returns the state after a step; every `interval` steps p moves.
+    """Returns the state after a step; p changes every `interval` steps.
 
     Args:
       state: The state before the step.
       signs: Moments of sign(D(real)) of the step, over the global batch.
-      step: Steps done, this one included.
-      batch: Real images a step; the interval's steps count as of this batch.
+      step: Number of steps done, including this one.
+      batch: Number of real images per step, assumed for the whole interval.
     """
     if state is None:
       return None
-    # Scores that are not finite are ignored: they would make p NaN for ever.
+    # Ignore scores that are not finite: they would make p NaN forever.
     signs = jnp.where(jnp.isfinite(signs[1]), jnp.asarray(signs), 0.0)
     count = state.sign_count + signs[0]
     total = state.sign_sum + signs[1]
     change = batch * self.interval / (self.speed_kimg * 1000)
     moved = state.p + change * jnp.sign(total - self.target * count)
     # Above 1 nothing more can happen to an image, but p would take long to
-    # come down again.
+    # decrease again.
     moved = jnp.clip(moved, 0.0, 1.0)
     due = step % self.interval == 0
     return AdaState(

@@ -1,4 +1,4 @@
-"""Builds the networks and the recipe that a configuration describes."""
+"""Builds the networks and the recipe described by a configuration."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from sg3jax.types import Config
 def prepare(
   config: Config, source: sources.ImageSource, mesh: Mesh
 ) -> tuple[trainer_lib.Trainer, list[str]]:
-  """Settles in place what a configuration leaves to the data, and checks it.
+  """Settles the open fields of a configuration in place, and checks it.
 
   Args:
     config: A configuration with the fields of `config.default_config`.
@@ -24,7 +24,7 @@ def prepare(
     mesh: The devices.
 
   Returns:
-    Networks and recipe, and a reason for each field that was settled.
+    The networks and recipe, and a reason for each field that was settled.
 
   Raises:
     ValueError: If the configuration is impossible, or its batch cannot be
@@ -46,7 +46,7 @@ def prepare(
 def settle_micro_batches(
   config: Config, trainer: trainer_lib.Trainer, mesh: Mesh
 ) -> tuple[trainer_lib.Trainer, list[str]]:
-  """Chooses the largest micro-batches that fit, if the configuration asks.
+  """Chooses the largest micro-batches that fit, if configured to.
 
   Args:
     config: The configuration; `train.micro_batches` is set in place if it is 0.
@@ -54,10 +54,10 @@ def settle_micro_batches(
     mesh: The devices.
 
   Returns:
-    The trainer with these micro-batches, and the reason if they were chosen.
+    The trainer with these micro-batches, and the reason for the choice, if any.
 
   Raises:
-    ValueError: If none fit the memory of the devices.
+    ValueError: If none fit into the memory of the devices.
   """
   if config.train.micro_batches:
     return trainer, []
@@ -76,7 +76,7 @@ def settle_micro_batches(
 
 
 def make_trainer(config: Config) -> trainer_lib.Trainer:
-  """Returns networks and recipe of a resolved configuration.
+  """Returns the networks and recipe of a resolved configuration.
 
   Raises:
     ValueError: If the networks are impossible.
@@ -107,7 +107,7 @@ def make_trainer(config: Config) -> trainer_lib.Trainer:
     frozen=freeze.make_frozen(
       generator,
       discriminator,
-      # On the command line, `mapping,synthesis` makes a tuple of one.
+      # The command line parses `mapping,synthesis` as a tuple of one name.
       generator_parts=[
         part for names in options.freeze_g for part in names.split(',')
       ],
@@ -117,7 +117,7 @@ def make_trainer(config: Config) -> trainer_lib.Trainer:
 
 
 def make_augmentation(options: Config) -> ada.Augmentation | None:
-  """Returns the augmentation of `config.train.augment`, or None for none."""
+  """Returns the augmentation of `config.train.augment`, None if it is off."""
   if options.mode == 'none':
     return None
   return ada.Augmentation(

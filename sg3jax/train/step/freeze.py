@@ -1,7 +1,7 @@
 """Freezes parameters during training: parts of G, the first layers of D.
 
-Frozen parameters have gradients of zero. Adam starts at zero, so that its state
-stays there and its updates are exactly zero: 0 / (sqrt(0) + epsilon).
+Frozen parameters have zero gradients. Adam's state starts at zero and stays
+there, so its updates are exactly zero: 0 / (sqrt(0) + epsilon).
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from sg3jax.types import Tree
 
 GENERATOR_PARTS = ('mapping', 'synthesis', 'embedding')
 
-# Beginnings of paths in a tree of parameters, such as ('mapping', 'fc0').
+# Prefixes of paths in a tree of parameters, such as ('mapping', 'fc0').
 Paths = tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-  """Parameters that get no update.
+  """Parameters that are not updated.
 
   Attributes:
-    generator: Parameters of G. Its moving averages stay too where they belong
-      to a part that is frozen. G_ema goes on averaging, and so comes to hold
-      the frozen values.
+    generator: Parameters of G. The moving averages of a frozen part stay
+      constant too. G_ema continues to average, and so approaches the frozen
+      values.
     discriminator: Parameters of D.
   """
 
@@ -58,15 +58,15 @@ def make_frozen(
   Args:
     generator: G.
     discriminator: D.
-    generator_parts: Names from `GENERATOR_PARTS`. `mapping` is all of the
-      mapping network but the embedding of labels.
-    discriminator_layers: Convolutions, from the image's side: `fromrgb`,
-      `conv0`, `conv1` and `skip` of the first block, the last three of the
-      others, and that of the last resolution. So 10 and 13, as in the paper's
-      advice, are three and four whole blocks (math.md 5.3).
+    generator_parts: Names from `GENERATOR_PARTS`. `mapping` is the whole
+      mapping network except the embedding of labels.
+    discriminator_layers: Number of convolutions, from the image side:
+      `fromrgb`, `conv0`, `conv1` and `skip` of the first block, the last three
+      of the other blocks, and that of the last resolution. The paper's 10 and
+      13 are thus three and four whole blocks (math.md 5.3).
 
   Raises:
-    ValueError: If the networks have no such part, or fewer layers.
+    ValueError: If the networks lack such a part, or have fewer layers.
   """
   unknown = sorted(set(generator_parts) - set(GENERATOR_PARTS))
   if unknown:
@@ -90,7 +90,7 @@ def make_frozen(
   if not 0 <= discriminator_layers <= len(layers):
     raise ValueError(
       f'config.train.freeze_d must be between 0 and {len(layers)}, the '
-      f'convolutions of D, is {discriminator_layers}'
+      f'convolutions of D, got {discriminator_layers}'
     )
   return Frozen(
     generator=sum(
@@ -101,7 +101,7 @@ def make_frozen(
 
 
 def _convolutions(discriminator: discriminator_lib.Discriminator) -> Paths:
-  """Returns the paths of D's convolutions, from the image's side."""
+  """Returns the paths of D's convolutions, from the image side."""
   first, *blocks, last = discriminator_lib.block_resolutions(
     discriminator.resolution
   )
@@ -117,7 +117,7 @@ def _convolutions(discriminator: discriminator_lib.Discriminator) -> Paths:
 
 
 def zero_gradients(grads: Tree, frozen: Paths) -> Tree:
-  """Returns the gradients with zeros for what is frozen."""
+  """Returns the gradients with zeros for frozen parameters."""
   return jax.tree.map_with_path(
     lambda path, grad: (
       jnp.zeros_like(grad) if _is_under(path, frozen) else grad
@@ -127,10 +127,10 @@ def zero_gradients(grads: Tree, frozen: Paths) -> Tree:
 
 
 def hold_averages(old: Tree, new: Tree, frozen: Paths) -> Tree:
-  """Returns new moving averages, but the old ones of what is frozen.
+  """Returns new moving averages, with the old ones for frozen parts.
 
-  A frozen synthesis network has to generate the same images from the same
-  styles, and that depends on its input magnitudes too.
+  A frozen synthesis network must generate the same images from the same styles,
+  which also depends on its input magnitudes.
   """
   return jax.tree.map_with_path(
     lambda path, before, after: before if _is_under(path, frozen) else after,

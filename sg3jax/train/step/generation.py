@@ -1,4 +1,4 @@
-"""Generates the images of a training step: mixed styles, fresh noise."""
+"""Generates the images of a training step, with mixed styles and new noise."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,19 +13,19 @@ from sg3jax.types import AnyArray, Array, Tree
 
 _AVERAGES = 'moving_averages'
 
-# G's moving averages after a batch, if they learn from it: a collection of its
+# G's moving averages after a batch that updates them: a collection of its
 # variables, under its name.
 Averages = dict[str, Tree]
 
 
 class Samples(NamedTuple):
-  """The random numbers of a batch of fakes beside its latents, a row an image.
+  """Random numbers of a batch of fakes besides its latents, one row per image.
 
   Attributes:
     others: Latents [n, z] of the styles to mix with; None without mixing.
-    first_other: The first layer [n] with such a style; those of an unmixed
-      batch have it behind the last one.
-    noise: Noise inputs [n, h, w] in the place of the stored ones; {} for none.
+    first_other: The first layer [n] with such a style; for an unmixed batch,
+      the number of layers.
+    noise: Noise inputs [n, h, w] that replace the stored ones; {} for none.
   """
 
   others: Array | None
@@ -34,17 +34,17 @@ class Samples(NamedTuple):
 
 
 def split_key(key: jax.Array | None, count: int = 2) -> Any:
-  """Returns keys, or as many `None` for no randomness."""
+  """Splits a key into `count` keys; None gives `count` times None."""
   return (None,) * count if key is None else jax.random.split(key, count)
 
 
 @dataclasses.dataclass(frozen=True)
 class FakeGenerator:
-  """Generates fakes; every random number comes from the arguments.
+  """Generates fakes, with all random numbers taken from the arguments.
 
   The methods share these arguments: `variables` of G; latents `z`; labels `c`,
   None for an unconditional generator; `samples`, None for neither mixing nor
-  new noise; and `update_averages`, whether G's moving averages learn.
+  new noise; and `update_averages`, whether to update G's moving averages.
 
   Attributes:
     generator: G.
@@ -57,11 +57,11 @@ class FakeGenerator:
   def sample(
     self, variables: Tree, n: int, key: jax.Array | None
   ) -> Samples | None:
-    """Samples the random numbers of a batch of n; returns None without a key.
+    """Samples the random numbers for a batch of n; returns None without a key.
 
-    Style mixing (math.md 2.3): the whole batch takes its styles from one layer
-    on from other latents, so that no layer comes to rely on the style of the
-    one before.
+    With style mixing (math.md 2.3), the whole batch takes its styles from other
+    latents from one layer on, so that no layer relies on the style of the
+    previous one.
     """
     if key is None:
       return None
@@ -92,7 +92,7 @@ class FakeGenerator:
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
-    """Returns the images of latents, and the averages."""
+    """Returns the images for latents, and the averages."""
     options = {'update_averages': update_averages}
     ws, averages = self.generate_styles(variables, z, c, samples, **options)
     return self.synthesize(variables | averages, ws, samples, **options)
@@ -106,9 +106,9 @@ class FakeGenerator:
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n l d'], Averages]:
-    """Returns styles, mixed with those of other latents, and the averages.
+    """Returns styles mixed with those of other latents, and the averages.
 
-    `w_avg` learns from the styles of `z` alone.
+    Only the styles of `z` update `w_avg`.
     """
     ws, averages = self._apply(
       variables, z, c, update_averages=update_averages, method='mapping'
@@ -127,7 +127,7 @@ class FakeGenerator:
     *,
     update_averages: bool = False,
   ) -> tuple[Float[Array, 'n h w c'], Averages]:
-    """Returns the images of styles, and the averages."""
+    """Returns the images for styles, and the averages."""
     if samples is not None and samples.noise:
       variables = variables | {'noise': samples.noise}
     return self._apply(

@@ -1,4 +1,4 @@
-"""Losses of the two players, and what the discriminator is shown."""
+"""Losses of the two players, and the blur of the discriminator's input."""
 
 from collections.abc import Callable
 
@@ -12,25 +12,25 @@ from sg3jax.types import AnyArray, Array
 def generator_loss(
   fake_logits: Float[AnyArray, 'n 1'],
 ) -> Float[Array, 'n 1']:
-  """Returns the non-saturating loss -log D(fake), one an image."""
+  """Returns the non-saturating loss -log D(fake) of each image."""
   return jax.nn.softplus(-fake_logits)
 
 
 def discriminator_loss(
   real_logits: Float[AnyArray, 'n 1'], fake_logits: Float[AnyArray, 'n 1']
 ) -> Float[Array, 'n 1']:
-  """Returns -log D(real) - log(1 - D(fake)), one an image."""
+  """Returns the loss -log D(real) - log(1 - D(fake)) of each image."""
   return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
 
 
 def r1_penalty(
   discriminate, images: Float[AnyArray, 'n h w c']
 ) -> tuple[Float[Array, ' n'], Float[Array, 'n 1']]:
-  """Returns squared norms of the logits' gradients, and the logits.
+  """Returns the squared norms of the logits' gradients, and the logits.
 
   Args:
-    discriminate: Images to logits. Gradients are taken through all it does to
-      them first, blur included (math.md 2.7).
+    discriminate: Maps images to logits. Gradients include its preprocessing of
+      the images, such as blur (math.md 2.7).
     images: Real images.
   """
 
@@ -47,16 +47,17 @@ def path_lengths(
   ws: Float[AnyArray, 'n l d'],
   directions: Float[AnyArray, 'n h w c'],
 ) -> Float[Array, ' n']:
-  """Returns how far images move along directions when styles move by one.
+  """Returns how far images move along directions per unit change of styles.
 
-  |J^T y| for the Jacobian J of an image by its styles and a random direction y
-  (math.md 2.3): the norm over w, its root mean square over the layers.
-  Differentiable; its gradients are of second order.
+  A path length is |J^T y|, for the Jacobian J of an image with respect to its
+  styles and a random direction y (math.md 2.3). The norm is taken over w, and
+  its root mean square over the layers. Differentiating it takes second-order
+  gradients.
 
   Args:
-    synthesize: Styles to images.
+    synthesize: Maps styles to images.
     ws: Styles.
-    directions: See `path_directions`.
+    directions: Random directions; see `path_directions`.
   """
   _, pull_back = jax.vjp(synthesize, jnp.asarray(ws))
   (gradients,) = pull_back(jnp.asarray(directions))
@@ -67,7 +68,7 @@ def path_lengths(
 def path_directions(
   key: jax.Array, shape: tuple[int, ...]
 ) -> Float[Array, 'n h w c']:
-  """Draws directions N(0, 1) / sqrt(h w): independent of the resolution."""
+  """Samples directions N(0, 1) / sqrt(h w), whose norm ignores resolution."""
   _, height, width, _ = shape
   return jax.random.normal(key, shape) / (height * width) ** 0.5
 
@@ -75,14 +76,14 @@ def path_directions(
 def path_length_penalty(
   lengths: Float[AnyArray, ' n'], mean: Float[AnyArray, ''], decay: float
 ) -> tuple[Float[Array, ' n'], Float[Array, '']]:
-  """Returns squared deviations from the moving average, and that average.
+  """Returns squared deviations from the moving average, and the new average.
 
-  The average takes these lengths in first, and is a constant to the gradient.
+  The average first takes in these lengths, and is constant for the gradient.
 
   Args:
     lengths: Path lengths of a batch.
-    mean: Their moving average before.
-    decay: Weight of this batch in it.
+    mean: The previous moving average.
+    decay: Weight of this batch in the new average.
   """
   mean = jax.lax.stop_gradient(mean + decay * (jnp.mean(lengths) - mean))
   return jnp.square(jnp.asarray(lengths) - mean), jnp.asarray(mean)
@@ -96,13 +97,13 @@ def blur(
 ) -> Float[Array, 'n h w c']:
   """Blurs images with the kernel 2^-(x/sigma)^2, zeros outside (math.md 2.7).
 
-  Config R's discriminator sees blurred images at first, or it would focus on
-  high frequencies before the generator has learned any others.
+  In config R the discriminator first sees blurred images. Otherwise it would
+  focus on high frequencies before the generator has learned any others.
 
   Args:
     images: Real or generated images.
-    sigma: Scale in pixels, traced; below 1/3 nothing is blurred.
-    max_sigma: Largest value that sigma takes.
+    sigma: Scale in pixels, traced. Below 1/3 nothing is blurred.
+    max_sigma: Largest possible value of sigma.
   """
   max_radius = int(3 * max_sigma)
   radius = jnp.floor(3 * sigma)

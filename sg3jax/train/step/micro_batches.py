@@ -1,4 +1,4 @@
-"""Gradients of a batch, computed in micro-batches one after the other."""
+"""Computes the gradients of a batch in successive micro-batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from sg3jax.train import sharding
 from sg3jax.types import Array, Tree
 
-# (params, rows) -> (mean loss over the rows, anything else).
+# Maps (params, rows) to (mean loss over the rows, anything else).
 LossFn = Callable[[Tree, Any], tuple[Array, Any]]
 
 
@@ -24,22 +24,22 @@ def gradients(
   """Returns the gradients of the mean loss over a batch, and its other outputs.
 
   Only one micro-batch's intermediate results are in memory at a time. The
-  gradients are the batch's own, up to rounding, if the loss of a row depends on
-  no other rows than those of its group: what is random is in the rows, too.
+  gradients equal those of the whole batch, up to rounding, if the loss of a row
+  depends only on the rows of its group. Random numbers must be in the rows too.
 
   Args:
-    loss_fn: The mean loss over rows and a tree of arrays beside it.
+    loss_fn: Returns the mean loss over rows, and a tree of other arrays.
     params: The parameters to differentiate with respect to.
     rows: A tree of arrays whose first axis is the batch.
     micro_batches: Number of micro-batches, a divisor of the batch.
-    group: Number of rows that must stay together. Of n rows these are n / group
-      apart, as the discriminator's minibatch statistics take them.
+    group: Number of rows that must stay together. Among n rows they are
+      n / group apart, as in the discriminator's minibatch statistics.
 
   Returns:
-    The gradients, and the trees of all micro-batches, stacked.
+    The gradients, and the stacked trees of all micro-batches.
 
   Raises:
-    ValueError: If the micro-batches cannot be made of whole groups.
+    ValueError: If the micro-batches cannot consist of whole groups.
   """
   grad_fn = jax.grad(loss_fn, has_aux=True)
   if micro_batches == 1:
@@ -77,8 +77,8 @@ def split(x: Array, micro_batches: int, group: int) -> Array:
   if n % (micro_batches * group):
     raise ValueError(
       f'{n} images cannot be shared by {micro_batches} micro-batches in groups '
-      f'of {group}, as the minibatch statistics of the discriminator take '
-      'them: use fewer micro-batches, or a smaller mbstd_group'
+      f'of {group}, which the minibatch statistics of the discriminator need: '
+      'use fewer micro-batches, or a smaller mbstd_group'
     )
   x = x.reshape(group, micro_batches, -1, *x.shape[1:])
   return jnp.moveaxis(x, 1, 0).reshape(micro_batches, -1, *x.shape[3:])

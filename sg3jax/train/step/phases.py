@@ -1,4 +1,4 @@
-"""The phases of a training step: the gradients of each loss."""
+"""Computes the phases of a training step: the gradients of each loss."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from sg3jax.types import AnyArray, Array, Tree
 
 Moments = dict[str, Array]
 
-# Names of the moments that the lazy phases return.
+# Names of the moments returned by the lazy phases.
 PATH_LENGTH_MOMENTS = ('Loss/pl_penalty', 'Loss/G/reg')
 R1_MOMENTS = ('Loss/r1_penalty', 'Loss/D/reg')
 
@@ -30,17 +30,18 @@ class Recipe:
   Attributes:
     r1_gamma: Weight of the R1 penalty.
     r1_interval: Steps from one R1 phase to the next.
-    ema_kimg: Half-life of the generator's average, thousands of images.
-    ema_rampup: Bound of the half-life as a part of the images shown; 0: none.
-    blur_init_sigma: Blur of what D sees at first, pixels; 0 for none.
+    ema_kimg: Half-life of the generator's average, in thousands of images.
+    ema_rampup: Bound of the half-life as a fraction of the images shown; 0 for
+      no bound.
+    blur_init_sigma: Initial blur of what D sees, in pixels; 0 for none.
     blur_fade_kimg: Thousands of images until the blur is gone.
     style_mixing_prob: Probability that a batch mixes styles.
     pl_weight: Weight of the path length penalty; 0 for none.
     pl_interval: Steps from one path length phase to the next.
-    pl_batch_shrink: How many times smaller its batch is.
+    pl_batch_shrink: Ratio of the batch to the batch of path lengths.
     pl_decay: Weight of a batch in the moving average of path lengths.
-    augmentation: Applied to D's images after the blur; None for none.
-    micro_batches: Parts in which gradients of a batch are computed.
+    augmentation: Augmentation of D's images after the blur; None for none.
+    micro_batches: Number of parts in which gradients are computed.
   """
 
   r1_gamma: float
@@ -60,13 +61,13 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Phases:
-  """Gradients of the four losses, and moments of the values in them.
+  """Gradients of the four losses, and moments of their values.
 
   The methods take the state before the phase; real `images` in [-1, 1], [n, h,
-  w, c]; latents `z` [n, z_dim]; labels [n, label_dim] or None without them; and
-  a random `key` for augmentations, style mixing, noise inputs and path
-  directions; with None styles are not mixed and noise inputs stay, which a
-  recipe with random augmentations or path lengths does not allow.
+  w, c]; latents `z` [n, z_dim]; labels [n, label_dim], or None; and a random
+  `key` for augmentations, style mixing, noise inputs and path directions.
+  Without a key, styles are not mixed and noise inputs are fixed. A recipe with
+  random augmentations or path lengths needs a key.
 
   Attributes:
     generator: G.
@@ -112,7 +113,7 @@ class Phases:
   ) -> tuple[Tree, Moments, Array]:
     """Returns the gradients of the path length penalty, and the mean length.
 
-    They are `pl_interval` times as strong. The mean is the moving average.
+    The gradients are scaled by `pl_interval`. The mean is the moving average.
     """
     recipe = self.recipe
     sample_key, direction_key = jax.random.split(key)
@@ -139,7 +140,7 @@ class Phases:
     )
     if micro_batches > 1:
       # The average takes in the whole batch before any length is compared with
-      # it: they are measured twice.
+      # it, so the lengths are measured twice.
       lengths = micro_batches_lib.apply(
         functools.partial(measure, params), rows, micro_batches=micro_batches
       )
@@ -173,9 +174,9 @@ class Phases:
   ) -> tuple[Tree, Moments, dict[str, Tree]]:
     """Returns the gradients of D's loss, and G's new moving averages.
 
-    G generates the fakes here, the only place where its moving averages learn.
-    It generates the whole batch at once, because the averages are those of the
-    whole batch; without a gradient this takes only a few feature maps.
+    Only this phase updates G's moving averages, while it generates the fakes.
+    It generates the whole batch at once, because the averages cover the whole
+    batch. Without a gradient this only keeps a few feature maps in memory.
     """
     fakes_key, fake_key, real_key = generation.split_key(key, 3)
     fake_samples = self._fakes.sample(state.generator, len(z), fakes_key)
@@ -210,7 +211,7 @@ class Phases:
     labels: AnyArray | None = None,
     key: jax.Array | None = None,
   ) -> tuple[Tree, Moments]:
-    """Returns the gradients of the R1 term, `r1_interval` times as strong."""
+    """Returns the gradients of the R1 term, scaled by `r1_interval`."""
     recipe = self.recipe
     rows = (images, labels, self._sample_augmentation(state, key, len(images)))
 
@@ -276,7 +277,7 @@ class Phases:
     labels: AnyArray | None,
     samples: augment.Samples | None,
   ) -> Any:
-    """Returns logits of images, blurred first, as in R, and then augmented."""
+    """Returns the logits of images that are first blurred, then augmented."""
     recipe = self.recipe
     if recipe.blur_init_sigma > 0 and recipe.blur_fade_kimg > 0:
       faded = state.nimg / (recipe.blur_fade_kimg * 1000)

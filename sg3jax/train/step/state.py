@@ -1,4 +1,4 @@
-"""The state of a run: all that its next step depends on."""
+"""The state of a run: everything that its next step depends on."""
 
 from typing import Any
 
@@ -14,24 +14,25 @@ from sg3jax.types import Array, Tree
 
 BETA1, BETA2, EPSILON = 0.0, 0.99, 1e-8
 
-# Parameters that only shift a network's output: the last bias of D, and those
-# of G's ToRGBs. Gradients with respect to the input do not know them.
+# Parameters that only shift a network's output: the last bias of D, and the
+# biases of G's ToRGBs. Gradients with respect to the input do not depend on
+# them.
 _OFFSETS = 'offsets'
 
 
 class TrainState(struct.PyTreeNode):
-  """Everything that training changes, and that a checkpoint holds.
+  """Everything that training changes and a checkpoint holds.
 
   Attributes:
-    step: Steps done, int32 [].
-    nimg: Real images shown, int32 [].
+    step: Number of steps done, int32 [].
+    nimg: Number of real images shown, int32 [].
     generator: Variables of G: params, moving_averages, buffers, noise.
     discriminator: Variables of D: params.
     generator_ema: Variables of the averaged generator.
     generator_opt: Adam's state for G.
     discriminator_opt: Adam's state for D.
-    pl_mean: Moving average of the path lengths, float32 []; 0 without them.
-    augment: State of the augmentation's adaptation; None where nothing adapts.
+    pl_mean: Moving average of the path lengths, float32 []; 0 if not used.
+    augment: State of the adaptive augmentation; None if nothing adapts.
   """
 
   step: Any
@@ -52,8 +53,8 @@ def make_generator_optimizer(
 
   Args:
     learning_rate: Step size.
-    pl_interval: Steps from one regularisation of path lengths to the next, for
-      which it is corrected like D's; None without that lazy term.
+    pl_interval: Steps from one path length phase to the next, for which it is
+      corrected as D's optimizer is for R1; None without that lazy term.
   """
   if pl_interval is None:
     return optax.adam(learning_rate, b1=BETA1, b2=BETA2, eps=EPSILON)
@@ -63,23 +64,23 @@ def make_generator_optimizer(
 def make_discriminator_optimizer(
   learning_rate: float, r1_interval: int
 ) -> optax.GradientTransformation:
-  """Returns D's Adam, corrected for R1, which is taken every so many steps."""
+  """Returns D's Adam, corrected for the lazy R1 term."""
   return _make_lazy_adam(learning_rate, r1_interval, ('out', 'bias'))
 
 
 def _make_lazy_adam(
   learning_rate: float, interval: int, offsets: tuple[str, str]
 ) -> optax.GradientTransformation:
-  """Returns Adam, corrected for a loss term taken every so many steps.
+  """Returns Adam, corrected for a loss term with its own update at intervals.
 
-  A lazily regularised network makes k + 1 updates where it made k; the rate
-  and the betas are adjusted to keep their meaning (math.md 2.2). The offsets
-  have an Adam of their own, see `skip_offsets`.
+  A lazily regularized network makes k + 1 updates instead of k. The rate and
+  the betas are adjusted to keep their meaning (math.md 2.2). The offsets have a
+  separate Adam; see `skip_offsets`.
 
   Args:
     learning_rate: Step size.
-    interval: k.
-    offsets: End of the paths of the parameters in which the term has no part.
+    interval: The number of steps k from one such update to the next.
+    offsets: Path suffix of the parameters that do not affect the term.
   """
   ratio = interval / (interval + 1)
   adam = optax.adam(
@@ -97,11 +98,11 @@ def _make_lazy_adam(
 
 
 def skip_offsets(new: Any, old: Any) -> Any:
-  """Returns the new state of a lazy optimizer, with the offsets' old one.
+  """Returns the new state of a lazy optimizer, with the old one of offsets.
 
-  R1 takes gradients with respect to images, path lengths with respect to
-  styles, in which parameters that shift the output have no part. Their Adam
-  must not count that phase as a step with a gradient of zero.
+  R1 takes gradients with respect to images, and path lengths with respect to
+  styles. Parameters that shift the output do not affect either. Their Adam must
+  not count such a phase as a step with a zero gradient.
   """
   kept = {_OFFSETS: old.inner_states[_OFFSETS]}
   return new._replace(inner_states=new.inner_states | kept)
@@ -115,14 +116,14 @@ def init_state(
   discriminator_tx: optax.GradientTransformation,
   augment: ada.AdaState | None = None,
 ) -> TrainState:
-  """Returns a fresh state; traceable, so that it can be born sharded."""
+  """Returns a fresh state; traceable, so that it can be created sharded."""
   g_key, d_key = jax.random.split(key)
 
   def rows(*features: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *features), jnp.float32)
 
   c = rows(generator.label_dim) if generator.label_dim else None
-  # Lazily: variables are drawn, but no image is.
+  # Initialize lazily: variables are sampled, but no image is computed.
   g = dict(generator.lazy_init(g_key, rows(generator.z_dim), c))
   images = rows(*generator.spec.image_shape)
   d = dict(discriminator.lazy_init(d_key, images, c))

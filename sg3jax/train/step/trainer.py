@@ -1,4 +1,4 @@
-"""The training step: all phases as one jitted, sharded function."""
+"""Runs all phases of a training step in one jitted, sharded function."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,17 +20,17 @@ from sg3jax.types import AnyArray, Array, Tree
 
 Batch = Mapping[str, AnyArray]
 
-# Steps that may wait for the devices at a time: one that runs, and one that
-# follows it without a gap.
+# Maximum number of pending steps: one that runs, and one that follows it
+# without a gap.
 STEPS_IN_FLIGHT = 2
 
-# In the place of a step's number, which is less: random numbers beside latents.
+# Stands in for a step number, which is smaller, in keys of other samples.
 _NO_STEP = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
-  """Networks, optimizers and recipe: the static part of training.
+  """The static part of training: networks, optimizers and recipe.
 
   Attributes:
     generator: G.
@@ -38,7 +38,7 @@ class Trainer:
     recipe: Weights and intervals.
     g_lr: Adam's step size for G.
     d_lr: Adam's step size for D.
-    frozen: Parameters that get no update.
+    frozen: Parameters that are not updated.
   """
 
   generator: generator_lib.Generator
@@ -95,17 +95,17 @@ class Trainer:
     """Does one step with given latents.
 
     Args:
-      state: The state before.
-      batch: `image`, uint8 or float in [-1, 1] [n, h, w, c], real images;
-        `label`, their labels [n, label_dim]; `g_label` and `d_label`, labels
-        for the images generated in the G and in the D phase.
+      state: The state before the step.
+      batch: Real images `image` [n, h, w, c], uint8 or float in [-1, 1]; their
+        labels `label` [n, label_dim]; and `g_label` and `d_label`, labels for
+        the images generated in the G and D phases.
       latents: z of the G and the D phase, [2, n, z_dim].
       key: Random key for augmentations, style mixing, noise inputs and path
-        lengths. With None there is neither mixing nor new noise; a recipe with
-        one of the others needs a key.
+        lengths. With None there is neither mixing nor new noise. A recipe with
+        augmentations or path lengths needs a key.
 
     Returns:
-      The state after, and the moments of losses and scores by name.
+      The state after it, and the moments of losses and scores by name.
 
     Raises:
       ValueError: If the recipe needs a key and there is none, or the batch
@@ -173,7 +173,7 @@ class Trainer:
   def apply_generator_gradients(
     self, state: TrainState, grads: Tree
   ) -> tuple[TrainState, Array]:
-    """Returns the state with G updated, and the non-finite values replaced."""
+    """Returns the state with G updated, and counts of replaced gradients."""
     grads = freeze.zero_gradients(grads, self.frozen.generator)
     params, opt, count = _apply(
       self.generator_tx, grads, state.generator_opt, state.generator['params']
@@ -184,7 +184,7 @@ class Trainer:
   def apply_discriminator_gradients(
     self, state: TrainState, grads: Tree
   ) -> tuple[TrainState, Array]:
-    """Returns the state with D updated, and the non-finite values replaced."""
+    """Returns the state with D updated, and counts of replaced gradients."""
     grads = freeze.zero_gradients(grads, self.frozen.discriminator)
     params, opt, count = _apply(
       self.discriminator_tx,
@@ -203,7 +203,7 @@ class Trainer:
     phase: Callable[[TrainState], tuple[TrainState, Moments]],
     names: tuple[str, ...],
   ) -> tuple[TrainState, Moments]:
-    """Runs a phase if its step has come; never if the interval is None."""
+    """Runs a phase if it is due at this step; never if the interval is None."""
     if interval is None:
       return state, {}
     return jax.lax.cond(
@@ -221,7 +221,7 @@ class Trainer:
     key: jax.Array | None,
   ) -> tuple[TrainState, Moments]:
     if key is None:
-      raise ValueError('path lengths are measured at random: pass a key')
+      raise ValueError('path lengths use random directions: pass a key')
     z_key, pl_key = jax.random.split(key)
     n = batch // self.recipe.pl_batch_shrink
     z = jax.random.normal(z_key, (n, self.generator.z_dim))
@@ -252,7 +252,7 @@ class Trainer:
   def _adapted(
     self, state: TrainState, moments: Moments, batch: int
   ) -> ada.AdaState | None:
-    """Returns the adaptation's state after the step with these moments."""
+    """Returns the adaptation's state after a step with these moments."""
     augmentation = self.recipe.augmentation
     if augmentation is None:
       return None
@@ -260,7 +260,7 @@ class Trainer:
     return augmentation.adapt(state.augment, signs, state.step + 1, batch)
 
   def _averaged(self, state: TrainState, batch: int) -> Tree:
-    """Returns the averaged G: parameters averaged, the rest copied."""
+    """Returns the averaged G, with all but its parameters copied."""
     recipe = self.recipe
     half_life = jnp.asarray(recipe.ema_kimg * 1000, jnp.float32)
     if recipe.ema_rampup > 0:
@@ -276,8 +276,8 @@ class Trainer:
 
 
 def make_key(seed: int, stream: int) -> jax.Array:
-  """Returns the random key of one of the streams of a seed."""
-  # Jitted, because JAX_TRANSFER_GUARD may forbid what moves the numbers else.
+  """Returns the random key of one stream of a seed."""
+  # Jitted, because JAX_TRANSFER_GUARD may forbid other transfers of numbers.
   return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stream))()
 
 
@@ -293,12 +293,12 @@ def jit_step(trainer: Trainer, mesh: Mesh) -> jax.stages.Wrapped:
 
 
 def jit_init(trainer: Trainer, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
-  """Returns `trainer.init` jitted so that the state is born on the mesh."""
+  """Returns `trainer.init` jitted so that the state is created on the mesh."""
   return jax.jit(trainer.init, out_shardings=sharding.replicated(mesh))
 
 
 def _as_float(images: AnyArray) -> Array:
-  """Maps 0..255 to [-1, 1]; leaves floats alone."""
+  """Maps integers in 0..255 to [-1, 1]; returns floats unchanged."""
   images = jnp.asarray(images)
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 127.5 - 1
@@ -306,7 +306,7 @@ def _as_float(images: AnyArray) -> Array:
 
 
 def _merge(*parts: Moments) -> Moments:
-  """Adds moments of the same name."""
+  """Adds moments with the same name."""
   merged = {}
   for part in parts:
     for name, value in part.items():
@@ -317,7 +317,7 @@ def _merge(*parts: Moments) -> Moments:
 def _apply(
   tx: optax.GradientTransformation, grads: Tree, opt: Tree, params: Tree
 ) -> tuple[Tree, Tree, Array]:
-  """Updates parameters, with non-finite gradients made harmless and counted."""
+  """Updates parameters; replaces and counts non-finite gradient values."""
   count = sum(jnp.sum(~jnp.isfinite(g)) for g in jax.tree.leaves(grads))
   grads = jax.tree.map(
     lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), grads

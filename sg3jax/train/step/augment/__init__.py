@@ -1,6 +1,6 @@
-"""Augmentation of all that the discriminator sees (math.md 5.2).
+"""Augments all images shown to the discriminator (math.md 5.2).
 
-`sample` decides what happens to each image, `apply` does it, `augment` is both.
+`sample` decides what happens to each image, `apply` does it; `augment` is both.
 """
 
 from sg3jax.train.step.augment.pipeline import apply as apply

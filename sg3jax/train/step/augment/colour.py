@@ -1,4 +1,4 @@
-"""Brightness, contrast, luma flip, hue and saturation: a matrix an image."""
+"""Brightness, contrast, luma flip, hue and saturation: one matrix per image."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,20 +9,20 @@ from sg3jax.types import Array, Images
 
 NAMES = frozenset(['brightness', 'contrast', 'lumaflip', 'hue', 'saturation'])
 
-# Grey of length one, the projection onto it, and the cross product with it.
+# Unit vector along grey, the projection onto it, and the cross product with it.
 _LUMA = np.ones(3) / np.sqrt(3)
 _PROJECTION = np.outer(_LUMA, _LUMA)
 _CROSS = np.cross(np.eye(3), _LUMA)
 
 
 def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
-  """Returns the images recoloured; those that no operator chose, untouched.
+  """Recolours images, and returns those that no operator affects unchanged.
 
   Args:
-    images: Grey, RGB, or RGBA, whose opacity stays as it is. A grey image is
-      treated as an RGB image of three equal channels: hue and saturation do
-      nothing to it, a luma flip changes the sign.
-    samples: As `samples.sample` returns them.
+    images: Grey, RGB or RGBA images; opacity is kept. A grey image is treated
+      as an RGB image with three equal channels: hue and saturation do not
+      change it, and a luma flip changes the sign.
+    samples: Values returned by `samples.sample`.
 
   Raises:
     ValueError: If the images have another number of channels.
@@ -30,15 +30,15 @@ def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
   n, _, _, channels = images.shape
   if channels not in (1, 3, 4):
     raise ValueError(
-      f'colours cannot be augmented in images of {channels} channels, only in '
-      'grey, RGB and RGBA ones: use another augmentation pipeline, such as bg'
+      'images must have 1, 3 or 4 channels to augment colours, got '
+      f'{channels}: use another augmentation pipeline, such as bg'
     )
   matrix = colour_matrix(samples, n)
   if channels == 1:
     linear = jnp.sum(matrix[:, :1, :3], axis=2, keepdims=True)
   else:
     linear = matrix[:, :3, :3]
-  # Not a matrix product: TPUs and GPUs would round the images.
+  # Avoid a matrix product, in which TPUs and GPUs would round the images.
   coloured = matrix[:, None, None, : linear.shape[1], 3]
   for i in range(linear.shape[2]):
     column = linear[:, None, None, :, i]
@@ -49,15 +49,15 @@ def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
 
 
 def colour_matrix(samples: Samples, n: int) -> Float[Array, 'n 4 4']:
-  """Returns the maps of (r, g, b, 1); of neutral values exactly the identity.
+  """Returns the maps of (r, g, b, 1); exactly the identity if all are neutral.
 
   Args:
     samples: Values of the operators of `NAMES`; a missing one is neutral.
-    n: Images.
+    n: Number of images.
   """
   linear = jnp.broadcast_to(jnp.eye(3), (n, 3, 3))
   offset = jnp.zeros((n, 3, 1))
-  # Each changes what those before it did.
+  # Each acts on the result of the previous ones.
   if 'brightness' in samples:
     offset = offset + samples['brightness'][:, :, None]
   if 'contrast' in samples:
@@ -71,12 +71,12 @@ def colour_matrix(samples: Samples, n: int) -> Float[Array, 'n 4 4']:
 
 
 def _linear_changes(samples: Samples) -> list[Float[Array, 'n 3 3']]:
-  """Returns I plus what vanishes where nothing is to change."""
+  """Returns I plus terms that vanish for neutral values."""
   identity, colour = np.eye(3), np.eye(3) - _PROJECTION
   changes = []
   if 'lumaflip' in samples:
     changes.append(identity - 2 * samples['lumaflip'][:, :, None] * _PROJECTION)
-  if 'hue' in samples:  # Rodrigues' formula for a turn about the grey axis.
+  if 'hue' in samples:  # Rodrigues' rotation formula about the grey axis.
     angle = samples['hue'][:, :, None]
     changes.append(
       identity + (jnp.cos(angle) - 1) * colour + jnp.sin(angle) * _CROSS

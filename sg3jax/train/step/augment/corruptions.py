@@ -1,4 +1,4 @@
-"""Band filter, noise and cutout: what is off by default."""
+"""Band filter, noise and cutout, which are off by default."""
 
 import functools
 
@@ -18,17 +18,17 @@ SYM2 = np.array(
   [1 + np.sqrt(3), 3 + np.sqrt(3), 3 - np.sqrt(3), 1 - np.sqrt(3)]
 ) / (4 * np.sqrt(2))
 
-# How the power of natural images is spread over the bands, from low to high.
+# Distribution of the power of natural images over the bands, from low to high.
 _BAND_POWER = np.array([10, 1, 1, 1]) / 13
-_CUTOUT_SIZE = 0.5  # Of the image's height and width.
+_CUTOUT_SIZE = 0.5  # Fraction of the image's height and width.
 
 
 def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
-  """Returns the images corrupted; those that no operator chose, untouched.
+  """Corrupts images, and returns those that no operator affects unchanged.
 
   Args:
-    images: Images of any number of channels.
-    samples: As `samples.sample` returns them.
+    images: Images with any number of channels.
+    samples: Values returned by `samples.sample`.
   """
   x = jnp.asarray(images)
   if 'imgfilter' in samples:
@@ -43,8 +43,8 @@ def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
 def _filter_bands(
   x: Float[Array, 'n h w c'], gains: Float[Array, 'n 4']
 ) -> Float[Array, 'n h w c']:
-  """Amplifies bands of frequencies, in rows and columns alike."""
-  # Whichever bands are amplified, a natural image keeps its power.
+  """Amplifies frequency bands, along rows and columns alike."""
+  # Normalize so that a natural image keeps its power for any gains.
   powers = 1 + _BAND_POWER * (jnp.square(gains) - 1)
   normalized = gains * jax.lax.rsqrt(jnp.prod(powers, 1, keepdims=True))
   y = x
@@ -55,7 +55,7 @@ def _filter_bands(
       normalized,
       jnp.asarray(bands, x.dtype),
       y,
-      optimize=[(0, 1), (0, 1)],  # The matrices first.
+      optimize=[(0, 1), (0, 1)],  # Contract the matrices first.
       precision=jax.lax.Precision.HIGHEST,
     )
   same = jnp.all(gains == 1, axis=1)
@@ -64,13 +64,13 @@ def _filter_bands(
 
 @functools.cache
 def band_matrices(size: int) -> Float[np.ndarray, 'b o i']:
-  """Returns the matrices that split a row, mirrored at its ends, into bands.
+  """Returns the matrices that split a row, reflected at its ends, into bands.
 
   Each is the convolution with one of the `band_filters`; their sum is the
   identity.
 
   Args:
-    size: Samples of a row.
+    size: Number of samples in a row.
   """
   filters = band_filters()
   reach = filters.shape[1] // 2
@@ -83,8 +83,8 @@ def band_filters() -> Float[np.ndarray, 'b t']:
   """Returns four symmetric filters that sum to one: octaves and the rest.
 
   The autocorrelation L of a wavelet's low-pass filter is symmetric, and L(z)
-  and L(-z) add up to one. Splitting the lower half once more at each of three
-  levels gives the bands up to 1/8, 1/4, 1/2 and 1 of the Nyquist frequency.
+  and L(-z) sum to one. Splitting the lower half again at each of three levels
+  gives the bands up to 1/8, 1/4, 1/2 and 1 times the Nyquist frequency.
   """
   low = np.convolve(SYM2, SYM2[::-1]) / 2
   high = low * (-1.0) ** (np.arange(len(low)) - len(low) // 2)

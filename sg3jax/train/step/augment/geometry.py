@@ -1,10 +1,10 @@
-"""Flips, shifts, scales and turns, as one resampling of each image.
+"""Flips, shifts, scales and rotates each image in one resampling.
 
-The image is mirrored at its edges, upsampled twofold with a wavelet's low-pass
-filter, read bilinearly where an affine map says, and downsampled with the same
-filter. The filter is orthogonal to its even shifts, so that the identity and
-shifts by whole pixels come out as they went in, up to rounding. It is not
-symmetric: a flip or a quarter turn blurs and ripples a little.
+The image is reflected at its edges, upsampled by two with a wavelet's low-pass
+filter, sampled bilinearly at positions given by an affine map, and downsampled
+with the same filter. The filter is orthogonal to its even shifts, so the
+identity and integer shifts are exact up to rounding. It is not symmetric: a
+flip or a quarter turn adds slight blur and ripples.
 """
 
 import functools
@@ -35,14 +35,14 @@ _TAPS = len(SYM6)
 
 
 def transform(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
-  """Returns the images moved; those that no operator chose, untouched.
+  """Transforms images, and returns those that no operator affects unchanged.
 
-  Linear in the images. Beyond their edges they go on mirrored, without end, so
-  no shape depends on how far a sampled shift reaches.
+  The result is linear in the images. Reflections continue the images without
+  end, so no array shape depends on the size of a sampled shift.
 
   Args:
-    images: Images of at least 2 pixels a side.
-    samples: As `samples.sample` returns them.
+    images: Images with sides of at least 2 pixels.
+    samples: Values returned by `samples.sample`.
   """
   n, height, width, _ = images.shape
   matrix = inverse_matrix(samples, n, (height, width))
@@ -56,14 +56,14 @@ def inverse_matrix(
 ) -> Float[Array, 'n 3 3']:
   """Returns the maps from positions in the result to positions in the image.
 
-  Positions are (x, y, 1) in pixels, x to the right and y down, from the centre.
-  The last operator is the first to be undone. Exactly the identity where all
+  Positions are (x, y, 1) in pixels from the centre, x to the right and y down.
+  The last operator is undone first. The map is exactly the identity if all
   values are neutral.
 
   Args:
     samples: Values of the operators of `NAMES`; a missing one is neutral.
-    n: Images.
-    size: Their height and width.
+    n: Number of images.
+    size: Height and width of the images.
   """
 
   def values(name: str) -> list[Array]:
@@ -77,7 +77,7 @@ def inverse_matrix(
   (scale,), (aniso,) = values('scale'), values('aniso')
   before, after = values('rotate')
   return functools.reduce(
-    # 3x3 products, but of positions: no bfloat16 or TF32 passes.
+    # Positions need full float32 precision: no bfloat16 or TF32 passes.
     functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST),
     [
       _scaling(1 - 2 * flip, jnp.ones(n)),
@@ -100,9 +100,9 @@ def _resample(
   height, width = x.shape[1:3]
   for axis, size in (('h', height), ('w', width)):
     x = _multiply(upsampling_matrix(size), x, axis)
-  # Where the samples are read that the downsampling filter needs. The filter
-  # has no centre, but most of its weight about the sixth of its twelve taps:
-  # sample 2i is taken to lie on pixel i.
+  # Positions of the samples that the downsampling filter needs. The filter has
+  # no centre, but most of its weight is near the sixth of its twelve taps, so
+  # sample 2i is placed on pixel i.
   columns, rows = (
     (jnp.arange(_TAPS + 2 * size - 2) - _TAPS // 2 + 2) / 2 - size / 2
     for size in (width, height)
@@ -120,16 +120,16 @@ def _resample(
 
 @functools.cache
 def upsampling_matrix(size: int) -> Float[np.ndarray, 'o i']:
-  """Returns the matrix that mirrors a row at its ends and doubles its rate.
+  """Returns the matrix that reflects a row at its ends and doubles its rate.
 
-  The mirrored row repeats itself after 2 * size - 2 samples, without the end
-  samples twice: one period is all that there is to hold.
+  The reflected row, in which the end samples are not duplicated, repeats after
+  2 * size - 2 samples. The result covers one period.
 
   Args:
-    size: Samples i of the row, at least 2.
+    size: Number of samples i in the row, at least 2.
 
   Returns:
-    [4 * size - 4, size], float64.
+    A matrix [4 * size - 4, size], float64.
   """
   period = 2 * size - 2
   matrix = np.zeros((2 * period, size))
@@ -147,7 +147,7 @@ def downsampling_matrix(size: int) -> Float[np.ndarray, 'o i']:
   """Returns the matrix that correlates with the filter and halves the rate.
 
   Args:
-    size: Samples o of the result; 2 * size + 10 go in.
+    size: Number of samples o in the result; the input has 2 * size + 10.
   """
   matrix = np.zeros((size, 2 * size + _TAPS - 2))
   for out in range(size):
@@ -171,7 +171,7 @@ def _read(
   y: Float[Array, 'h2 w2'],
   x: Float[Array, 'h2 w2'],
 ) -> Float[Array, 'h2 w2 c']:
-  """Reads a periodic image between its samples, bilinearly."""
+  """Interpolates a periodic image bilinearly."""
   top, left = jnp.floor(y), jnp.floor(x)
   total = 0.0
   for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
@@ -201,7 +201,7 @@ def _scaling(x: Array, y: Array) -> Float[Array, 'n 3 3']:
 
 
 def _rotation(angle: Array, *, exact: bool = False) -> Float[Array, 'n 3 3']:
-  """Maps (1, 0) to (cos, -sin), as resampling; `exact` at quarter turns."""
+  """Maps (1, 0) to (cos, -sin) for resampling; `exact` at quarter turns."""
   c, s = jnp.cos(angle), jnp.sin(angle)
   if exact:
     c, s = jnp.round(c), jnp.round(s)

@@ -1,4 +1,4 @@
-"""The augmentation of a batch of images."""
+"""Augments a batch of images."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ def augment(
   p: Float[AnyArray, ''] | float,
   ops: tuple[str, ...],
 ) -> Float[Array, 'n h w c']:
-  """Augments each image with operators and values of its own.
+  """Augments each image with independently sampled operators and values.
 
-  Differentiable to any order with respect to the images.
+  The result is differentiable to any order with respect to the images.
 
   Args:
-    images: Real or generated images of 1, 3 or 4 channels.
-    key: A random key, of this batch alone.
-    p: Probability of each operator, in [0, 1], may be traced. With 0 the images
-      come out bit for bit.
-    ops: Names of operators, see `samples.get_ops`.
+    images: Real or generated images with 1, 3 or 4 channels.
+    key: A random key used only for this batch.
+    p: Probability of each operator, in [0, 1]; may be traced. With 0 the images
+      are returned bit for bit.
+    ops: Names of operators; see `samples.get_ops`.
   """
   return apply(images, sample(key, p, images.shape, ops))
 
@@ -32,13 +32,13 @@ def augment(
 def apply(images: Images, samples: Samples) -> Float[Array, 'n h w c']:
   """Applies sampled values to the images, in the dtype of the images.
 
-  Geometry, colour, band filter, noise, cutout. An image for which all values of
-  a stage are neutral passes through it bit for bit.
+  The stages are geometry, colour, band filter, noise and cutout. An image for
+  which all values of a stage are neutral passes through it bit for bit.
 
   Args:
-    images: Images of 1, 3 or 4 channels.
-    samples: Values by operator, as `sample` returns them; those that are
-      missing do nothing.
+    images: Images with 1, 3 or 4 channels.
+    samples: Values by operator, returned by `sample`. Missing operators do
+      nothing.
   """
   x, samples = jax.tree.map(jnp.asarray, (images, samples))
   for stage in (geometry, colour, corruptions):

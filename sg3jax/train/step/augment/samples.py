@@ -1,7 +1,7 @@
-"""Samples what happens to each image: the random part of the augmentation.
+"""Samples the random values of the augmentation of each image.
 
-Every operator samples an image's values from a distribution of its own. It
-takes them with the probability p, and otherwise the value that changes nothing.
+Every operator has its own distribution, from which it samples values for each
+image. It uses them with probability p, and the neutral value otherwise.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from sg3jax.train import sharding
 from sg3jax.types import AnyArray, Array
 
-# Sampled values by operator: [n, features], or, for `noise`, the noise itself
-# [n, h, w, c]. An operator that is missing is not compiled.
+# Sampled values by operator: [n, features], or the noise itself [n, h, w, c]
+# for `noise`. A missing operator is not compiled.
 Samples = dict[str, Any]
 
 
@@ -25,8 +25,8 @@ class Op(NamedTuple):
   Attributes:
     value: Maps uniform numbers in (0, 1) to values.
     neutral: The value that changes nothing.
-    features: Values an image.
-    gates: Decisions an image: one for all values, or one for each.
+    features: Number of values per image.
+    gates: Number of decisions per image: one for all values, or one for each.
     probability: Maps p to the probability of a decision.
   """
 
@@ -54,20 +54,20 @@ def _integer(count: int) -> Callable[[Array], Array]:
 
 
 def _half_of_two(p: Array) -> Array:
-  """Two chances, with p that at least one of them is taken."""
+  """Returns the q for each of two decisions: 1 - (1 - q)^2 = p."""
   return 1 - jnp.sqrt(1 - p)
 
 
-# In the order in which they act on an image. Shifts are fractions of its size,
-# (right, down); angles are radians.
+# Operators in the order in which they act on an image. Shifts are fractions of
+# its size, (right, down); angles are in radians.
 OPS = {
   'xflip': Op(_integer(2)),  # 1 flips.
   'rotate90': Op(_integer(4)),  # Quarter turns.
-  'xint': Op(_uniform(0.125), features=2),  # To be rounded to whole pixels.
+  'xint': Op(_uniform(0.125), features=2),  # Rounded to integer pixels later.
   'scale': Op(_log_normal(0.2), 1.0),
-  # Before and after `aniso`, which would else stretch along the axes only.
+  # Before and after `aniso`, which would otherwise only stretch along axes.
   'rotate': Op(_uniform(jnp.pi), features=2, gates=2, probability=_half_of_two),
-  'aniso': Op(_log_normal(0.2), 1.0),  # Of x, and its inverse of y.
+  'aniso': Op(_log_normal(0.2), 1.0),  # Factor of x; y has its inverse.
   'xfrac': Op(_normal(0.125), features=2),
   'brightness': Op(_normal(0.2)),
   'contrast': Op(_log_normal(0.5), 1.0),
@@ -76,7 +76,7 @@ OPS = {
   'saturation': Op(_log_normal(1.0), 1.0),
   'imgfilter': Op(_log_normal(1.0), 1.0, features=4, gates=4),  # By band.
   'noise': Op(lambda u: jnp.abs(_normal(0.1)(u))),  # A standard deviation.
-  # The centre; that of images that are left alone is far outside.
+  # The centre, which is far outside for images that are left unchanged.
   'cutout': Op(lambda u: u, -1.0, features=2),
 }
 
@@ -84,7 +84,7 @@ _BLIT = ('xflip', 'rotate90', 'xint')
 _GEOM = ('scale', 'rotate', 'aniso', 'xfrac')
 _COLOUR = ('brightness', 'contrast', 'lumaflip', 'hue', 'saturation')
 
-# Groups of operators under the names that users know.
+# Groups of operators under their published names.
 PIPELINES = {
   'blit': _BLIT,
   'geom': _GEOM,
@@ -101,10 +101,10 @@ PIPELINES = {
 
 
 def get_ops(pipeline: str) -> tuple[str, ...]:
-  """Returns the operators of a group, or of several: `blit,color`.
+  """Returns the operators of one or more groups, such as `blit,color`.
 
   Raises:
-    ValueError: If there is no such group.
+    ValueError: If a group does not exist.
   """
   groups = pipeline.split(',')
   for group in groups:
@@ -122,14 +122,14 @@ def sample(
   shape: tuple[int, ...],
   ops: tuple[str, ...],
 ) -> Samples:
-  """Samples the values of a batch.
+  """Samples the values for a batch.
 
-  What an operator samples does not depend on which others there are, nor on the
+  The samples of an operator depend neither on the other operators nor on the
   number of devices.
 
   Args:
-    key: A random key, of this batch alone.
-    p: Probability of each operator, in [0, 1], may be traced. With 0 all values
+    key: A random key used only for this batch.
+    p: Probability of each operator, in [0, 1]; may be traced. With 0 all values
       are neutral.
     shape: Shape of the images, [n, h, w, c].
     ops: Names from `OPS`.
@@ -138,7 +138,7 @@ def sample(
     Values by operator.
   """
   uniform_key, noise_key = jax.random.split(key)
-  # One call for all: each is a program of a hundred instructions.
+  # Sample all in one call: each call compiles to a hundred instructions.
   columns = sum(op.features + op.gates for op in OPS.values())
   uniforms = jax.random.uniform(uniform_key, (shape[0], columns))
   uniforms = sharding.constrain_batch(uniforms)
@@ -147,7 +147,7 @@ def sample(
   start = 0
   for name, op in OPS.items():
     stop = start + op.features
-    # They are multiples of 2^-23: this keeps normal values finite.
+    # Uniform numbers are multiples of 2^-23; this keeps normal values finite.
     values = op.value(uniforms[:, start:stop] + 2.0**-24)
     start = stop + op.gates
     chosen = uniforms[:, stop:start] < op.probability(p)
