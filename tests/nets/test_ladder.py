@@ -263,7 +263,7 @@ def test_ideal_filters_keep_what_is_below_the_cutoff_and_nothing_else(up):
 def test_ideal_nonlinearity_refuses_what_has_no_centre():
   x, b = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
   options = {'up': 2, 'down': 2, 'up_cutoff': 0.25, 'down_cutoff': 0.25}
-  with pytest.raises(ValueError, match='8 samples a side cannot be cropped'):
+  with pytest.raises(ValueError, match='size must be at most 8'):
     ideal_filtered_lrelu(x, b, **options, size=7, gain=1.0, slope=0.2)
 
 
