@@ -250,7 +250,7 @@ def _flip(w: Array) -> Array:
 def _transpose(
   linear: Callable[[Array], Array], shape: Shape, g: Array
 ) -> Array:
-  """Applies the adjoint of a linear map to g; the map takes arrays of `shape`."""
+  """Applies to g the adjoint of a linear map of arrays with a shape."""
   like = jax.ShapeDtypeStruct(shape, g.dtype)
   return jax.linear_transpose(linear, like)(g)[0]
 
