@@ -103,7 +103,7 @@ class Folder:
     return any(os.path.commonpath([target, p]) == target for p in above)
 
   def open(self, name: str) -> Any:
-    """Opens a file to read: binary, seekable, of no common type."""
+    """Opens a file for reading: a binary, seekable file of varying type."""
     return (self.path / self._stored.get(name, name)).open('rb')
 
 
@@ -143,7 +143,7 @@ class Zip:
     return list(self._names)
 
   def open(self, name: str) -> Any:
-    """Opens a file to read: binary, seekable, of no common type."""
+    """Opens a file for reading: a binary, seekable file of varying type."""
     return self._handle().open(self._stored.get(name, name))
 
   def _handle(self) -> zipfile.ZipFile:

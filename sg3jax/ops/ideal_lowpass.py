@@ -80,7 +80,7 @@ def ideal_resample(
       the upsampled signal, at most 1/2.
 
   Returns:
-    h2 = h up / down, and w2 likewise.
+    The activations, with h2 = h up / down and w2 = w up / down.
   """
   for axis in (1, 2):
     x = _resample(x, axis, up, down, cutoff)

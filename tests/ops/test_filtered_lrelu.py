@@ -216,7 +216,9 @@ def test_what_was_picked_is_said_once_per_shape(monkeypatch):
 
 
 def test_a_kernel_for_another_platform_is_refused():
-  with pytest.raises(NotImplementedError, match='runs on tpu; here is cpu'):
+  with pytest.raises(
+    NotImplementedError, match='platform must be tpu, got cpu'
+  ):
     filtered_lrelu(X, F, F, padding=9, implementation='pallas_tpu')
 
 

@@ -75,7 +75,7 @@ def _kernel_refusal(
   platform_name, module = KERNELS[name]
   actual, kind = platform.target()
   if actual != platform_name and not platform.interpret():
-    return f'it runs on {platform_name}; here is {actual}'
+    return f'the platform must be {platform_name}, got {actual}'
   reason = module.unsupported(chain, *operands, scaling=scaling, kind=kind)
   return reason or partition.obstacle()
 

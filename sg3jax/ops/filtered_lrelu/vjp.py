@@ -106,7 +106,7 @@ class _Chains:
       else scaling.divide(scaling.sum_pixels(g, y), o).astype(o.dtype),
     )
 
-  # In the next two, None is the zero gradient of the arguments of a mask.
+  # In the next two functions, None is the zero gradient of arguments of a mask.
 
   def _pull_backward(self, plan, saved, t):
     x, s, b, g, o = saved

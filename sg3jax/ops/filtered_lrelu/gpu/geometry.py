@@ -49,7 +49,7 @@ class Arrival(NamedTuple):
 
 
 class Stream(NamedTuple):
-  """How one operand is read and brought to the middle rate.
+  """Describes how one operand is read and brought to the middle rate.
 
   Attributes:
     rate: Upsampling factor.

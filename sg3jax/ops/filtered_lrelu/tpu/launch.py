@@ -69,7 +69,7 @@ def run(
   cut = tiling(chain, operands[0], kind)
   assert cut is not None
   operands, factors = scaling.enter(*operands), scaling.result
-  with jax.enable_x64(False):  # The TPU counts in 32 bits.
+  with jax.enable_x64(False):  # Indices on a TPU have 32 bits.
     if not cut.pack:
       return launch(chain, cut, interpret, factors, *operands)
     n, c = operands[0].shape[0], operands[0].shape[-1]
