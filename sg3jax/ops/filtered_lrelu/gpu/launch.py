@@ -51,8 +51,9 @@ def unsupported(
     return f'the device must be a Hopper GPU (H100, H200), got {kind}'
   dtypes = {jnp.dtype(x.dtype).name for x in operands}
   if len(dtypes) > 1 or not dtypes <= {'float16', 'bfloat16'}:
-    found = ', '.join(sorted(dtypes))
-    return f'operands must be float16 or bfloat16, got {found}'
+    return (
+      f'operands must be float16 or bfloat16, got {", ".join(sorted(dtypes))}'
+    )
   gain, slope = chain.activation.gain, chain.activation.slope
   if not 0 <= slope <= 1:
     return f'the slope must be in [0, 1], got {slope}'
