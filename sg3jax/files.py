@@ -1,4 +1,4 @@
-"""Paths given by users, files written whole or not at all, and locks."""
+"""Paths given by users, atomic writes of files, and locks."""
 
 import contextlib
 import errno
@@ -14,42 +14,42 @@ from typing import IO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What a file system answers that keeps no locks.
+# Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-# `pathlib` makes one slash of two.
+# `pathlib` merges two slashes into one.
 _ADDRESS = re.compile(
   r'[a-z][a-z0-9+.-]*://|(https?|ftp|gs|s3):/', re.IGNORECASE
 )
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the path that a user means: a leading `~` is the home folder.
+  """Returns the path given by a user, with `~` expanded to the home folder.
 
   Args:
-    path: A file or folder of a local or mounted file system.
+    path: A file or folder in a local or mounted file system.
 
   Raises:
-    ValueError: If it is an address, such as `gs://bucket/run`. A local folder
-      of such a name can be given as `./gs:/bucket/run`.
+    ValueError: If the path is an address, such as `gs://bucket/run`. A local
+      folder with such a name can be given as `./gs:/bucket/run`.
   """
   text = os.fspath(path)
   if _ADDRESS.match(text):
     raise ValueError(
-      f'{text} is an address and no path on this machine: download it first, '
-      'and name the local copy; or mount the bucket or server, and name the '
-      'folder where it is mounted'
+      'the path must be on a local or mounted file system, got the address '
+      f'{text}: download it first and pass the local copy, or mount the bucket '
+      'or server and pass the folder where it is mounted'
     )
   return pathlib.Path(os.path.expanduser(text))
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-  """Checks that files can be written to a folder, which may still be missing.
+  """Checks that files can be written to a folder, which need not exist yet.
 
   Raises:
-    NotADirectoryError: If it, or what it would lie in, is a file.
-    PermissionError: If it must not be written to.
+    NotADirectoryError: If the folder or one of its parents is a file.
+    PermissionError: If the folder is not writable.
   """
   folder = pathlib.Path(path).absolute()
   while not folder.exists() and folder != folder.parent:
@@ -65,15 +65,15 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def naming_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Makes errors of writing name what could not be written, and the reason.
+  """Adds the path and the remedy to errors raised while writing.
 
   Raises:
-    OSError: If the body raises one, with a sentence for its message.
+    OSError: If the body raises one; its message is a sentence.
   """
   try:
     yield
   except OSError as error:
-    if error.errno is None:  # It is a sentence already.
+    if error.errno is None:  # The message is a sentence already.
       raise
     remedy = (
       'make room there'
@@ -87,20 +87,20 @@ def naming_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_error(path: str | os.PathLike[str], error: Exception) -> OSError:
-  """Returns the error to raise: it names the path, the reason and the remedy.
+  """Returns an error that names the path, the reason and the remedy.
 
   Args:
-    path: What could not be written.
-    error: What the attempt raised.
+    path: File or folder that could not be written.
+    error: Error that the attempt raised.
   """
   number = getattr(error, 'errno', None)
-  # This is how the libraries below a checkpoint spell it.
+  # The libraries that write checkpoints format the error number like this.
   if match := re.search(r"os_error_code='(\d+)'", str(error)):
     number = int(match[1])
   reason = os.strerror(number) if number else str(error).partition('\n')[0]
   remedy = (
-    'Make room there, or raise the quota, and run the same command again: it '
-    'goes on from the newest checkpoint, the earlier ones are whole'
+    'Make room there, or raise the quota, and run the same command '
+    'again: it continues from the newest checkpoint; earlier ones are complete'
     if number in _FULL
     else 'Make it writable, or choose another folder'
   )
@@ -109,37 +109,37 @@ def write_error(path: str | os.PathLike[str], error: Exception) -> OSError:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Yields a path to write to; what was written then takes the place of `path`.
+  """Yields a temporary path, whose file then replaces that at `path`.
 
-  A reader finds the old file or the new one, whole. If the writing fails, the
-  old one stays and nothing else is left. The path has the suffix of the file;
-  folders are made.
+  A reader always finds the complete old or new file. If writing fails, the old
+  file stays and the temporary file is removed. The temporary path has the
+  suffix of `path`. Missing folders are created.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Hosts that share the folder may have equal process ids.
+  # A process id would not do: hosts that share the folder may have equal ones.
   token = secrets.token_hex(4)
   temporary = path.with_name(f'.{path.stem}.{token}{path.suffix}')
   try:
     yield temporary
     with open(temporary, 'rb+') as file:
-      os.fsync(file.fileno())  # The data first, then the name.
+      os.fsync(file.fileno())  # Store the data before renaming.
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes a file at once, as `replacing` does."""
+  """Writes a file atomically, as `replacing` does."""
   with replacing(path) as temporary:
     temporary.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file at once, as `replacing` does.
+  """Writes a text file atomically, as `replacing` does.
 
   Raises:
-    OSError: If it cannot be written; see `write_error`.
+    OSError: If the file cannot be written; see `write_error`.
   """
   try:
     write_bytes(path, text.encode())
@@ -148,10 +148,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:
-  """Appends to a text file, making it if need be.
+  """Appends to a text file, which is created if it is missing.
 
   Raises:
-    OSError: If it cannot be written; see `write_error`.
+    OSError: If the file cannot be written; see `write_error`.
   """
   try:
     with open(path, 'a', encoding='utf-8') as file:
@@ -161,26 +161,26 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 class LockedError(ValueError):
-  """Another process holds a lock; the message says which one."""
+  """Another process holds a lock; the message describes the process."""
 
 
 def lock(path: str | os.PathLike[str]) -> IO[str]:
-  """Takes the lock of a file for this process, without waiting.
+  """Locks a file for this process, without waiting.
 
-  The lock ends when the file that is returned is closed, and with the process,
-  however that ends: what a dead process has left in the file is in nobody's
-  way. The file stays where it is. On a file system without locks this warns
-  and goes on.
+  The lock ends when the returned file is closed or the process ends for any
+  reason, so a file that a dead process has left does not block others. The file
+  is not removed. On a file system without locks, this function only warns.
 
   Args:
-    path: The file, which is made if need be; its folder exists.
+    path: The file, which is created if it is missing; its folder must exist.
 
   Returns:
-    The file: keep it open as long as the lock is needed.
+    The open file; keep it open as long as the lock is needed.
 
   Raises:
     LockedError: If another process, or another part of this one, holds the
-      lock. The message names its host, its process id and since when.
+      lock. The message contains its host, its process id and when it took the
+      lock.
     OSError: If the file cannot be written.
   """
   file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
@@ -213,6 +213,6 @@ def lock(path: str | os.PathLike[str]) -> IO[str]:
 def _flock(file: IO[str]) -> None:
   try:
     import fcntl
-  except ImportError as error:  # Windows has none.
+  except ImportError as error:  # Windows has no such module.
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
   fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Text that people read: durations, progress of compilation, tables."""
+"""Readable text: durations, progress of compilation, tables."""
 
 import math
 import time
@@ -9,10 +9,10 @@ _T = TypeVar('_T')
 
 
 def format_duration(seconds: float | int) -> str:
-  """Returns a duration in words: `45s`, `1m 20s`, `2h 03m 20s`.
+  """Returns a duration as text: `45s`, `1m 20s`, `2h 03m 20s`.
 
-  From a day on the seconds are dropped: `1d 02h 03m`. Fractions of a second are
-  rounded; a negative duration reads `0s`.
+  Durations of a day or more have no seconds: `1d 02h 03m`. Fractions of a
+  second are rounded; a negative duration becomes `0s`.
   """
   total = max(round(seconds), 0)
   minutes, s = divmod(total, 60)
@@ -33,16 +33,16 @@ def announce_first_call(
   what: str,
   done: str = 'Compiled:',
 ) -> Callable[..., _T]:
-  """Returns a function whose first call logs that it compiles, and how long.
+  """Returns a function whose first call logs its compilation and duration.
 
-  Jitted functions compile in their first call, for a minute or more, in which
-  nothing else would be seen of them; they return before the devices are done.
+  Jitted functions compile in their first call, which may take minutes without
+  any other output. They return before the devices have finished.
 
   Args:
     function: The function.
-    log: Takes a line of text.
-    what: What is compiled.
-    done: What the second line begins with.
+    log: Receives each line of text.
+    what: Description of the program that is compiled.
+    done: Beginning of the second line.
   """
   is_first = True
 
@@ -69,11 +69,12 @@ def columns(rows: Rows) -> list[str]:
 
 
 def markdown(rows: Rows, names: Sequence[str] | None = None) -> str:
-  """Returns a Markdown table whose columns are aligned, so that it reads as is.
+  """Returns a Markdown table with aligned columns, readable as plain text.
 
   Args:
-    rows: Mappings of column names to values; what is missing or None is empty.
-    names: The columns; by default all, in the order of their appearance.
+    rows: Mappings of column names to values; the cells of missing values and
+      None are empty.
+    names: The columns; by default all, in the order in which they appear.
   """
   names = columns(rows) if names is None else list(names)
   cells = [[cell(row.get(name)) for name in names] for row in rows]
@@ -105,7 +106,7 @@ def _is_number(value: Any) -> bool:
 
 
 def cell(value: Any) -> str:
-  """Returns a value as a table shows it: numbers to four digits."""
+  """Returns the text of a table cell, with floats to four digits."""
   if value is None:
     return ''
   if isinstance(value, bool):

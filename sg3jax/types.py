@@ -1,6 +1,6 @@
-"""Shapes and types shared by the whole package.
+"""Shapes and types that the whole package shares.
 
-Letter key, used in shape annotations and in einsum strings everywhere:
+Shape annotations and einsum strings use these letters:
 
   n  images of a batch            h, w  rows, columns of an image or feature map
   c  channels (i in, o out)       k     side of a convolution kernel
@@ -22,38 +22,39 @@ from jaxtyping import Float, UInt8
 
 Array: TypeAlias = jax.Array
 
-# `np.ndarray` is accepted wherever a `jax.Array` is: callers pass either.
+# For functions that accept arrays of NumPy and of JAX.
 AnyArray: TypeAlias = jax.Array | np.ndarray
 
 Images: TypeAlias = Float[AnyArray, 'n h w c']
 ImagesU8: TypeAlias = UInt8[np.ndarray, 'n h w c']
 Labels: TypeAlias = Float[AnyArray, 'n classes']
 
-# Of an array that may be traced for export: a batch's size can be a symbol.
+# The shape of an array that may be traced for export, in which the batch size
+# can be a symbol.
 Shape: TypeAlias = tuple[Any, ...]
 
-# The axis of a device mesh that a batch is spread over.
+# The axis of a device mesh over which a batch is sharded.
 DATA_AXIS = 'data'
 
-# A run's options, an `ml_collections.ConfigDict`: no type checker can know its
-# fields.
+# The options of a run, an `ml_collections.ConfigDict`, whose fields no type
+# checker can infer.
 Config: TypeAlias = Any
 
-# A tree of arrays: linen collections, gradients, optimizer states.
+# A tree of arrays: Linen collections, gradients, optimizer states.
 Tree: TypeAlias = Any
 Variables: TypeAlias = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-  """A moment of a training run, as the trainer hands it to evaluators.
+  """The state of a training run that the trainer passes to evaluators.
 
   Attributes:
     workdir: The run folder.
     kimg: Thousands of real images shown so far.
-    is_last: Whether the run ends here.
-    generator: The generator, a linen module.
-    variables: Those of its moving average.
+    is_last: Whether this is the end of the run.
+    generator: The generator, a Linen module.
+    variables: Variables of the generator's moving average.
   """
 
   workdir: pathlib.Path

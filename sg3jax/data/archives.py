@@ -1,9 +1,8 @@
-r"""The files of a folder or of a zip file, under uniform names.
+r"""Access to the files of a folder or a zip file under normalized names.
 
 Tools and systems spell the same name differently: `c\a.png` or `c/a.png`, é as
-one character or as two, with or without `./` in front. Names are made uniform
-here, once, and `normalize` does the same to the names that a list of labels
-has.
+one character or as two, with or without a leading `./`. This module normalizes
+the names of files; `normalize` does the same for the names in a list of labels.
 """
 
 import collections
@@ -18,14 +17,14 @@ from typing import Any
 
 from sg3jax.data import report
 
-_UTF8_FLAG = 0x800  # In a zip file: the name is UTF-8, as opposed to cp437.
+_UTF8_FLAG = 0x800  # Flag in a zip file: the name is UTF-8, not cp437.
 
 
 def normalize(name: str) -> str:
-  """Returns the uniform spelling of a file's name.
+  """Returns the normalized name of a file.
 
-  It has `/` between folders, composed characters (NFC), and no empty and no
-  `.` parts.
+  It has `/` between folders, composed characters (NFC), and no parts that are
+  empty or `.`.
   """
   name = unicodedata.normalize('NFC', name.replace('\\', '/'))
   return '/'.join(part for part in name.split('/') if part not in ('', '.'))
@@ -37,7 +36,8 @@ def open_archive(path: pathlib.Path) -> 'Folder | Zip':
   Raises:
     FileNotFoundError: If `path` does not exist.
     OSError: If a folder cannot be listed, or a file cannot be read.
-    ValueError: If a file is no zip file, or two names in it are the same.
+    ValueError: If a file is not a zip file, or if two of the names are equal
+      after normalization.
   """
   if path.is_dir():
     return Folder(path)
@@ -52,16 +52,17 @@ def open_archive(path: pathlib.Path) -> 'Folder | Zip':
       f'{path} is a truncated or damaged zip file ({error}): copy or download '
       'it again'
       if truncated
-      else f'{path} is no zip file: pass a folder of images or a zip file'
+      else f'{path} is not a zip file: pass a folder of images or a zip file'
     ) from error
 
 
 class Folder:
-  """The files below a folder; links are followed.
+  """The files in a folder and its subfolders; links are followed.
 
   Attributes:
     path: The folder.
-    notes: Sentences on names in another spelling and links left out.
+    notes: Sentences about names that were normalized and links that were
+      skipped.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -71,30 +72,30 @@ class Folder:
     self._names, self._stored, self.notes = _uniform(path, spelt)
     if loops:
       self.notes += (
-        f'{report.count(len(loops), "link")} to a folder above skipped: '
+        f'{report.count(len(loops), "link")} to a parent folder skipped: '
         f'{report.examples(sorted(loops))}',
       )
 
   def names(self) -> list[str]:
-    """Returns the uniform names of all files, sorted."""
+    """Returns the normalized names of all files, sorted."""
     return list(self._names)
 
   def _walk(self, loops: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields files for `_uniform`; adds links in circles to `loops`."""
+    """Yields files for `_uniform`; adds links that form loops to `loops`."""
     for folder, folders, names in os.walk(
       self.path, followlinks=True, onerror=_raise
     ):
       relative = pathlib.Path(folder).relative_to(self.path)
       endless = [f for f in folders if self._leads_up(relative / f)]
       loops.extend((relative / name).as_posix() for name in endless)
-      # os.walk goes on with what is left in the list.
+      # os.walk continues with the folders that remain in the list.
       folders[:] = [name for name in folders if name not in endless]
       for name in names:
         stored = (relative / name).as_posix()
         yield stored, stored
 
   def _leads_up(self, relative: pathlib.Path) -> bool:
-    """Returns whether a path is a link to a folder that it lies in."""
+    """Returns whether a path is a link to a folder that contains it."""
     if not (self.path / relative).is_symlink():
       return False
     target = os.path.realpath(self.path / relative)
@@ -102,7 +103,7 @@ class Folder:
     return any(os.path.commonpath([target, p]) == target for p in above)
 
   def open(self, name: str) -> Any:
-    """Opens a file to read: binary, seekable, of no common type."""
+    """Opens a file for reading: a binary, seekable file of varying type."""
     return (self.path / self._stored.get(name, name)).open('rb')
 
 
@@ -111,7 +112,7 @@ class Zip:
 
   Attributes:
     path: The zip file.
-    notes: Sentences on names in another spelling and names found twice.
+    notes: Sentences about names that were normalized and duplicate names.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -125,12 +126,12 @@ class Zip:
     self._names, self._stored, self.notes = _uniform(path, spelt.items())
     if twice:
       self.notes += (
-        f'{report.count(len(twice), "name")} found more than once, the last '
+        f'{report.count(len(twice), "name")} found more than once; the last '
         f'file of each is read: {report.examples(twice)}',
       )
 
   def __getstate__(self) -> dict[str, Any]:
-    # Handles stay behind; the copy opens its own.
+    # Handles are not copied: the copy opens its own.
     return {k: v for k, v in self.__dict__.items() if k != '_local'}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
@@ -138,16 +139,16 @@ class Zip:
     self._local = threading.local()
 
   def names(self) -> list[str]:
-    """Returns the uniform names of all files, sorted."""
+    """Returns the normalized names of all files, sorted."""
     return list(self._names)
 
   def open(self, name: str) -> Any:
-    """Opens a file to read: binary, seekable, of no common type."""
+    """Opens a file for reading: a binary, seekable file of varying type."""
     return self._handle().open(self._stored.get(name, name))
 
   def _handle(self) -> zipfile.ZipFile:
-    # One a thread, so that none waits for another; one a process, because
-    # after a fork both would move the same file position.
+    # Each thread has its own handle, so that none waits for another, and so has
+    # each process, because processes share a file position after a fork.
     if getattr(self._local, 'pid', None) != os.getpid():
       self._local.file = zipfile.ZipFile(self.path)
       self._local.pid = os.getpid()
@@ -155,13 +156,13 @@ class Zip:
 
 
 def _raise(error: OSError) -> None:
-  raise error  # os.walk would leave out a folder that it cannot list.
+  raise error  # Otherwise os.walk would skip a folder that it cannot list.
 
 
 def _decoded(info: zipfile.ZipInfo) -> str:
-  """Returns a name in a zip file as the tool that wrote it meant it.
+  """Returns a name in a zip file, decoded as the tool that wrote it intended.
 
-  macOS writes UTF-8 without the flag that says so.
+  macOS writes UTF-8 without setting the flag.
   """
   if not info.flag_bits & _UTF8_FLAG:
     try:
@@ -174,26 +175,27 @@ def _decoded(info: zipfile.ZipInfo) -> str:
 def _uniform(
   path: pathlib.Path, spelt: Iterable[tuple[str, str]]
 ) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
-  """Makes names uniform, and notes which were not.
+  """Normalizes names.
 
   Args:
     path: The folder or zip file, for messages.
-    spelt: Pairs of the name as it is stored and as it reads.
+    spelt: Pairs of a stored name and the decoded name.
 
   Returns:
-    Uniform names, sorted; the stored names of those that differ; and notes.
+    The normalized names, sorted; the stored names of those that differ; and
+    notes about them.
 
   Raises:
-    ValueError: If two stored names become the same.
+    ValueError: If two stored names are equal after normalization.
   """
   stored: dict[str, str] = {}
   for raw, name in spelt:
     uniform = normalize(name)
     if uniform in stored:
       raise ValueError(
-        f'{path} holds {report.printable(stored[uniform])!r} and '
-        f'{report.printable(raw)!r}, which are spellings of one name: rename '
-        'or remove one of them'
+        f'names in {path} must differ after normalization, got '
+        f'{report.printable(stored[uniform])!r} and {report.printable(raw)!r}, '
+        'which are spellings of one name: rename or remove one of them'
       )
     stored[uniform] = raw
   names = sorted(stored)
@@ -202,7 +204,7 @@ def _uniform(
   if differing:
     pairs = [f'{raw} as {name}' for name, raw in differing.items()]
     notes = (
-      f'{report.count(len(differing), "name")} read in another spelling, with '
-      f'/ between folders and in Unicode NFC: {report.examples(pairs)}',
+      f'{report.count(len(differing), "name")} normalized to / between folders '
+      f'and Unicode NFC: {report.examples(pairs)}',
     )
   return names, differing, notes

@@ -1,7 +1,7 @@
-"""Reads one image file: its shape, its mode, its pixels.
+"""Reads one image file: its shape, mode and pixels.
 
-Images have 8 bits and are grey, RGB or RGBA. Palettes become RGB, or RGBA if
-they have a transparent colour; grey with alpha becomes RGBA, black and white
+Images must have 8 bits and be grey, RGB or RGBA. Palettes become RGB, or RGBA
+if they have a transparent colour; grey with alpha becomes RGBA; black and white
 becomes grey. Nothing else is converted.
 """
 
@@ -14,49 +14,51 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-# Formats that Pillow reads as they are meant, with the bits that they have.
+# Formats that Pillow reads correctly, at their full bit depth.
 SUFFIXES = (
   '.png', '.apng', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib',
   '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.tga',
 )  # fmt: skip
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
-_PNG_BIT_DEPTH = 24  # Offset of that byte in the file.
+_PNG_BIT_DEPTH = 24  # Offset of the bit depth in the file.
 
 _CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
 
-# Modes that are read as another one without loss.
+# Modes, and the modes as which they are read without loss.
 _LOSSLESS = {'1': 'L', 'LA': 'RGBA', 'PA': 'RGBA'} | {m: m for m in _CHANNELS}
 
 _BITS_PER_SAMPLE = 258  # A tag of TIFF files.
 
-# Contents of a file that are left unread, in the words of the notes.
+# Contents of a file that are not read, as phrases for notes.
 UNREAD = {
-  'animated': 'animated or of several pages, only the first picture is read',
+  'animated': (
+    'animated or with several pages, of which only the first image is read'
+  ),
   'transparent': (
     'grey or RGB with one transparent colour, which is read as opaque; convert '
     'them to RGBA to keep it'
   ),
   'turned': (
-    'with a tag that says how to turn them, which is not obeyed; turn their '
-    'pixels, and remove the tag, if they shall be seen upright'
+    'with an orientation tag, which is ignored; rotate their pixels and remove '
+    'the tag to show them upright'
   ),
-  'turned_tiff': 'TIFF with a tag that says how to turn them, and turned so',
+  'turned_tiff': 'TIFF with an orientation tag, and rotated accordingly',
 }
 
 
 class UnusableError(ValueError):
-  """An image that is sound, but of a kind that training cannot take."""
+  """An image is intact, but of a kind that training does not support."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What is known of an image before it is decoded.
+  """Properties of an image that are known before it is decoded.
 
   Attributes:
     shape: Rows, columns and channels.
-    mode: Pillow's mode to read it in.
-    unread: Keys of `UNREAD`, for contents that are not in the pixels.
+    mode: Pillow mode in which to read the image.
+    unread: Keys of `UNREAD`, for contents that the pixels do not include.
   """
 
   shape: tuple[int, int, int]
@@ -65,15 +67,15 @@ class Header:
 
 
 def read_header(file: Any, where: str) -> Header:
-  """Returns what an image is, without decoding it.
+  """Returns the header of an image, without decoding it.
 
   Args:
-    file: The file at its beginning: binary and seekable.
-    where: Its name in error messages.
+    file: A binary, seekable file, at its beginning.
+    where: Name of the file in error messages.
 
   Raises:
     UnusableError: If the mode cannot be read without loss.
-    Exception: Almost any other, from Pillow, if the file is damaged.
+    Exception: If the file is damaged; Pillow raises almost any type.
   """
   head = file.read(_PNG_BIT_DEPTH + 1)
   file.seek(0)
@@ -82,20 +84,20 @@ def read_header(file: Any, where: str) -> Header:
 
 
 def _inspect(image: Image.Image, head: bytes, where: str) -> Header:
-  """Returns what an image is and how to read it.
+  """Returns the header of an image.
 
   Args:
-    image: The image, opened and not loaded.
-    head: The first bytes of its file.
-    where: Its name in error messages.
+    image: The image, opened but not loaded.
+    head: The first bytes of the file.
+    where: Name of the file in error messages.
 
   Raises:
     UnusableError: If the mode cannot be read without loss.
   """
   if image.mode.startswith(('I', 'F')) or _max_bits(image, head) > 8:
     raise UnusableError(
-      f'{where} has more than 8 bits a channel: convert the images to 8 bits, '
-      'with a scaling of your choice'
+      f'images must have at most 8 bits per channel, got {where} with more: '
+      'convert the images to 8 bits, with a scaling of your choice'
     )
   if image.mode == 'P':
     mode = 'RGBA' if 'transparency' in image.info else 'RGB'
@@ -103,7 +105,8 @@ def _inspect(image: Image.Image, head: bytes, where: str) -> Header:
     mode = _LOSSLESS[image.mode]
   else:
     raise UnusableError(
-      f'{where} is a {image.mode} image: convert it to grey, RGB or RGBA'
+      f'images must be grey, RGB or RGBA, got {where} in mode {image.mode}: '
+      'convert it to one of these'
     )
   unread = []
   if getattr(image, 'is_animated', False):
@@ -119,15 +122,15 @@ def _inspect(image: Image.Image, head: bytes, where: str) -> Header:
 def decode(
   data: bytes, where: str
 ) -> tuple[UInt8[np.ndarray, 'h w c'], Header]:
-  """Returns the pixels of an image file, and what it is.
+  """Returns the pixels and the header of an image file.
 
   Args:
     data: The whole file.
-    where: Its name in error messages.
+    where: Name of the file in error messages.
 
   Raises:
     UnusableError: If the mode cannot be read without loss.
-    Exception: Almost any other, from Pillow, if the file is damaged.
+    Exception: If the file is damaged; Pillow raises almost any type.
   """
   with Image.open(io.BytesIO(data)) as image:
     header = _inspect(image, data, where)
@@ -137,20 +140,20 @@ def decode(
 
 
 def describe(shape: Sequence[int]) -> str:
-  """Returns a shape in words."""
+  """Returns a description of a shape."""
   height, width, channels = shape
   colours = {1: 'grey', 3: 'RGB', 4: 'RGBA'}[channels]
   return f'{height}x{width} pixels, {channels} channels ({colours})'
 
 
 def _max_bits(image: Image.Image, head: bytes) -> int:
-  """Returns the bits of a channel; Pillow cuts 16 to 8 without a word."""
+  """Returns the bits per channel; Pillow silently truncates 16 to 8."""
   if head.startswith(_PNG_SIGNATURE):
     return head[_PNG_BIT_DEPTH]
   if image.format == 'TIFF':
     return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # pyright: ignore[reportAttributeAccessIssue]
   if image.format == 'PPM':
-    # The decoder's: a mode and the largest value.
+    # The arguments of the decoder are a mode and the largest value.
     arguments = image.tile[0].args  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(arguments, tuple) and isinstance(arguments[1], int):
       return arguments[1].bit_length()
@@ -158,11 +161,11 @@ def _max_bits(image: Image.Image, head: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-  """Returns the orientation tag, 1 for upright or none."""
+  """Returns the orientation tag; 1 for an upright image or without a tag."""
   try:
-    # Not the method of PNG files, which decodes them first.
+    # The method of PNG files would decode the image first.
     tags = Image.Image.getexif(image)
-  except Exception:  # Damaged tags, in what may be a sound image.
+  except Exception:  # The tags are damaged, but the image may be intact.
     return 1
   value = tags.get(ExifTags.Base.Orientation, 1)
   return value if isinstance(value, int) else 1

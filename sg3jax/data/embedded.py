@@ -1,9 +1,9 @@
-"""Photographs every Python user can install: a dataset without a download.
+"""Photographs that pip installs: a dataset without a download.
 
-The wheels of scikit-image and scikit-learn carry a few freely usable colour
-photographs. Random upright crops of them make a small dataset of natural
-texture, enough to try a training run end to end. Neither package is imported
-(each takes seconds): the files are opened by their path.
+The wheels of scikit-image and scikit-learn contain a few freely usable colour
+photographs. Random upright crops of them are a small dataset of natural
+texture, sufficient to try a training run end to end. Neither package is
+imported, which would take seconds: the files are opened by their paths.
 """
 
 import dataclasses
@@ -19,10 +19,11 @@ from PIL import Image
 
 from sg3jax.data import labels as labels_lib
 
-# Crops span 1 to 4 output pixels per pixel kept, as the scale of objects in
-# real datasets varies too.
+# Crops are 1 to 4 times as large as the output, because the scale of objects
+# varies in real datasets too.
 _MAX_ZOOM = 4.0
-# Crops whose luma deviates less than this (of 255) are sky, wall or blur.
+# Crops whose luma has a smaller standard deviation than this (of 255) show sky,
+# walls or blur.
 _MIN_STDDEV = 18.0
 
 
@@ -31,12 +32,12 @@ class Photograph:
   """One photograph inside an installed package.
 
   Attributes:
-    package: The package as imported, which is also the folder's name.
-    file: Path below that folder.
+    package: Import name of the package, which is also the name of its folder.
+    file: Path inside that folder.
     title: Title or subject.
     author: Author to credit.
-    licence: Terms of use as the package states them.
-    url: Page from which the photograph came.
+    licence: Terms of use as stated by the package.
+    url: Page from which the photograph was taken.
   """
 
   package: str
@@ -88,8 +89,8 @@ PHOTOGRAPHS = (
     'CC BY 2.0',
     'https://www.flickr.com/photos/danielbuechele/6061409035/',
   ),
-  # The package's note names the author of china.jpg here too, but its links
-  # lead to this one.
+  # The note in the package names the author of china.jpg here too, but its
+  # links lead to this author.
   Photograph(
     'sklearn',
     'datasets/images/flower.jpg',
@@ -104,17 +105,17 @@ PHOTOGRAPHS = (
 class EmbeddedPhotographs:
   """Random square crops of the photographs, an image source without labels.
 
-  Each crop's side is log-uniform between `resolution` and four times that (or
-  the photograph's shorter side), its place is uniform, and a photograph is
-  chosen with a probability proportional to its area; nearly flat crops are
-  sampled again. The crops are a function of `resolution` and `seed`, and those
-  of a smaller `count` are the first of a larger one.
+  A photograph is chosen with a probability proportional to its area. The side
+  of a crop is log-uniform between `resolution` and four times that (or the
+  shorter side of the photograph), and its position is uniform. Nearly flat
+  crops are sampled again. The crops depend only on `resolution` and `seed`;
+  those of a smaller `count` are the first of those of a larger one.
 
   Args:
     count: Number of crops.
     resolution: Side of the images in pixels, at most the shorter side of the
       smallest photograph (300).
-    seed: Seed of the crops' boxes.
+    seed: Seed of the boxes of the crops.
 
   Raises:
     ImportError: If a package or one of its photographs is not installed.
@@ -147,7 +148,7 @@ class EmbeddedPhotographs:
     photograph, top, left, side = self._boxes[index]
     pixels = _decode(self._paths[photograph])
     crop = Image.fromarray(pixels[top : top + side, left : left + side])
-    # Pillow widens the kernel by the reduction: nothing aliases.
+    # Pillow scales the kernel with the reduction, which prevents aliasing.
     size = (self.resolution, self.resolution)
     image = crop.resize(size, Image.Resampling.LANCZOS)
     return {'image': np.array(image), 'label': np.zeros([0], np.float32)}
@@ -157,7 +158,7 @@ class EmbeddedPhotographs:
     return labels_lib.none(len(self))
 
   def fingerprint(self) -> str:
-    """Returns a hash of the boxes, which tell all of the images."""
+    """Returns a hash of the boxes, which determine the images."""
     return hashlib.sha256(self._boxes.tobytes()).hexdigest()
 
 
@@ -179,7 +180,8 @@ def locate(photograph: Photograph) -> pathlib.Path:
   )
 
 
-# Kept outside the sources, so that pickling one moves its boxes only.
+# A cache outside of the class, so that a pickled source contains only its
+# boxes.
 @functools.cache
 def _decode(path: pathlib.Path) -> UInt8[np.ndarray, 'h w 3']:
   with Image.open(path) as image:
@@ -191,13 +193,13 @@ def _decode(path: pathlib.Path) -> UInt8[np.ndarray, 'h w 3']:
 def _sample_boxes(
   photographs: list[np.ndarray], count: int, resolution: int, seed: int
 ) -> Int[np.ndarray, 'count 4']:
-  """Samples (photograph, top, left, side) until `count` are not flat."""
+  """Samples (photograph, top, left, side) until `count` crops are not flat."""
   sizes = np.array([photograph.shape[:2] for photograph in photographs])
   cumulative_area = np.cumsum(sizes.prod(axis=1))
   max_sides = np.minimum(sizes.min(axis=1), int(_MAX_ZOOM * resolution))
   moments = [_summed_moments(photograph) for photograph in photographs]
-  # RandomState's stream never changes between numpy versions, and four numbers
-  # in a row make a box however many are sampled at a time.
+  # The stream of RandomState never changes between NumPy versions. Every four
+  # consecutive numbers make a box, regardless of how many are sampled at once.
   random = np.random.RandomState(seed)
   boxes = []
   while len(boxes) < count:
@@ -220,7 +222,7 @@ def _sample_boxes(
 def _summed_moments(
   photograph: UInt8[np.ndarray, 'h w 3'],
 ) -> Int[np.ndarray, 'h+1 w+1 2']:
-  """Sums luma and its square over all rectangles from the top left corner."""
+  """Sums luma and its square over the rectangles from the top left corner."""
   luma = np.asarray(Image.fromarray(photograph).convert('L'), np.int64)
   moments = np.stack([luma, luma**2], axis=-1).cumsum(axis=0).cumsum(axis=1)
   return np.pad(moments, [(1, 0), (1, 0), (0, 0)])
@@ -233,5 +235,5 @@ def _luma_stddev(
   total = moments[bottom, right] - moments[top, right]
   total += moments[top, left] - moments[bottom, left]
   luma, square = total.tolist()
-  # In integers, so that every machine samples the same boxes.
+  # Computed in integers, so that every machine samples the same boxes.
   return math.sqrt(side**2 * square - luma**2) / side**2

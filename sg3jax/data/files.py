@@ -1,4 +1,4 @@
-"""Images in a folder or in a zip file, with labels in dataset.json."""
+"""Images in a folder or a zip file, with labels in dataset.json."""
 
 import collections
 import hashlib
@@ -11,42 +11,43 @@ import numpy as np
 from sg3jax.data import archives, decoding, report
 from sg3jax.data import labels as labels_lib
 
-# A header takes about 0.2 ms to check on a local disk: a second in all. Larger
-# sets are sampled; every image is checked again when it is decoded.
+# Checking a header takes about 0.2 ms on a local disk, so this many take a
+# second. Larger sets are sampled; every image is checked again when it is
+# decoded.
 _MAX_HEADERS = 4096
 
-# The only files that were read before runs recorded their data.
+# The suffixes that were read before runs recorded their data.
 _OLD_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
 class ImageFiles:
   """The images of a folder or a zip file, sorted by name.
 
-  Subfolders are included. Files of formats that are not read, and hidden ones
-  (`.x`, or in `__MACOSX`), are left out and named in `notes`. A zip file is
-  never extracted: names in it are only names.
+  Subfolders are included. Files of other formats and hidden files (`.x`, or in
+  `__MACOSX`) are skipped and named in `notes`. A zip file is never extracted,
+  so names in it cannot refer to files outside of it.
 
   Images must be square, of one size, and all grey (1 channel), all RGB (3) or
-  all RGBA (4), with 8 bits; `decoding` says how others are read. Names are
-  compared in one spelling, see `archives`.
+  all RGBA (4), with 8 bits; `decoding` describes how other modes are read.
+  Names are normalized, see `archives`.
 
   Labels come from `dataset.json` in the root, `{"labels": [[name, label],
-  ...]}`, where a label is a class number, made one-hot with as many features
-  as the largest number plus one, or a list of numbers, taken as it is. Without
-  that file, every subfolder is a class, sorted by name, or by value if all
-  names are numbers.
+  ...]}`. A label is a class number, which becomes one-hot with the largest
+  number plus one features, or a list of numbers, which is used unchanged.
+  Without that file, every subfolder is a class, sorted by name, or by value if
+  all names are numbers.
 
   Attributes:
     name: The name of the folder or file, without suffix.
     resolution: Rows and columns of every image.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-    label_dim: Features of a label; 0 if there are none.
+    label_dim: Features of a label; 0 without labels.
     class_names: The names of the classes in order; None if they have none.
-    unused_labels: The labels that are there but were not asked for, a phrase.
-    notes: Sentences on files skipped, names in another spelling, and contents
-      left unread.
-    changes: Sentences on what is read otherwise than before runs recorded
-      their data.
+    unused_labels: A phrase about labels that exist but were not requested.
+    notes: Sentences about skipped files, normalized names and contents that are
+      not read.
+    changes: Sentences about data that are read differently than before runs
+      recorded their data.
   """
 
   def __init__(
@@ -76,8 +77,8 @@ class ImageFiles:
     self._names = [n for n in everything if _is_image(n)]
     if not self._names:
       raise ValueError(
-        f'{path} holds no images: found {_summary(everything)}; needed are '
-        f'files that end in {", ".join(decoding.SUFFIXES)}'
+        f'{path} must contain files that end in '
+        f'{", ".join(decoding.SUFFIXES)}, got {_summary(everything)}'
       )
     self._labels = labels_lib.none(len(self._names))
     self.unused_labels = ''
@@ -92,7 +93,7 @@ class ImageFiles:
     self.changes = _changes(self._names, self.class_names)
 
   def _read_labels(self, everything: list[str], *, use_labels: bool) -> None:
-    """Reads labels, or finds out which there are."""
+    """Reads the labels, or describes those that are not requested."""
     text, where = None, str(self._archive.path)
     if labels_lib.FILE in everything:
       text = self._read(labels_lib.FILE)
@@ -106,9 +107,9 @@ class ImageFiles:
     misplaced = [n for n in everything if n.endswith('/' + labels_lib.FILE)]
     if misplaced:
       raise ValueError(
-        f'{where} holds {misplaced[0]}, but labels are read from '
-        f'{labels_lib.FILE} in its root: move it there, with the names of '
-        'the images counted from the root too'
+        f'{labels_lib.FILE} must be in the root of {where}, got '
+        f'{misplaced[0]}: move it there, and write the names of the images '
+        'relative to the root'
       )
     self._labels = labels_lib.from_folders(self._names, where)
 
@@ -140,7 +141,7 @@ class ImageFiles:
 
   def fingerprint(self) -> str:
     """Returns a hash of the names of the images, in their order."""
-    # Some bytes of names are no UTF-8.
+    # Names may contain bytes that are not UTF-8.
     text = '\0'.join(self._names).encode(errors='surrogatepass')
     return hashlib.sha256(text).hexdigest()
 
@@ -160,7 +161,7 @@ class ImageFiles:
     if isinstance(error, OSError) and error.errno is not None:
       return OSError(
         f'{self._where(name)} cannot be read ({error.strerror}): the file may '
-        'be sound; check its permissions, the disk and the network'
+        'be intact; check its permissions, the disk and the network'
       )
     return ValueError(
       f'{self._where(name)} cannot be read ({error}): replace or remove it'
@@ -176,13 +177,13 @@ class ImageFiles:
       raise self._damaged(name, error) from error
 
   def _check_headers(self, resolution: int | None) -> list[str]:
-    """Takes the shape from the first image and checks that others have it.
+    """Sets the shape to that of the first image, and checks other images.
 
     Args:
       resolution: The rows and columns that the images must have, if given.
 
     Returns:
-      Sentences on contents of the images that are left unread.
+      Sentences about contents of the images that are not read.
     """
     first, *rest = self._names
     header = self._header(first)
@@ -190,14 +191,15 @@ class ImageFiles:
     where = self._where(first)
     if height != width:
       raise ValueError(
-        f'{where} is {height} rows by {width} columns: images must be square; '
-        'crop or resize them'
+        f'images must be square, got {where} with {height} rows and {width} '
+        'columns: crop or resize them'
       )
     self.resolution = height
     if resolution not in (None, height):
       raise ValueError(
-        f'{where} is {height}x{width}, but the model has {resolution} pixels: '
-        f'set model.resolution to {height}, or resize the images'
+        f'images must be {resolution}x{resolution} pixels for this model, got '
+        f'{where} with {height}x{width}: set model.resolution to {height}, or '
+        'resize the images'
       )
     unread: dict[str, list[str]] = {kind: [] for kind in decoding.UNREAD}
     looked_at = [first, *rest[:: -(-len(rest) // _MAX_HEADERS) or 1]]
@@ -208,7 +210,7 @@ class ImageFiles:
         unread[kind].append(name)
     sample = ''
     if len(looked_at) < len(self):
-      sample = f' of the {len(looked_at):,} looked at'
+      sample = f' of the {len(looked_at):,} inspected'
     return [
       f'{report.count(len(names), "image")}{sample} {decoding.UNREAD[kind]}: '
       f'{report.examples(names)}'
@@ -221,7 +223,8 @@ class ImageFiles:
     if shape != expected:
       first = report.printable(self._names[0])
       raise ValueError(
-        f'{self._where(name)} has {decoding.describe(shape)}, but {first} has '
+        f'images must all have the same shape, got {self._where(name)} with '
+        f'{decoding.describe(shape)}, but {first} with '
         f'{decoding.describe(expected)}: convert or remove one of them'
       )
 
@@ -238,7 +241,7 @@ def _is_image(name: str) -> bool:
 
 
 def _summary(names: Sequence[str]) -> str:
-  """Returns which kinds of files there are, the most frequent first."""
+  """Returns a phrase with the most frequent suffixes and their numbers."""
   kinds = collections.Counter(
     pathlib.PurePosixPath(n).suffix.lower() or 'no suffix' for n in names
   )
@@ -249,7 +252,7 @@ def _summary(names: Sequence[str]) -> str:
 
 
 def _skipped(names: Sequence[str]) -> list[str]:
-  """Returns sentences on the files that are not read."""
+  """Returns sentences about the files that are not read."""
   hidden = [name for name in names if _is_hidden(name)]
   others = [
     name
@@ -259,8 +262,8 @@ def _skipped(names: Sequence[str]) -> list[str]:
   notes = []
   if others:
     notes.append(
-      f'{report.count(len(others), "file")} skipped, as no image format that '
-      f'is read: {_summary(others)} ({report.examples(others)})'
+      f'{report.count(len(others), "file")} skipped for the format: '
+      f'{_summary(others)} ({report.examples(others)})'
     )
   if hidden:
     notes.append(
@@ -273,7 +276,7 @@ def _skipped(names: Sequence[str]) -> list[str]:
 def _changes(
   names: Sequence[str], class_names: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-  """Returns sentences on what earlier versions read otherwise."""
+  """Returns sentences about data that earlier versions read differently."""
   changes = []
   new = [n for n in names if not n.lower().endswith(_OLD_SUFFIXES)]
   if new:
@@ -283,9 +286,9 @@ def _changes(
     )
   if class_names and list(class_names) != sorted(class_names):
     changes.append(
-      'class folders in the order of their names before '
-      f'({report.examples(sorted(class_names))}), and in that of their numbers '
-      f'now ({report.examples(class_names)}); put one letter before each name '
-      'to keep the old order'
+      'class folders sorted by name before '
+      f'({report.examples(sorted(class_names))}), and by number now '
+      f'({report.examples(class_names)}); put one letter before each name to '
+      'keep the old order'
     )
   return tuple(changes)

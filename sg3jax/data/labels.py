@@ -17,9 +17,9 @@ from sg3jax.data import archives, report
 
 FILE = 'dataset.json'
 
-# A larger class number is an identifier, and no network has as many features.
+# A larger class number is an identifier: no network has that many features.
 _MAX_CLASSES = 2**20
-# Folders into which tools spread large sets, in the order of the images.
+# Folders into which tools divide large sets, in the order of the images.
 _SHARD = re.compile(r'\d{5}')
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 
@@ -28,16 +28,16 @@ _Entries: TypeAlias = dict[str, tuple[str, int | Sequence[float]]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
-  """The labels of a data set, which become vectors when they are asked for.
+  """The labels of a dataset, which become vectors when they are read.
 
   They read like a float32 array [n, dim]: `labels[rows]` returns the labels of
-  some images, class indices one-hot, and `np.asarray(labels)` those of all.
-  Class indices stay integers until then: one-hot, those of 100,000 images of
-  10,000 classes would take 3.7 GiB.
+  some images, with class indices one-hot, and `np.asarray(labels)` those of all
+  images. Class indices are stored as integers: one-hot vectors for 100,000
+  images of 10,000 classes would take 3.7 GiB.
 
   Attributes:
     values: Class indices, int64 [n], or vectors, float32 [n, dim].
-    dim: Features of a label; 0 if there are none.
+    dim: Features of a label; 0 without labels.
     class_names: The name of each class, in the order of the indices; None if
       classes have no names or labels are vectors.
   """
@@ -51,21 +51,21 @@ class Labels:
 
   @property
   def shape(self) -> tuple[int, int]:
-    """The number of labels and of their features."""
+    """The number of labels and the number of their features."""
     return len(self.values), self.dim
 
   @property
   def dtype(self) -> np.dtype:
-    """The type of the labels that are returned: float32."""
+    """The dtype of returned labels: float32."""
     return np.dtype(np.float32)
 
   @property
   def has_classes(self) -> bool:
-    """True if the labels are class indices, False if they are vectors."""
+    """Whether the labels are class indices rather than vectors."""
     return self.values.ndim == 1
 
   def __getitem__(self, rows: Any) -> Float32[np.ndarray, '*rows dim']:
-    """Returns the labels of one image or of several, in new memory.
+    """Returns a new array with the labels of one or several images.
 
     Args:
       rows: An index, a slice or an array of indices.
@@ -75,11 +75,11 @@ class Labels:
     return np.array(self.values[rows])
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-    del copy  # There is no array to share.
+    del copy  # There is no array to share, so the result is always new.
     return self[:].astype(dtype or np.float32)
 
   def take(self, rows: Int64[np.ndarray, ' m']) -> 'Labels':
-    """Returns the labels of some images, of the same classes."""
+    """Returns the labels of some images, with the same classes."""
     return dataclasses.replace(self, values=self.values[rows])
 
   def class_counts(self) -> Int64[np.ndarray, ' dim'] | None:
@@ -103,38 +103,39 @@ def one_hot(classes: Any, dim: int) -> Float32[np.ndarray, '*n dim']:
 
 
 def none(n: int) -> Labels:
-  """Returns the labels of n images that have none."""
+  """Returns empty labels for n images."""
   return Labels(np.zeros([n, 0], np.float32), 0)
 
 
 def from_folders(names: Sequence[str], where: str) -> Labels:
-  """Returns one class for each subfolder.
+  """Returns labels with one class for each subfolder.
 
-  Classes are the folders inside the deepest folder that holds all images, so
-  that `set.zip` may hold `set/cat/1.png`. They are sorted by name, or by value
-  if all names are numbers.
+  Classes are the folders inside the deepest folder that contains all images, so
+  `set.zip` may contain `set/cat/1.png`. They are sorted by name, or by value if
+  all names are numbers.
 
   Args:
     names: The names of the images.
     where: The folder or zip file, for messages.
 
   Raises:
-    ValueError: If an image is in no such folder.
+    ValueError: If an image is not in such a folder, or if the folders only
+      divide a large set.
   """
   folders = _class_folders(names)
   if None in folders:
     shown = report.printable(names[folders.index(None)])
     raise ValueError(
       f'{where} has no labels: there is no {FILE} in its root, and {shown} is '
-      'in no subfolder that tells its class from others; add one of them, or '
+      'not in a subfolder for its class; add the file or the subfolders, or '
       'set data.cond to False'
     )
   classes = class_order(filter(None, folders))
   if all(_SHARD.fullmatch(name) for name in classes):
     raise ValueError(
       f'{where} has no labels: there is no {FILE} in its root, and folders '
-      f'named {classes[0]} only part a large set; add the file, rename the '
-      'folders if they are classes, or set data.cond to False'
+      f'named like {classes[0]} only divide a large set; add the file, rename '
+      'the folders if they are classes, or set data.cond to False'
     )
   index = {name: i for i, name in enumerate(classes)}
   values = np.array([index[f] for f in folders if f is not None], np.int64)
@@ -142,7 +143,7 @@ def from_folders(names: Sequence[str], where: str) -> Labels:
 
 
 def _class_folders(names: Sequence[str]) -> list[str | None]:
-  """Returns the folder that is the class of each image, None without one."""
+  """Returns the folder for the class of each image, or None without one."""
   folders = [pathlib.PurePosixPath(name).parts[:-1] for name in names]
   levels = zip(*folders, strict=False)
   depth = len(list(itertools.takewhile(lambda x: len(set(x)) == 1, levels)))
@@ -150,10 +151,10 @@ def _class_folders(names: Sequence[str]) -> list[str | None]:
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
-  """Returns the different names in order: by value if all are numbers."""
+  """Returns the distinct names, sorted by value if all are numbers."""
   different = set(names)
   if all(name.isascii() and name.isdecimal() for name in different):
-    # Without int(), which refuses numbers of thousands of digits.
+    # int() does not accept numbers with thousands of digits.
     return tuple(
       sorted(different, key=lambda n: (len(n.lstrip('0')), n.lstrip('0'), n))
     )
@@ -163,7 +164,7 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
 def describe_unused(
   text: bytes | None, where: str, names: Sequence[str]
 ) -> str:
-  """Returns which labels there are, if training does not ask for them.
+  """Describes labels that exist but are not requested.
 
   Args:
     text: The contents of dataset.json; None without such a file.
@@ -171,13 +172,13 @@ def describe_unused(
     names: The names of the images.
 
   Returns:
-    A phrase, empty if there are none.
+    A phrase, empty without labels.
 
   Raises:
-    ValueError: If dataset.json is not understood.
+    ValueError: If dataset.json is invalid.
   """
   if text is not None:
-    return f'{where} holds labels' if _parse(text, where) else ''
+    return f'{where} contains labels' if _parse(text, where) else ''
   try:
     classes = from_folders(names, where).dim
   except ValueError:
@@ -190,17 +191,16 @@ def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
 
   Args:
     text: The contents of the file.
-    where: Its name, for messages.
+    where: The name of the file, for messages.
     names: The names of the images.
 
   Raises:
-    ValueError: If the file does not give every image a label of one kind.
+    ValueError: If the file does not contain a label of one kind for each image.
   """
   listed = _parse(text, where)
   if listed is None:
     raise ValueError(
-      f'{where} says that there are no labels: add them, or set data.cond to '
-      'False'
+      f'{where} contains no labels: add them, or set data.cond to False'
     )
   labels: _Entries = {}
   for entry in listed:
@@ -208,8 +208,8 @@ def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
     key = _key(name)
     if key in labels:
       raise ValueError(
-        f'{where} lists {report.printable(name)} twice: remove one of the '
-        'entries'
+        f'{where} lists {report.printable(name)} more than once: remove all '
+        'but one of the entries'
       )
     labels[key] = (name, label)
   keys = [_key(name) for name in names]
@@ -219,9 +219,9 @@ def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
   for name, size in zip(names, sizes, strict=True):
     if size != sizes[0]:
       raise ValueError(
-        f'{where} gives {report.printable(name)} {_describe(size)}, but '
-        f'{report.printable(names[0])} {_describe(sizes[0])}: use one kind of '
-        'labels'
+        f'labels in {where} must be of one kind, got {_describe(size)} for '
+        f'{report.printable(name)}, but {_describe(sizes[0])} for '
+        f'{report.printable(names[0])}'
       )
   if sizes[0]:
     return Labels(np.array(values, np.float32), sizes[0])
@@ -230,7 +230,7 @@ def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
 
 
 def _key(name: str) -> str:
-  """Returns what two names are compared by: suffixes in one case."""
+  """Returns the key of a name for comparisons: the suffix in lower case."""
   stem, dot, suffix = archives.normalize(name).rpartition('.')
   return f'{stem}{dot}{suffix.lower()}'
 
@@ -243,8 +243,8 @@ def _check_names(
     if key in found:
       raise ValueError(
         f'{report.printable(found[key])} and {report.printable(name)} differ '
-        f'in the case of their suffix alone, so that {where} cannot tell them '
-        'apart: rename one of them'
+        f'only in the case of their suffix, which {where} cannot distinguish: '
+        'rename one of them'
       )
     found[key] = name
   unlabelled = [name for key, name in found.items() if key not in labels]
@@ -253,7 +253,7 @@ def _check_names(
   )
   for odd, problem in (
     (unlabelled, 'has no label for'),
-    (unknown, 'has a label for an image that is not there,'),
+    (unknown, 'has a label for an image that does not exist,'),
   ):
     if odd:
       more = f' (and {len(odd) - 1} more)' if odd[1:] else ''
@@ -283,11 +283,11 @@ def _parse(text: bytes, where: str) -> list[Any] | None:
       f'{where} has the wrong structure: it must be '
       '{"labels": [[NAME, LABEL], ...]} or {"labels": null}'
     )
-  raise ValueError(f'{where} is no valid JSON ({reason}): write it again')
+  raise ValueError(f'{where} is not valid JSON ({reason}): write it again')
 
 
 class _RepeatedError(ValueError):
-  """A JSON object with a key twice."""
+  """A JSON object contains a key more than once."""
 
 
 def _object(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -308,8 +308,8 @@ def _parse_entry(entry: Any, where: str) -> tuple[str, int | Sequence[float]]:
       pass
     case [str(name), int(label)] if not 0 <= label < _MAX_CLASSES:
       raise ValueError(
-        f'{where} gives {report.printable(name)} the label {_shown(label)}: '
-        'count classes from 0'
+        f'class numbers in {where} must be from 0 to {_MAX_CLASSES - 1}, got '
+        f'{_shown(label)} for {report.printable(name)}: count classes from 0'
       )
     case [str(name), int(label)]:
       return name, label
@@ -324,7 +324,7 @@ def _parse_entry(entry: Any, where: str) -> tuple[str, int | Sequence[float]]:
 def _shown(entry: Any) -> str:
   try:
     return report.printable(str(entry)[:80])
-  except (RecursionError, ValueError):  # Too deep, or too long a number.
+  except (RecursionError, ValueError):  # Nested too deeply, or too many digits.
     return f'a {type(entry).__name__} that cannot be shown'
 
 

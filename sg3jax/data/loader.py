@@ -1,4 +1,4 @@
-"""Batches of images in an order that depends on the seed alone."""
+"""Batches of images in an order that depends only on the seed."""
 
 import threading
 import time
@@ -10,16 +10,16 @@ import numpy as np
 
 from sg3jax.data import sources
 
-# Grain seeds epoch e with `seed + e` modulo this, so orders repeat after it.
+# Grain seeds epoch e with `seed + e` modulo this, after which orders repeat.
 _EPOCHS = 2**32
 
 
 class Loader:
-  """Endless batches; a context manager that stops its threads on exit.
+  """Iterates over batches endlessly, and stops its threads on exit.
 
   Batches are `{'image': uint8 [n, h, w, c], 'label': float32 [n, label_dim]}`.
-  An error in a thread is raised by the `next` that would have returned its
-  batch; the loader is closed then.
+  If a thread fails, the `next` that would have returned its batch raises the
+  error and closes the loader.
   """
 
   def __init__(
@@ -57,21 +57,21 @@ class Loader:
         return next(self._batches)
       return self._next_reported(self._report)
     except BaseException:
-      # The failed batch is gone: going on would skip it without a word.
+      # The failed batch is lost: continuing would silently skip it.
       self.close()
       raise
 
   def _next_reported(
     self, report: Callable[[str], None]
   ) -> dict[str, np.ndarray]:
-    """Returns the next batch; reports if the run has to wait for long."""
+    """Returns the next batch, and reports a long wait."""
     start, patience_sec = time.monotonic(), self._patience_sec
     timer = threading.Timer(
       patience_sec,
       lambda: report(
-        f'Warning: waiting for data: no batch for {patience_sec:g} s. Is the '
-        'disk or the network stuck? If the images only take long to decode, '
-        'raise data.workers'
+        f'Warning: waiting for data: no batch for {patience_sec:g} s. Check '
+        'the disk and the network. If images are slow to decode, increase '
+        'data.workers'
       ),
     )
     timer.daemon = True
@@ -82,13 +82,13 @@ class Loader:
       timer.cancel()
     waited = time.monotonic() - start
     if waited > patience_sec:
-      report(f'The data came after {waited:.1f} s')
-      # Slow data are slow again and again: not a line each time.
+      report(f'The data arrived after {waited:.1f} s')
+      # Slow data usually stay slow: do not report every batch.
       self._patience_sec = 2 * waited
     return batch
 
   def close(self) -> None:
-    """Stops reading ahead. What a thread is decoding now, it completes."""
+    """Stops reading ahead. Threads complete the batch that they are reading."""
     self._batches.close()
 
 
@@ -105,28 +105,29 @@ def make_loader(
   report: Callable[[str], None] | None = None,
   patience_sec: float | int = 60,
 ) -> Loader:
-  """Returns the batches of this process, from an image on.
+  """Returns the batches of this process, beginning at a given image.
 
-  Every epoch shows every image once, in an order of its own. Epochs follow
-  each other without a gap: a batch may hold the end of one and the beginning
-  of the next, and no image is dropped. The image at a position is a function
-  of the seed and the position, however it is reached and whatever the batch
-  size. The rows of all processes, one after another, are the batch of a single
-  process.
+  Every epoch shows every image once, in its own order. Epochs follow each other
+  without a gap: a batch may contain the end of one and the beginning of the
+  next, and no image is dropped. The image at a position depends only on the
+  seed and the position, not on the batch size or on where the loader started.
+  The rows of all processes, concatenated, are the batch of a single process.
 
   Args:
     source: The images.
     batch_size: Number of images in a batch, over all processes.
     seed: Random seed of the order, from 0 to 2**32 - 1.
-    start_image: Position of the first image to return: how many were shown
-      before, over all processes.
-    mirror: Whether to show every image also flipped left to right, as
+    start_image: Position of the first image to return, which is the number of
+      images shown before, over all processes.
+    mirror: Whether to also show every image flipped left to right, as
       additional images of an epoch.
-    process_index: Which rows of the batches to return.
-    process_count: Processes that share the batches, equally.
-    num_threads: Threads that read ahead, a batch each; 0 reads in `next`.
-    report: Takes a line of text, from another thread, if a batch takes longer
-      than any before it and than `patience_sec`; None reports nothing.
+    process_index: Index of this process, which determines its rows.
+    process_count: Number of processes that share the batches equally.
+    num_threads: Number of threads that read ahead, one batch each; with 0,
+      `next` reads.
+    report: Receives a line of text, from another thread, if a batch takes
+      longer than `patience_sec` and than all previous batches; None reports
+      nothing.
     patience_sec: Seconds to wait before the first report.
 
   Raises:
@@ -134,25 +135,26 @@ def make_loader(
   """
   if batch_size < 1 or batch_size % process_count:
     raise ValueError(
-      f'a batch of {batch_size} cannot be shared by {process_count} processes: '
-      'use a positive multiple of their number'
+      'batch_size must be a positive multiple of the number of processes, '
+      f'{process_count}, got {batch_size}'
     )
   if not 0 <= process_index < process_count:
     raise ValueError(
-      f'process_index {process_index} is not below process_count '
-      f'{process_count}'
+      f'process_index must be from 0 to {process_count - 1}, got '
+      f'{process_index}'
     )
   if not 0 <= seed < 2**32:
-    raise ValueError(f'the seed {seed} is not from 0 to 2**32 - 1')
+    raise ValueError(f'seed must be from 0 to 2**32 - 1, got {seed}')
   if start_image < 0 or num_threads < 0:
     raise ValueError(
-      f'start_image {start_image} and num_threads {num_threads} must be 0 or '
-      'more'
+      f'start_image and num_threads must be at least 0, got {start_image} and '
+      f'{num_threads}'
     )
   if not len(source):
-    raise ValueError(f'{source.name} holds no images')
-  # A chunk is one process's part of a batch: batch k is the chunks from
-  # k * process_count on, and those of this process are a slice with a stride.
+    raise ValueError(f'the source {source.name} must have images, got none')
+  # A chunk is the part of a batch for one process. Batch k consists of
+  # process_count chunks beginning at k * process_count, and the chunks of this
+  # process are a strided slice.
   chunks = (
     grain.MapDataset.source(_Mirrored(source) if mirror else source)
     .seed(seed)
@@ -171,7 +173,7 @@ def make_loader(
 
 
 class _Mirrored:
-  """The images of a source, then the same ones flipped left to right."""
+  """The images of a source, then the same images flipped left to right."""
 
   def __init__(self, source: sources.ImageSource):
     self._source = source

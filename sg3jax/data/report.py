@@ -1,12 +1,12 @@
-"""How names of files and classes are shown to people."""
+"""Formats names of files and classes for logs and messages."""
 
 from collections.abc import Iterable
 
 
 def printable(name: str) -> str:
-  """Returns a name with escapes for what would break a line of the log.
+  """Returns a name with escapes for characters that would break a log line.
 
-  Line breaks are such, and the bytes of file names that are no UTF-8.
+  These are line breaks, and bytes of file names that are not UTF-8.
   """
   return ''.join(
     c if c.isprintable() else c.encode('unicode_escape').decode() for c in name
@@ -14,7 +14,7 @@ def printable(name: str) -> str:
 
 
 def examples(names: Iterable[str], most: int = 3) -> str:
-  """Returns the first names and the number of the others."""
+  """Returns the first names and the number of the remaining ones."""
   names = list(names)
   shown = ', '.join(map(printable, names[:most]))
   rest = len(names) - most

@@ -1,4 +1,4 @@
-"""Sets of images to train on: one interface, and how a set is named."""
+"""Sources of images for training: their interface and their names."""
 
 import hashlib
 import os
@@ -17,24 +17,24 @@ _FORMS = (
   'tfds:NAME[:SPLIT][@DATA_DIR]'
 )
 
-# The embedded crops, where nobody asks for others.
+# Defaults of the embedded crops.
 _EMBEDDED_RESOLUTION, _EMBEDDED_COUNT = 64, 4000
-# Classes that a line of the log names.
+# Largest number of classes that a line of the log names.
 _MOST_CLASSES = 20
 
 
 @runtime_checkable  # For the type checks of the tests.
 class ImageSource(Protocol):
-  """Random access to equally large images, from any thread and picklable.
+  """Random access to images of equal size, from any thread, and picklable.
 
   A source may also have the attributes
     `class_names`, the names of its classes: see `class_names`;
-    `unused_labels`, a phrase on labels that are there but were not asked for;
-    `notes`, sentences on files skipped and contents left unread;
-    `changes`, sentences on what is read otherwise than before runs recorded
-      their data;
+    `unused_labels`, a phrase about labels that exist but were not requested;
+    `notes`, sentences about skipped files and contents that are not read;
+    `changes`, sentences about data that are read differently than before runs
+      recorded their data;
   and a method
-    `fingerprint()`, a hash of what the images are: see `fingerprint`.
+    `fingerprint()`, a hash that identifies the images: see `fingerprint`.
   """
 
   @property
@@ -54,7 +54,7 @@ class ImageSource(Protocol):
 
   @property
   def label_dim(self) -> int:
-    """Features of a label; 0 if there are none."""
+    """Features of a label; 0 without labels."""
     ...
 
   def __len__(self) -> int: ...
@@ -69,13 +69,15 @@ class ImageSource(Protocol):
 
 
 class Subset:
-  """Some images of a source, in the source's order.
+  """Some images of a source, in the order of the source.
+
+  All attributes are those of the source.
 
   Attributes:
-    name: The name of the source; the properties that follow are its own too.
+    name: The name of the source.
     resolution: Rows and columns of every image.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-    label_dim: Features of a label; 0 if there are none.
+    label_dim: Features of a label; 0 without labels.
   """
 
   def __init__(self, source: ImageSource, indices: Int[np.ndarray, ' n']):
@@ -102,38 +104,38 @@ class Subset:
     return self._source.labels().take(self._indices)
 
   def fingerprint(self) -> str:
-    """Returns a hash of what the source is and which images were taken."""
+    """Returns a hash of the source's fingerprint and the chosen images."""
     chosen = self._indices.astype(np.int64).tobytes()
     whole = (fingerprint(self._source) or '').encode()
     return hashlib.sha256(whole + chosen).hexdigest()
 
 
 def class_names(source: ImageSource) -> tuple[str, ...] | None:
-  """Returns the names of a source's classes in order, None without names."""
+  """Returns the names of a source's classes in order, or None without names."""
   return getattr(source, 'class_names', None)
 
 
 def unused_labels(source: ImageSource) -> str:
-  """Returns which labels a source leaves unread, a phrase; empty for none."""
+  """Returns a phrase about labels that a source does not read; may be empty."""
   return getattr(source, 'unused_labels', '')
 
 
 def changes(source: ImageSource) -> tuple[str, ...]:
-  """Returns sentences on what is read otherwise than by earlier versions."""
+  """Returns sentences about data that earlier versions read differently."""
   return getattr(source, 'changes', ())
 
 
 def fingerprint(source: ImageSource) -> str | None:
-  """Returns a hash of what a source's images are, such as of their names.
+  """Returns a hash that identifies the images of a source, or None without one.
 
-  It is cheap, as no image is read: other pixels under the same names have the
-  same hash. None if the source has none.
+  It is cheap, because it reads no image: for example, a hash of names. Changed
+  pixels under the same names have the same hash.
   """
   return source.fingerprint() if hasattr(source, 'fingerprint') else None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def notes(source: ImageSource) -> tuple[str, ...]:
-  """Returns sentences on files skipped and contents left unread."""
+  """Returns sentences about skipped files and contents that are not read."""
   return getattr(source, 'notes', ())
 
 
@@ -156,7 +158,7 @@ def describe(source: ImageSource) -> list[str]:
       lines.append(
         f'Warning: no images of {report.count(len(empty), "class")} of '
         f'{len(counts):,}: {report.examples(shown, _MOST_CLASSES)}. The '
-        'networks have these classes, but will not learn them'
+        'networks will not learn these classes'
       )
   lines += [f'{"Data note:":15} {note}' for note in notes(source)]
   if unused := unused_labels(source):
@@ -167,16 +169,17 @@ def describe(source: ImageSource) -> list[str]:
 
 
 def absolute(spec: str) -> str:
-  """Returns a name of the same images that holds in any current folder.
+  """Returns a name of the same images that is valid in any working directory.
 
-  Paths become absolute, and optional parts are filled in. Links stay as they
-  are: see `is_same`. So do strings that `open_source` would refuse.
+  Paths become absolute, and optional parts are filled in. Links are not
+  resolved (see `is_same`). Strings that `open_source` would reject are returned
+  unchanged.
   """
   return _spelt_out(spec, os.path.abspath)
 
 
 def is_same(a: str, b: str) -> bool:
-  """Returns whether two strings name the same images, through links too."""
+  """Returns whether two strings name the same images, with links resolved."""
   return absolute(a) == absolute(b) or (
     _spelt_out(a, os.path.realpath) == _spelt_out(b, os.path.realpath)
   )
@@ -206,28 +209,29 @@ def open_source(
 
   Args:
     spec: One of
-      `PATH`: a folder or a zip file, see `files.ImageFiles`; a folder that is
-        really called `embedded` can be named `./embedded`.
+      `PATH`: a folder or a zip file, see `files.ImageFiles`; a folder called
+        `embedded` can be named `./embedded`.
       `embedded[:COUNT]`: crops of photographs that come with Python packages.
-      `tfds:NAME[:SPLIT][@DATA_DIR]`: a prepared TensorFlow Datasets set, by
-        default its split `train`.
-    resolution: The rows and columns that the images must have. Images are
-      never resized. None takes what is there.
+      `tfds:NAME[:SPLIT][@DATA_DIR]`: a prepared TensorFlow dataset, by default
+        its split `train`.
+    resolution: The rows and columns that the images must have, which are never
+      resized; None for any.
     use_labels: Whether to read labels; if not, `label_dim` is 0.
-    max_images: Keep a random subset of that many images, in order.
-    seed: Seed of the choice of that subset.
+    max_images: Size of a random subset of the images, which keeps their order;
+      None for all images.
+    seed: Seed of the random subset.
 
   Raises:
-    FileNotFoundError: If `spec` names nothing that exists.
+    FileNotFoundError: If the path in `spec` does not exist.
     OSError: If the disk or the network fails to deliver a file.
-    ImportError: If a package that the set needs is missing.
+    ImportError: If a package that the source needs is missing.
     ValueError: If the images or labels are not usable; the message names the
       file and the remedy.
   """
   if max_images is not None and max_images < 1:
     raise ValueError(
       f'data.max_images must be at least 1, got {max_images}: leave it unset '
-      'to take all images'
+      'to use all images'
     )
   source = _open_all(spec, resolution, use_labels)
   if max_images is None or max_images >= len(source):
@@ -253,7 +257,7 @@ def _open_all(
   path = pathlib.Path(spec).expanduser()
   if not path.exists():
     raise FileNotFoundError(
-      f'the data {spec!r} do not exist: data.source takes {_FORMS}'
+      f'data.source must be {_FORMS}, got {spec!r}, which does not exist'
     )
   return files.ImageFiles(path, resolution=resolution, use_labels=use_labels)
 
@@ -261,7 +265,7 @@ def _open_all(
 def _open_embedded(
   count: str, resolution: int | None, use_labels: bool
 ) -> ImageSource:
-  # Imported late: the packages behind it are optional.
+  # Imported here because its packages are optional.
   from sg3jax.data import embedded
 
   if use_labels:
@@ -271,8 +275,8 @@ def _open_embedded(
     )
   if count and not (count.isdecimal() and int(count)):
     raise ValueError(
-      f'embedded:{count} is not understood: write embedded:COUNT with the '
-      'number of crops, such as embedded:4000'
+      'embedded must be followed by a positive number of crops, as in '
+      f'embedded:4000, got embedded:{count}'
     )
   return embedded.EmbeddedPhotographs(
     resolution=_EMBEDDED_RESOLUTION if resolution is None else resolution,
@@ -283,14 +287,14 @@ def _open_embedded(
 def _open_tfds(
   argument: str, resolution: int | None, use_labels: bool
 ) -> ImageSource:
-  # Imported late: the package is optional.
+  # Imported here because the package is optional.
   from sg3jax.data import tfds
 
   name, split, data_dir = _parse_tfds(argument)
   if not name:
     raise ValueError(
-      f'tfds:{argument} names no set: write tfds:NAME[:SPLIT][@DATA_DIR], '
-      'such as tfds:cifar10:train'
+      'a TensorFlow dataset must be tfds:NAME[:SPLIT][@DATA_DIR], such as '
+      f'tfds:cifar10:train, got tfds:{argument}'
     )
   return tfds.TfdsSource(
     name,
@@ -304,5 +308,5 @@ def _open_tfds(
 def _parse_tfds(argument: str) -> tuple[str, str, str | None]:
   """Returns the name, split and folder of `NAME[:SPLIT][@DATA_DIR]`."""
   argument, _, data_dir = argument.partition('@')
-  name, _, split = argument.partition(':')  # `train[:50%]` has a colon too.
+  name, _, split = argument.partition(':')  # `train[:50%]` contains one too.
   return name, split or 'train', data_dir or None

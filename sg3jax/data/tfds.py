@@ -1,7 +1,7 @@
 """TensorFlow Datasets as image sources, read without TensorFlow.
 
-Datasets prepared in the ArrayRecord format have random access, and their
-examples parse without it: `tensorflow_datasets` alone is enough.
+Datasets prepared in the ArrayRecord format have random access, and
+`tensorflow_datasets` parses their examples without TensorFlow.
 """
 
 import hashlib
@@ -16,32 +16,32 @@ from PIL import Image
 
 from sg3jax.data import labels as labels_lib
 
-# Pillow's modes by number of channels.
+# Modes in Pillow, by number of channels.
 _MODES = {1: 'L', 3: 'RGB'}
 
 
 class TfdsSource:
-  """One split of a prepared dataset, an image source.
+  """An image source from one split of a prepared dataset.
 
-  Images are the feature `image`, else the only Image feature. Labels, where
-  asked for, are the feature `label`, else the only ClassLabel feature: class
-  indices become one-hot vectors, vectors of floats stay as they are. Classes
-  have the names that the dataset gives them.
+  Images are the feature `image`, or else the only Image feature. Labels, if
+  requested, are the feature `label`, or else the only ClassLabel feature. Class
+  indices become one-hot vectors; vectors of floats are used unchanged. Classes
+  have their names in the dataset.
 
   Args:
-    name: The dataset as `tfds.builder` takes it: `NAME[/CONFIG][:VERSION]`.
+    name: The dataset, as for `tfds.builder`: `NAME[/CONFIG][:VERSION]`.
     split: A split, or a slice of one such as `train[:50%]`.
-    data_dir: The folder that holds `NAME/[CONFIG/]VERSION`; None for that of
-      `tensorflow_datasets`, `~/tensorflow_datasets`.
-    use_labels: Whether to read labels; `label_dim` is 0 without, and
-      `unused_labels` names those that are there, empty for none.
+    data_dir: The folder that contains `NAME/[CONFIG/]VERSION`; None for the
+      default of `tensorflow_datasets`, `~/tensorflow_datasets`.
+    use_labels: Whether to read labels. If not, `label_dim` is 0, and
+      `unused_labels` describes labels that exist.
     resolution: The side in pixels that images must have; None for that of the
-      first.
+      first image.
 
   Raises:
     ImportError: If `tensorflow_datasets` or `array_record` is not installed.
     ValueError: If the dataset is unknown, not prepared for random access or
-      empty; if it has no such split, no unambiguous image or label feature, or
+      empty; if it has no such split, or no unique image or label feature; or if
       its first image is not a square of `resolution` with 1 or 3 channels.
   """
 
@@ -74,8 +74,8 @@ class TfdsSource:
       self.unused_labels = f'dataset {name} has the feature label'
     if not builder.info.splits[split].num_examples:
       raise ValueError(f'split {split!r} of dataset {name} is empty')
-    # Left encoded: reading labels decodes no image, and Pillow decodes the same
-    # whether or not tfds would find OpenCV.
+    # Images stay encoded. Reading labels then decodes no image, and the pixels
+    # do not depend on whether tfds finds OpenCV.
     encoded = {
       key: tfds.decode.SkipDecoding()
       for key, feature in features.items()
@@ -86,8 +86,8 @@ class TfdsSource:
     self.channels = features[self._image_key].shape[-1]
     if self.channels not in _MODES:
       raise ValueError(
-        f'images of dataset {name} have {self.channels} channels: '
-        'only grey (1) and RGB (3) images can be read'
+        f'images of dataset {name} must have 1 (grey) or 3 (RGB) channels, got '
+        f'{self.channels}'
       )
     first = self._decode(0, self._examples[0])
     self.resolution = first.shape[0] if resolution is None else resolution
@@ -100,8 +100,8 @@ class TfdsSource:
     """Returns `{'image': uint8 [h, w, c], 'label': float32 [label_dim]}`.
 
     Raises:
-      ValueError: If the image is broken or differs in size from the others, or
-        should have a label but has none.
+      ValueError: If the image is damaged, differs in size from the others, or
+        lacks a label.
     """
     index = range(len(self))[index]
     example = self._examples[index]
@@ -115,7 +115,7 @@ class TfdsSource:
     return {'image': image, 'label': np.asarray(label, np.float32)}
 
   def labels(self) -> labels_lib.Labels:
-    """Returns all labels; the first call reads but does not decode the images.
+    """Returns all labels; the first call reads all images, without decoding.
 
     Raises:
       ValueError: If an image has no label.
@@ -157,30 +157,31 @@ class TfdsSource:
     height, width = image.shape[:2]
     if not height == width == self.resolution:
       raise ValueError(
-        f'image {index} of dataset {self.name} is {width} x {height}, not '
-        f'{self.resolution} x {self.resolution} pixels: crop and resize all '
-        'images to one square size'
+        f'image {index} of dataset {self.name} must be {self.resolution} x '
+        f'{self.resolution} pixels, got {width} x {height}: crop and resize '
+        'all images to one square size'
       )
 
   def _label(self, index: int, example: dict[str, Any]) -> Any:
     """Returns the class index or the vector of an example."""
     label = example[self._label_key]
-    # Test splits often hide theirs as -1.
+    # Test splits often replace hidden labels by -1.
     if self._is_class and not 0 <= label < self.label_dim:
       raise ValueError(
-        f'image {index} of dataset {self.name} has the label {label}, outside '
-        f'0..{self.label_dim - 1}: choose a labelled split or drop the labels'
+        f'the label of image {index} of dataset {self.name} must be from 0 to '
+        f'{self.label_dim - 1}, got {label}: choose a labelled split, or set '
+        'data.cond to False'
       )
     return label
 
 
 def _import_tfds() -> Any:
   try:
-    import array_record  # noqa: F401  # tensorflow_datasets asks late for it.
+    import array_record  # noqa: F401  # tensorflow_datasets imports it late.
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ImportError(
-      'tfds: datasets are read by tensorflow-datasets and array_record: '
+      'tfds: sources need tensorflow-datasets and array_record: '
       "pip install 'sg3jax[tfds]'"
     ) from error
   return tfds
@@ -189,19 +190,19 @@ def _import_tfds() -> Any:
 def _prepared_builder(
   tfds: Any, name: str, data_dir: str | os.PathLike[str] | None
 ) -> Any:
-  """Opens a dataset on disk. Never downloads: that can be many gigabytes."""
-  # In the default folder tfds assumes TFRecord unless told; in a given one it
-  # goes by what lies there.
+  """Opens a dataset on disk, and never downloads one, which may be large."""
+  # In its default folder, tfds assumes TFRecord unless the format is given. In
+  # another folder, it detects the format of the files.
   arguments = {'file_format': 'array_record'}
   if data_dir is not None:
     arguments = {'data_dir': str(pathlib.Path(data_dir).expanduser())}
   try:
     builder = tfds.builder(name, **arguments)
-  except (AssertionError, ValueError) as error:  # No such version, or name.
+  except (AssertionError, ValueError) as error:  # Unknown version or name.
     where = 'the default folder' if data_dir is None else data_dir
     reason = str(error).splitlines()[0]
     raise ValueError(
-      f'tensorflow_datasets finds no dataset {name!r}, nor is one prepared in '
+      f'tensorflow_datasets has no dataset {name!r}, and none is prepared in '
       f'{where}: {reason}'
     ) from error
   formats = tfds.core.FileFormat.with_random_access()
@@ -214,7 +215,7 @@ def _prepared_builder(
   options = f"{name!r}, data_dir=..., file_format='array_record'"
   raise ValueError(
     f'dataset {name} in {builder.data_dir} {fault}: prepare it once, in a '
-    f'folder of its own, by tfds.builder({options}).download_and_prepare()'
+    f'separate folder, with tfds.builder({options}).download_and_prepare()'
   )
 
 
@@ -227,8 +228,8 @@ def _image_key(tfds: Any, name: str, features: dict[str, Any]) -> str:
   key = _choose(name, 'image', images, features)
   if images[key].np_dtype != np.uint8:
     raise ValueError(
-      f'images of dataset {name} are {np.dtype(images[key].np_dtype)}: '
-      'only uint8 images can be read'
+      f'images of dataset {name} must be uint8, got '
+      f'{np.dtype(images[key].np_dtype)}'
     )
   return key
 
@@ -255,18 +256,18 @@ def _choose(
     return preferred
   if len(candidates) == 1:
     return next(iter(candidates))
-  # Sorted, as the order in which tfds restores features is not theirs.
+  # Sorted, because tfds does not restore the order of features.
   found = ', '.join(
     f'{key} ({type(features[key]).__name__})' for key in sorted(features)
   )
   raise ValueError(
-    f'dataset {name} has {len(candidates)} features that could be the '
-    f'{preferred}, and none of them is called {preferred!r}; features: {found}'
+    f'dataset {name} must have a feature {preferred!r} or only one that could '
+    f'be it, got {len(candidates)} candidates among the features {found}'
   )
 
 
 def _class_names(feature: Any) -> tuple[str, ...] | None:
-  """Returns the names of classes; None if they are numbered only."""
+  """Returns the names of classes, or None if they are only numbers."""
   names = tuple(feature.names)
   return None if names == tuple(map(str, range(len(names)))) else names
 
@@ -284,6 +285,6 @@ def _label_dim(tfds: Any, name: str, key: str, features: dict[str, Any]) -> int:
   ):
     return shape[0]
   raise ValueError(
-    f'feature {key!r} of dataset {name} cannot label images: '
-    'it is neither a ClassLabel nor a vector of floats of known length'
+    f'feature {key!r} of dataset {name} must be a ClassLabel or a vector of '
+    f'floats of known length to label images, got {type(feature).__name__}'
   )

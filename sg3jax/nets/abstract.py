@@ -1,4 +1,4 @@
-"""Shapes and parameter counts of networks, without computing an array."""
+"""Shapes and parameter counts of networks, without computing arrays."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ def shapes(network: Network, batch: int = 1) -> Variables:
 
   Args:
     network: A generator or a discriminator.
-    batch: Images at once, which a discriminator's minibatch statistics must be
-      able to group.
+    batch: Number of images, which the minibatch statistics of a discriminator
+      must be able to group.
 
   Raises:
-    ValueError: If the network is impossible.
+    ValueError: If the design of the network is impossible.
   """
   if isinstance(network, generator_lib.Generator):
     inputs: list[Any] = [_floats(batch, network.z_dim)]
@@ -35,7 +35,7 @@ def shapes(network: Network, batch: int = 1) -> Variables:
 
 
 def count(tree: Tree) -> int:
-  """Returns how many numbers a tree of arrays, or of their shapes, holds."""
+  """Returns the number of elements in a tree of arrays or their shapes."""
   return sum(x.size for x in jax.tree.leaves(tree))
 
 

@@ -13,39 +13,39 @@ from sg3jax.types import AnyArray, Array, Images, Labels
 
 
 def block_resolutions(resolution: int) -> list[int]:
-  """Returns the resolutions of the blocks, from the image's down to the last.
+  """Returns the resolutions of the blocks, from that of the image downwards.
 
   Args:
     resolution: b * 2^k with 4 <= b <= 7 and k >= 1; b is the last resolution.
 
   Raises:
-    ValueError: If it is none of these.
+    ValueError: If the resolution has another value.
   """
   resolutions = [resolution]
   while resolutions[-1] > 7 and resolutions[-1] % 2 == 0:
     resolutions.append(resolutions[-1] // 2)
   if not 4 <= resolutions[-1] <= 7 or len(resolutions) < 2:
     raise ValueError(
-      f'the discriminator cannot take images of resolution {resolution}: '
-      'halving must lead to 4, 5, 6 or 7, as from 64, 80, 96 or 112.'
+      'the resolution must be b * 2^k with 4 <= b <= 7 and k >= 1, such as 64, '
+      f'80, 96 or 112, got {resolution}'
     )
   return resolutions
 
 
 def images_in_group(n: int, group_size: int) -> int:
-  """Returns how many of n images `minibatch_std` really groups.
+  """Returns the size of the groups into which `minibatch_std` divides n images.
 
   Raises:
-    ValueError: As there.
+    ValueError: As in `minibatch_std`.
   """
   if group_size < 1:
-    raise ValueError(f'mbstd_group must be at least 1, but it is {group_size}.')
+    raise ValueError(f'mbstd_group must be at least 1, got {group_size}')
   size = max(g for g in range(1, min(group_size, n) + 1) if n % g == 0)
   if size == 1 < min(group_size, n):
     raise ValueError(
-      f'a batch of {n} images cannot be divided into groups of 2 to '
-      f'{group_size} for the minibatch standard deviation: use a batch that is '
-      f'a multiple of {group_size}, or another mbstd_group.'
+      'the batch must be divisible into groups of 2 to '
+      f'{group_size} images for the minibatch standard deviation, got {n} '
+      f'images: use a multiple of {group_size}, or another mbstd_group'
     )
   return size
 
@@ -55,22 +55,22 @@ def minibatch_std(
 ) -> Float[Array, 'n h w c+1']:
   """Appends the standard deviation within groups of images as a channel.
 
-  Of N images in groups of G, image m shares its group with m + N/G, m + 2N/G
-  and so on, over the whole batch however it is sharded. The groups have
-  `group_size` images, or all N if there are fewer, or the largest divisor of N
-  below it.
+  Of N images in groups of G, image m shares its group with images m + N/G,
+  m + 2N/G, ... of the whole batch, regardless of sharding. G is the largest
+  divisor of N that is at most `group_size`.
 
   Args:
     x: Activations.
-    group_size: Images in a group, at least 1.
+    group_size: Largest number of images in a group, at least 1.
 
   Returns:
-    `x` and, constant over an image, sqrt(variance within the group + 1e-8),
-    averaged over positions and channels.
+    `x` with one more channel, which is constant over an image:
+    sqrt(variance within the group + 1e-8), averaged over positions and
+    channels.
 
   Raises:
-    ValueError: If the group size is not positive, or the batch can only be
-      divided into groups of one, in which nothing deviates.
+    ValueError: If the group size is not positive, or if the batch can only be
+      divided into groups of one image.
   """
   n = x.shape[0]
   size = images_in_group(n, group_size)
@@ -82,7 +82,8 @@ def minibatch_std(
     return jnp.broadcast_to(of_images[:, None, None, None], (*x.shape[:3], 1))
 
   x = jnp.asarray(x)
-  # A group's images lie on several devices: no type says how groups do.
+  # The images of a group are on several devices: no type expresses how groups
+  # are sharded.
   spec = explicit.spec_of(x)
   y = explicit.automatic(statistic, *spec[:3], None)(x)
   return jnp.concatenate([x, y], axis=3)
@@ -92,11 +93,12 @@ class Block(nn.Module):
   """A residual block that halves the resolution.
 
   Attributes:
-    in_features: Channels of its input.
-    features: Channels of its output.
-    dtype: Dtype of all computation.
-    clamp: Limit of the convolutions' magnitudes, the skip's apart; or None.
-    from_image: Whether the input is an image, to be lifted to `in_features`.
+    in_features: Channels of the input.
+    features: Channels of the output.
+    dtype: Dtype of all computations.
+    clamp: Bound on the magnitudes of convolutions except the skip, or None.
+    from_image: Whether the input is an image, which a 1x1 convolution maps to
+      `in_features` channels.
   """
 
   in_features: int
@@ -135,15 +137,15 @@ class Block(nn.Module):
 
 
 class Epilogue(nn.Module):
-  """The last block, from 4x4 (to 7x7) activations to features, in float32.
+  """The last block, from activations of 4x4 to 7x7 to features, in float32.
 
-  The rows of `fc/weight` are ordered (h, w, c): it is [h * w * c, features].
+  `fc/weight` is [h * w * c, features], with rows in the order (h, w, c).
 
   Attributes:
-    hidden: Channels of its convolution and fully connected layer.
-    features: Outputs.
+    hidden: Channels of the convolution and of the fully connected layer.
+    features: Number of outputs.
     mbstd_group: Images in a group of the minibatch standard deviation.
-    clamp: Limit of the convolution's magnitude, or None.
+    clamp: Bound on the magnitude of the convolution, or None.
   """
 
   hidden: int
@@ -153,7 +155,7 @@ class Epilogue(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[AnyArray, 'n h w c']) -> Float[Array, 'n o']:
-    """Returns the features of every image, float32."""
+    """Returns the features of each image, float32."""
     x = minibatch_std(jnp.asarray(x, jnp.float32), self.mbstd_group)
     x = layers.Conv(self.hidden, 3, clamp=self.clamp, name='conv')(x)
     x = x.reshape(x.shape[0], -1)
@@ -162,11 +164,12 @@ class Epilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Scores images by how real they look (math.md 2.2).
+  """Scores how real images look (math.md 2.2).
 
-  Parameters, always float32: b{res}/{fromrgb,conv0,conv1,skip} for every
-  resolution but the last, fromrgb in the first alone; b{last}/{conv,fc,out};
-  and mapping/{embed,fc0,...} for labels. Kernels are HWIO.
+  Parameters are always float32: b{res}/{fromrgb,conv0,conv1,skip} for every
+  resolution except the last, with fromrgb only in the first;
+  b{last}/{conv,fc,out}; and mapping/{embed,fc0,...} for labels. Kernels are
+  HWIO.
 
   Attributes:
     resolution: Side of the images, b * 2^k with 4 <= b <= 7 and k >= 1.
@@ -176,15 +179,15 @@ class Discriminator(nn.Module):
       channels at its input.
     channel_max: See channel_base.
     mbstd_group: Images in a group of the minibatch standard deviation; see
-      `minibatch_std` for other batches.
-    mapping_layers: Fully connected layers of the label's mapping.
-    conv_clamp: Limit of the convolutions' magnitudes, or None. 256 keeps
-      float16 from overflowing; pure float32 needs none.
+      `minibatch_std` for batches that are not a multiple.
+    mapping_layers: Fully connected layers of the mapping of labels.
+    conv_clamp: Bound on the magnitudes of convolutions, or None. 256 keeps
+      float16 from overflowing; float32 needs no bound.
     low_precision_dtype: Dtype of the highest resolutions, such as
-      jnp.bfloat16, or None for float32 throughout.
-    num_low_precision: How many resolutions use it; the last one never does.
-    remat: Whether gradients compute the blocks again instead of keeping what
-      is inside of them.
+      jnp.bfloat16, or None for float32 everywhere.
+    num_low_precision: Number of resolutions in that dtype, never the last.
+    remat: Whether gradients compute the activations inside of blocks again
+      instead of saving them.
   """
 
   resolution: int
@@ -207,18 +210,18 @@ class Discriminator(nn.Module):
 
     Args:
       img: Images in [-1, 1].
-      c: Labels [n, label_dim]; ignored by a network without labels.
+      c: Labels [n, label_dim]; ignored if label_dim is 0.
 
     Raises:
-      ValueError: If the resolution is impossible, the images are not of the
-        stated shape, labels are missing, or the batch cannot be grouped.
+      ValueError: If the resolution is impossible, the images have the wrong
+        shape, labels are missing, or the batch cannot be grouped.
     """
     resolutions = block_resolutions(self.resolution)
     expected = (self.resolution, self.resolution, self.img_channels)
     if img.shape[1:] != expected:
       raise ValueError(
-        f'this discriminator takes images [n, {expected[0]}, {expected[1]}, '
-        f'{expected[2]}], but they are {list(img.shape)}.'
+        f'img must have the shape [n, {expected[0]}, {expected[1]}, '
+        f'{expected[2]}], got {list(img.shape)}'
       )
 
     x = img

@@ -1,4 +1,4 @@
-"""Networks from the `model` part of a configuration."""
+"""Makes networks from the `model` part of a configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,12 @@ from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
 from sg3jax.nets import stylegan2
 
-# Types of the feature maps of the four highest octaves of resolution; float32
-# elsewhere.
+# Types of the feature maps in the four highest octaves of resolution. Other
+# feature maps are float32.
 PRECISIONS = {'fp32': None, 'bf16': jnp.bfloat16, 'fp16': jnp.float16}
 
-# Bound of the feature maps where they are stored in 16 bits. In float32 they do
-# not come near it.
+# Bound on the magnitudes of feature maps that are stored in 16 bits. In float32
+# they stay far below it.
 CONV_CLAMP = 256.0
 
 
@@ -24,12 +24,12 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
 
   Args:
     model: The fields of `train.config.default_config().model`, with
-      `img_channels` and `label_dim` set. `output_scale`, and the bound
-      `conv_clamp` of feature maps of any type, may be missing.
+      `img_channels` and `label_dim` set. `output_scale` and `conv_clamp`, the
+      bound on feature maps of any type, are optional.
 
   Raises:
-    ValueError: If the design is impossible, or the generator or the precision
-      unknown.
+    ValueError: If the design is impossible, or if the generator or the
+      precision is unknown.
   """
   return generator_lib.Generator(
     make_spec(model),
@@ -45,10 +45,13 @@ def make_generator(model: Mapping[str, Any]) -> generator_lib.Generator:
 
 
 def make_spec(model: Mapping[str, Any]) -> generator_lib.Spec:
-  """Returns the design of the synthesis network; arguments as above.
+  """Returns the design of the synthesis network.
+
+  Args:
+    model: As in `make_generator`.
 
   Raises:
-    ValueError: If the design is impossible or the generator unknown.
+    ValueError: If the design is impossible or the generator is unknown.
   """
   designs = {
     'stylegan3': (spec_lib.SynthesisSpec, 'synthesis'),
@@ -67,7 +70,14 @@ def make_spec(model: Mapping[str, Any]) -> generator_lib.Spec:
 def make_discriminator(
   model: Mapping[str, Any],
 ) -> discriminator_lib.Discriminator:
-  """Returns the discriminator; arguments and errors as `make_generator`."""
+  """Returns the discriminator that a configuration's `model` part describes.
+
+  Args:
+    model: As in `make_generator`.
+
+  Raises:
+    ValueError: If the precision is unknown.
+  """
   options = dict(model['discriminator'])
   clamp = options.pop('conv_clamp', None)
   return discriminator_lib.Discriminator(
@@ -81,7 +91,7 @@ def make_discriminator(
 
 
 def precision_of(generator: generator_lib.Generator) -> str:
-  """Returns which of `PRECISIONS` a generator computes in."""
+  """Returns the key of `PRECISIONS` in which a generator computes."""
   names = {dtype: name for name, dtype in PRECISIONS.items()}
   return names[generator.low_precision_dtype]
 

@@ -10,18 +10,18 @@ from sg3jax.types import AnyArray, Array
 
 
 class FourierInput(nn.Module):
-  """Sinusoids on a canvas that the first style turns and shifts.
+  """Sinusoids on a canvas, which the first style rotates and translates.
 
-  Paper section 3.2, "transformed Fourier features"; math.md 2.4. The spatial
-  map is a continuous function, so any transform of it is exact.
+  See "transformed Fourier features", paper section 3.2, and math.md 2.4. The
+  spatial map is a continuous function, so transforms of it are exact.
 
   Attributes:
-    channels: Sinusoids, and channels of the output.
-    size: Samples a side, margins included.
-    sampling_rate: Samples a side of the canvas.
-    bandwidth: Largest frequency sampled, cycles a canvas side.
-    learned_transform: Whether the style turns and shifts the features; without
-      it they are fixed (config B of the ladder).
+    channels: Number of sinusoids, and channels of the output.
+    size: Samples per side, margins included.
+    sampling_rate: Samples per side of the canvas.
+    bandwidth: Largest frequency, in cycles per side of the canvas.
+    learned_transform: Whether the style rotates and translates the features;
+      without it they are fixed (config B of the ladder).
   """
 
   channels: int
@@ -40,8 +40,8 @@ class FourierInput(nn.Module):
 
     Args:
       w: Style of the input.
-      transform: Inverse of the transform that the picture shall undergo, 3x3
-        homogeneous, canvas units, one for all [3, 3] or one each [n, 3, 3].
+      transform: Inverse of the transform of the images, a homogeneous matrix in
+        canvas units: [3, 3] for all images or [n, 3, 3] for each.
     """
     freqs = self.variable('buffers', 'freqs', self._init_freqs).value
     phases = self.variable('buffers', 'phases', self._init_phases).value
@@ -69,9 +69,9 @@ class FourierInput(nn.Module):
     return _matmul(x, weight / self.channels**0.5)
 
   def _amplitudes(self, freqs: Float[Array, 'n c']) -> Float[Array, 'n c']:
-    """Fades sinusoids out that a scaling transform pushes towards aliasing."""
+    """Fades out sinusoids that a transform scales towards the Nyquist limit."""
     nyquist = self.sampling_rate / 2
-    if nyquist <= self.bandwidth:  # No room to fade in, and no scaling either.
+    if nyquist <= self.bandwidth:  # There is no band in which to fade out.
       return jnp.ones_like(freqs)
     excess = (freqs - self.bandwidth) / (nyquist - self.bandwidth)
     return jnp.clip(1 - excess, 0, 1)
@@ -82,7 +82,8 @@ class FourierInput(nn.Module):
       self.make_rng('params'), (self.channels, 2), jnp.float32
     )
     radii = jnp.linalg.norm(g, axis=1, keepdims=True)
-    # exp(-r²/2) is uniform in (0, 1), and its root is a disc's radius.
+    # exp(-r²/2) is uniform in (0, 1), so its square root is distributed like
+    # the radius of a point in the unit disc.
     return g / radii * jnp.exp(-jnp.square(radii) / 4) * self.bandwidth
 
   def _init_phases(self) -> Float[Array, ' c']:
@@ -105,5 +106,5 @@ def _learned_transform(t: Float[Array, 'n 4']) -> Float[Array, 'n 3 3']:
 
 
 def _matmul(a: AnyArray, b: AnyArray) -> Array:
-  """Multiplies in full float32: phases do not survive bfloat16 passes."""
+  """Multiplies in full float32: bfloat16 passes are too coarse for phases."""
   return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

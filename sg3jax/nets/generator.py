@@ -1,4 +1,4 @@
-"""The generator: mapping and synthesis with truncation and labels."""
+"""The generator: mapping and synthesis, with truncation and labels."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from sg3jax.nets import stylegan2
 from sg3jax.nets import synthesis as synthesis_lib
 from sg3jax.types import AnyArray, Array
 
-# Designs of synthesis networks. What all have: `resolution`, `img_channels`,
-# `image_shape`, `num_layers`, `num_ws`, and `takes_transforms`.
+# Designs of synthesis networks. All have `resolution`, `img_channels`,
+# `image_shape`, `num_layers`, `num_ws` and `takes_transforms`.
 Spec = spec_lib.SynthesisSpec | stylegan2.StyleGAN2Spec
 
-# Weight of the past in w_avg, a batch.
+# Decay of w_avg per batch.
 _W_AVG_BETA = 0.998
 
 
 class Generator(nn.Module):
-  """Latents and labels to images (paper section 3; math.md 2.2, 2.4).
+  """Maps latents and labels to images (paper section 3; math.md 2.2, 2.4).
 
-  Collections: 'params'; 'moving_averages' (w_avg and the input magnitudes);
-  'buffers' (the Fourier frequencies and phases, sampled once); 'noise'
-  (StyleGAN2's constant noise, sampled once).
+  The collections are 'params'; 'moving_averages' (w_avg and the input
+  magnitudes); 'buffers' (the Fourier frequencies and phases, sampled once); and
+  'noise' (the constant noise of StyleGAN2, sampled once).
 
   Attributes:
-    spec: Design of the synthesis network: alias-free or StyleGAN2's.
+    spec: Design of the synthesis network, alias-free or of StyleGAN2.
     z_dim: Features of z.
     w_dim: Features of w.
     label_dim: Features of a label, 0 for an unconditional generator.
@@ -37,8 +37,9 @@ class Generator(nn.Module):
     output_scale: See `synthesis.Synthesis`.
     low_precision_dtype: See `synthesis.Synthesis`.
     conv_clamp: See `synthesis.Synthesis`.
-    magnitude_half_life: See `synthesis.SynthesisLayer`; of alias-free ones.
-    filtered_lrelu_implementation: See `synthesis.SynthesisLayer`; the same.
+    magnitude_half_life: See `synthesis.SynthesisLayer`; only alias-free.
+    filtered_lrelu_implementation: See `synthesis.SynthesisLayer`; only
+      alias-free.
     remat: See `synthesis.Synthesis`.
   """
 
@@ -135,10 +136,12 @@ class Generator(nn.Module):
     Args:
       z: Latents, N(0, 1).
       c: Labels; None for an unconditional generator.
-      truncation_psi: Distance from w_avg, 1 for none of the truncation trick.
-      truncation_cutoff: Styles that are truncated, from the first; None: all.
-      truncation_center: Style, or one for each latent, that they are truncated
-        towards, such as the mean of a class; None: w_avg.
+      truncation_psi: Factor on the distance from the center; 1 for no
+        truncation.
+      truncation_cutoff: Number of styles to truncate, beginning with the first;
+        None for all.
+      truncation_center: Style, or one style for each latent, towards which
+        styles are truncated, such as the mean of a class; None for w_avg.
       update_averages: Whether to update w_avg from the whole batch.
     """
     w = self.mapping_network(z, c)
@@ -172,11 +175,11 @@ class Generator(nn.Module):
 
     Args:
       ws: Styles [n, num_ws, w_dim].
-      transform: Inverse of the transform that the images shall undergo, in
-        units of the image's width: [3, 3] or [n, 3, 3]. A network that starts
-        from a learned constant takes none.
-      noise_mode: Noise of StyleGAN2: 'const' for the stored one, 'random' for
-        new one (from the rng 'noise'), 'none' for none.
+      transform: Inverse of the transform of the images, in units of the image's
+        width: [3, 3] or [n, 3, 3]. It must be None if the input of the network
+        is a learned constant.
+      noise_mode: Noise inputs: 'const' for the stored noise, 'random' for new
+        noise (from the rng 'noise'), 'none' for no noise.
       update_averages: Whether to update the input magnitudes.
     """
     return self.synthesis_network(

@@ -1,6 +1,6 @@
-"""The geometry of one alias-free synthesis layer; no arrays but its filters.
+"""The geometry of one alias-free synthesis layer, and its filters.
 
-Symbols of the paper are explained in `nets.spec`.
+`nets.spec` explains the symbols of the paper.
 """
 
 import dataclasses
@@ -15,41 +15,45 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 # Designs of low-pass filters; 'ideal' is a brick wall in the Fourier domain.
 FILTERS = ('kaiser', 'binomial', 'lanczos', 'gaussian', 'ideal')
 
-LOBES = 2  # Of the Lanczos filter.
+LOBES = 2  # Lobes of the Lanczos filter on each side.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-  """The geometry of one synthesis layer, a value that fixes its operator.
+  """The geometry of one synthesis layer, which determines its operator.
 
   Attributes:
-    index: Position, 0 for the first; ToRGB comes last.
+    index: Position, 0 for the first layer; ToRGB is the last.
     in_channels: Channels of the input.
     out_channels: Channels of the output.
-    in_size: Samples a side of the input, margins included.
-    out_size: Samples a side of the output.
-    in_sampling_rate: Sampling rate of the input, samples a canvas side.
+    in_size: Samples per side of the input, margins included.
+    out_size: Samples per side of the output.
+    in_sampling_rate: Sampling rate of the input, samples per side of the
+      canvas.
     out_sampling_rate: Sampling rate of the output.
     tmp_sampling_rate: Rate at which the nonlinearity is evaluated (s').
-    in_cutoff: Cutoff of the upsampling filter, cycles a canvas side.
+    in_cutoff: Cutoff of the upsampling filter, cycles per side of the canvas.
     out_cutoff: Cutoff of the downsampling filter.
-    in_half_width: Half-width of the upsampling filter's transition band.
-    out_half_width: The same of the downsampling filter.
-    up_factor: s' / in_sampling_rate.
-    down_factor: s' / out_sampling_rate.
+    in_half_width: Half-width of the transition band of the upsampling filter.
+    out_half_width: Half-width of the transition band of the downsampling
+      filter.
+    up_factor: Upsampling factor, s' / in_sampling_rate.
+    down_factor: Downsampling factor, s' / out_sampling_rate.
     up_taps: Taps of the upsampling filter, 1 for none.
-    down_taps: Taps of the downsampling filter a side, 1 for none.
+    down_taps: Taps of the downsampling filter per side, 1 for none.
     radial_down_filter: Whether the downsampling filter is a jinc.
     padding: ((top, bottom), (left, right)) around the zero-inserted input, in
-      samples of s'; negative amounts crop.
+      samples of s'; negative padding crops.
     conv_kernel: Side of the convolution kernel.
     is_critical: Whether the output is critically sampled, f_c = s/2.
-    is_torgb: Whether this is ToRGB: no filters, nonlinearity, demodulation.
-    filter: Design of the low-pass filters, of `FILTERS`.
-    conv_before_up: Whether the convolution is at the rate of the input, and
-      upsampling a part of the nonlinearity.
-    noise: Whether noise is added to what the convolution puts out.
-    group: Orientations that the features have, 1 or 4; channels are of each.
+    is_torgb: Whether this is ToRGB, which has no filters, nonlinearity or
+      demodulation.
+    filter: Design of the low-pass filters, one of `FILTERS`.
+    conv_before_up: Whether the convolution runs at the rate of the input, and
+      upsampling is a part of the nonlinearity.
+    noise: Whether noise is added to the output of the convolution.
+    group: Number of orientations of the features, 1 or 4; channels are counted
+      per orientation.
   """
 
   index: int
@@ -84,11 +88,11 @@ class LayerSpec:
     return f'L{self.index}'
 
   def up_filter(self) -> np.ndarray | None:
-    """Returns the upsampling low-pass [t], float64, or None for factor 1."""
+    """Returns the upsampling filter [t], float64, or None for factor 1."""
     return self._lowpass(self.up_taps, self.in_cutoff, self.in_half_width)
 
   def down_filter(self) -> np.ndarray | None:
-    """Returns the downsampling low-pass, [t] or radial [t, t], or None."""
+    """Returns the downsampling filter, [t] or radial [t, t], or None."""
     return self._lowpass(
       self.down_taps,
       self.out_cutoff,
@@ -113,15 +117,15 @@ class LayerSpec:
 
   @property
   def padded_size(self) -> int:
-    """Rows and columns that the convolution puts out."""
+    """Rows and columns of the output of the convolution."""
     if not self.conv_before_up:
       return self.out_size
     return self.in_size + self.conv_kernel - 1
 
   def upsampling(self) -> dict[str, Any]:
-    """Returns arguments of `ops.upfirdn`, where it is before the convolution.
+    """Returns arguments of `ops.upfirdn`, if it precedes the convolution.
 
-    It leaves a border as wide as the convolution takes away.
+    The result has a border as wide as the convolution removes.
     """
     f = self.up_filter()
     return {
@@ -133,11 +137,11 @@ class LayerSpec:
 
   @property
   def is_ideal(self) -> bool:
-    """Whether `ideal_nonlinearity` takes the place of `nonlinearity`."""
+    """Whether `ideal_nonlinearity` replaces `nonlinearity`."""
     return self.filter == 'ideal' and not self.is_torgb
 
   def ideal_nonlinearity(self) -> dict[str, Any]:
-    """Returns arguments of `ops.ideal_filtered_lrelu`, but the clamp."""
+    """Returns arguments of `ops.ideal_filtered_lrelu`, except the clamp."""
     return {
       'up': self.up_factor,
       'down': self.down_factor,
@@ -149,9 +153,9 @@ class LayerSpec:
     }
 
   def nonlinearity(self) -> dict[str, Any]:
-    """Returns the layer's arguments of `ops.filtered_lrelu`, but the clamp.
+    """Returns arguments of `ops.filtered_lrelu`, except the clamp.
 
-    ToRGB is linear: no filters, slope 1. Where upsampling comes before the
+    ToRGB is linear: no filters, slope 1. If upsampling precedes the
     convolution, the nonlinearity is pointwise.
     """
     filtering: dict[str, Any] = {'fu': None, 'fd': None}

@@ -1,6 +1,7 @@
-"""A design in numbers, layer by layer, for people to read.
+"""Readable tables of a design, layer by layer.
 
-Rows are dicts of column names to values; `None` is what a layer has not.
+Rows are dicts of column names to values; `None` means that a column does not
+apply to a layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,9 @@ Row = dict[str, Any]
 def down_attenuation(layer: spec_lib.LayerSpec) -> float | None:
   """Returns the attenuation of the downsampling filter by Kaiser's formula, dB.
 
-  None where nothing is filtered, or by other filters than Kaiser's. The formula
-  is the design's own measure of how much aliasing a layer lets through (paper
-  section 3.2); the response of the filter itself may differ by several dB.
+  It is None for layers without a filter or with another design. By this
+  formula, the paper measures how much aliasing a layer lets through (section
+  3.2). The response of the filter itself may differ by several dB.
   """
   if layer.down_taps == 1 or layer.filter != 'kaiser':
     return None
@@ -36,7 +37,7 @@ def worst_attenuations(
 ) -> tuple[float | None, float | None]:
   """Returns the least attenuation of all layers and of the non-critical ones.
 
-  In dB; None where no layer has a filter, as in StyleGAN2's designs.
+  Values are in dB, or None if no layer has a filter, as in StyleGAN2's designs.
   """
   if isinstance(spec, stylegan2.StyleGAN2Spec):
     return None, None
@@ -51,13 +52,14 @@ def worst_attenuations(
 
 
 def largest_layer(spec: generator_lib.Spec) -> int:
-  """Returns the most samples that a layer has of one image at a time.
+  """Returns the most samples of one image that a layer holds at a time.
 
-  Those of its input, of what its convolution puts out, of the signal at the
-  rate of the nonlinearity, and of its output.
+  The samples of a layer are those of its input, of the output of its
+  convolution, of the signal at the rate of the nonlinearity, and of its output.
   """
   if isinstance(spec, stylegan2.StyleGAN2Spec):
-    # The convolution, its border, and the blurred and the activated result.
+    # The output of the convolution, its border, the blurred result and the
+    # activated result.
     return max(4 * size**2 * spec.channels(size) for size in spec.resolutions)
   return max(
     layer.in_size**2 * layer.in_channels * layer.group
@@ -77,8 +79,9 @@ def layer_rows(
 ) -> list[Row]:
   """Returns the table of a generator's design.
 
-  Alias-free designs have a row for the input and each layer, frequencies in
-  cycles and rates in samples a canvas side; StyleGAN2's, a row for each block.
+  The table of an alias-free design has a row for the input and for each layer,
+  with frequencies in cycles and rates in samples per side of the canvas. That
+  of StyleGAN2 has a row for each block.
 
   Args:
     spec: The design.
@@ -111,7 +114,7 @@ def layer_rows(
   return _with_columns(rows, _LAYER_COLUMNS)
 
 
-# In the order of the table.
+# Columns in the order of the table.
 _LAYER_COLUMNS = (
   'layer', 'f_c', 'f_t', 'f_h', 's', "s'", 'size', 'channels', 'kernel', 'up',
   'down', 'taps up', 'taps down', 'critical', 'radial', 'A (dB)', 'parameters',
@@ -173,7 +176,7 @@ def _block_rows(
 
 
 def _with_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-  """Orders the columns, and leaves out those that no row has."""
+  """Orders the columns and removes those without values."""
   used = [
     name for name in columns if any(row.get(name) is not None for row in rows)
   ]

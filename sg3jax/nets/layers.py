@@ -16,12 +16,12 @@ NOISE_MODES = ('const', 'random', 'none')
 
 
 def normal(stddev: float) -> Callable[..., Array]:
-  """Returns the initializer N(0, stddev^2), float32 whatever JAX's default."""
+  """Returns the initializer N(0, stddev^2), always float32."""
   return nn.initializers.normal(stddev, jnp.float32)
 
 
 def zeros(key: Array, shape: Shape) -> Array:
-  """Initializes with zeros, float32 whatever JAX's default."""
+  """Initializes with zeros, always float32."""
   del key
   return jnp.zeros(shape, jnp.float32)
 
@@ -42,10 +42,10 @@ def scaled_noise(
 
   Args:
     module: The module whose rng 'noise' samples random noise.
-    mode: 'const' for `const`, 'random' for new noise, 'none' for none.
+    mode: 'const' for `const`, 'random' for new noise, 'none' for no noise.
     shape: Shape of the features, [n, h, w, c].
-    strength: Factor.
-    const: Stored noise [h, w], or what stands for it: [n, h, w].
+    strength: Factor on the noise.
+    const: Stored noise [h, w], or noise for each image [n, h, w].
   """
   n, height, width, _ = shape
   if mode == 'random':
@@ -63,24 +63,24 @@ def check_styles(ws: Array, num_ws: int) -> None:
   """Raises ValueError unless `ws` is [n, num_ws, w_dim]."""
   if ws.ndim != 3 or ws.shape[1] != num_ws:
     raise ValueError(
-      f'ws must have the shape [n, {num_ws}, w_dim], has {list(ws.shape)}'
+      f'ws must have the shape [n, {num_ws}, w_dim], got {list(ws.shape)}'
     )
 
 
 class Dense(nn.Module):
   """A fully connected layer with equalised learning rate.
 
-  Weights are stored as N(0, 1) / lr_multiplier and scaled at run time by
-  lr_multiplier / sqrt(fan_in), so that Adam's steps mean the same in every
-  layer (math.md 2.2). Computes in float32.
+  Weights are initialized to N(0, 1) / lr_multiplier and scaled at run time by
+  lr_multiplier / sqrt(fan_in), so that a step of Adam has the same relative
+  effect in every layer (math.md 2.2). The layer computes in float32.
 
   Attributes:
-    features: Outputs.
+    features: Number of outputs.
     activation: 'linear', or 'lrelu' with slope 0.2 and gain sqrt(2).
     lr_multiplier: Factor on the learning rate of weights and biases.
-    bias_init: Initial biases, one for all or one each.
+    bias_init: Initial biases: one value for all outputs, or one for each.
     weight_init_scale: Standard deviation of the weights at run time, relative
-      to 1 / sqrt(fan_in); 0 starts from constant outputs.
+      to 1 / sqrt(fan_in); with 0, the initial outputs are constant.
   """
 
   features: int
@@ -118,12 +118,13 @@ class Conv(nn.Module):
   Attributes:
     features: Output channels.
     kernel_size: Side of the kernel, odd.
-    up: Upsampling factor, behind which the binomial filter follows.
-    down: Downsampling factor, before which it comes; one of the two is 1.
+    up: Upsampling factor; the binomial filter follows the upsampling.
+    down: Downsampling factor; the binomial filter precedes the downsampling.
+      One of the two factors is 1.
     activation: 'linear' or 'lrelu'.
-    gain: Factor on the result, beside the activation's own sqrt(2) for lrelu.
-    clamp: Limit of the result's magnitude, before `gain`; or None.
-    use_bias: Whether there is a bias.
+    gain: Factor on the result, in addition to the gain sqrt(2) of lrelu.
+    clamp: Bound on the magnitude of the result before `gain`, or None.
+    use_bias: Whether the layer has a bias.
   """
 
   features: int

@@ -9,14 +9,14 @@ from sg3jax.types import AnyArray, Array
 
 
 class Mapping(nn.Module):
-  """Maps z and labels to w by fully connected layers (math.md 2.2).
+  """Maps z and labels to w with fully connected layers (math.md 2.2).
 
   Attributes:
-    z_dim: Features of z; 0 for a network of labels alone, as D has.
+    z_dim: Features of z; 0 for a network that maps only labels, as in D.
     label_dim: Features of a label; 0 for an unconditional network.
     w_dim: Features of w.
     num_layers: Fully connected layers: 2 in StyleGAN3, 8 in StyleGAN2 and D.
-    lr_multiplier: Factor on their learning rate.
+    lr_multiplier: Factor on the learning rate of these layers.
   """
 
   z_dim: int
@@ -34,11 +34,11 @@ class Mapping(nn.Module):
     """Returns w [n, w_dim], float32.
 
     Args:
-      z: Latents [n, z_dim], N(0, 1), or None when z_dim is 0.
-      c: Labels [n, label_dim], or None when label_dim is 0.
+      z: Latents [n, z_dim], N(0, 1), or None if z_dim is 0.
+      c: Labels [n, label_dim], or None if label_dim is 0.
 
     Raises:
-      ValueError: If an input is missing or has other features than stated.
+      ValueError: If an input is missing or has the wrong shape.
     """
     inputs = []
     if self.z_dim:
@@ -62,11 +62,11 @@ class Mapping(nn.Module):
 def _check_features(name: str, x: AnyArray | None, features: int) -> AnyArray:
   if x is None:
     raise ValueError(
-      f'this network needs {name} [n, {features}], got None'
+      f'{name} must have the shape [n, {features}], got None'
       + (': pass labels' if name == 'c' else '')
     )
   if x.ndim != 2 or x.shape[1] != features:
     raise ValueError(
-      f'{name} must have the shape [n, {features}], has {list(x.shape)}'
+      f'{name} must have the shape [n, {features}], got {list(x.shape)}'
     )
   return x

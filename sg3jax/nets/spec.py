@@ -1,15 +1,16 @@
-"""The per-layer arithmetic of alias-free synthesis networks; no arrays here.
+"""The per-layer arithmetic of alias-free synthesis networks, without arrays.
 
-A `SynthesisSpec` states the design (paper section 3.2 and appendix, Eq. 35-36);
-its `layers` are the sampling rates, cutoffs, sizes, factors and paddings that
-follow. Symbols of the paper, used in the comments below:
+A `SynthesisSpec` is a design (paper section 3.2 and appendix, Eq. 35-36). Its
+`layers` contain the resulting sampling rates, cutoffs, sizes, factors and
+paddings. The comments below use the symbols of the paper:
 
-  s    sampling rate, samples a canvas side       f_c  cutoff, cycles a side
-  f_t  stopband, cycles a side                    f_h  half-width of the
+  s    sampling rate, samples per side            f_c  cutoff, cycles per side
+  f_t  stopband, cycles per side                  f_h  half-width of the
   s_N  sampling rate of the image                      transition band
   N    layers before ToRGB                        m    upsampling of the lrelu
 
-The canvas is the unit square that the image shows, extended by a margin.
+The canvas is the unit square that the image shows, extended by a margin. A side
+is that of the unit square.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ import numpy as np
 from sg3jax.nets.layer_spec import FILTERS, LOBES, LayerSpec
 from sg3jax.ops import filters
 
-# How sampling rates and cutoffs follow from layer to layer (math.md 2.5):
-# 'critical' and 'lowered' double the rate with every second layer, and differ
-# in the cutoff, at or below the Nyquist frequency; 'flexible' are T's and R's.
+# Schedules of sampling rates and cutoffs over layers (math.md 2.5). 'critical'
+# and 'lowered' double the rate with every second layer; the cutoff is at the
+# Nyquist frequency or below it. 'flexible' is the schedule of T and R.
 SAMPLINGS = ('flexible', 'lowered', 'critical')
 
 _GROUP = 4  # Orientations of a p4-symmetric layer.
-_TAIL = 8  # Samples that a Gaussian reaches to each side.
+_TAIL = 8  # Samples of a Gaussian filter on each side.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,34 +37,37 @@ class SynthesisSpec:
   """A design of an alias-free synthesis network (config T by default).
 
   Configs D to H of the paper's ladder, and its ablations, are other values of
-  it (docs/ladder.md).
+  this class (docs/ladder.md).
 
   Attributes:
-    resolution: Image size a side, s_N. Sampling rates are s_N over powers of
-      two, so that every up- and downsampling factor is an integer; sizes that
-      are no power of two work too.
+    resolution: Pixels per side of the image, s_N. Sampling rates are s_N
+      divided by powers of two, so that every up- and downsampling factor is an
+      integer; s_N need not be a power of two.
     img_channels: Image channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-    channel_base: Channels are channel_base / (2 f_c), ...
-    channel_max: ... at most this many.
-    num_layers: N, layers before ToRGB; where rates double with every second
-      layer, two for each rate from the image's down to 4.
-    num_critical: Critically sampled layers at the end.
-    sampling: How rates and cutoffs follow, of `SAMPLINGS`.
+    channel_base: A layer has channel_base / (2 f_c) channels, at most
+      channel_max.
+    channel_max: See channel_base.
+    num_layers: N, layers before ToRGB; if rates double with every second layer,
+      two for each rate from that of the image down to 4.
+    num_critical: Number of critically sampled layers at the end.
+    sampling: Schedule of rates and cutoffs, one of `SAMPLINGS`.
     first_cutoff: f_c of the input, and of layer 0 if the sampling is flexible.
-    first_stopband: f_t of layer 0; of flexible sampling alone, as the next is.
-    last_stopband_rel: f_t of the last layer over its cutoff s_N / 2.
-    learned_transform: Whether a style turns and shifts the input (from H on).
+    first_stopband: f_t of layer 0; only for flexible sampling.
+    last_stopband_rel: f_t of the last layer divided by its cutoff s_N / 2; only
+      for flexible sampling.
+    learned_transform: Whether a style rotates and translates the input (from H
+      on).
     margin: Samples added around the canvas on each side.
-    filter: Design of the low-pass filters, of `FILTERS`.
-    filter_size: Taps of a Kaiser filter per unit of its factor, n.
+    filter: Design of the low-pass filters, one of `FILTERS`.
+    filter_size: n, taps of a Kaiser filter per unit of its factor.
     lrelu_upsampling: m, oversampling of the nonlinearity.
-    conv_before_up: Whether upsampling is a part of the nonlinearity; if not, it
-      comes before the convolution, and the nonlinearity is pointwise (D, E).
+    conv_before_up: Whether upsampling is a part of the nonlinearity. If not, it
+      precedes the convolution, and the nonlinearity is pointwise (D, E).
     conv_kernel: Side of the convolution kernels: 3 for T, 1 for R.
     radial_filters: Whether non-critical layers downsample with a jinc (R).
-    noise: Whether layers add noise, as StyleGAN2's do.
-    p4: Whether layers are equivariant to turns by 90 degrees (appendix F.3):
-      features of four orientations, with `channel_base` for each.
+    noise: Whether layers add noise, as in StyleGAN2.
+    p4: Whether layers are equivariant to rotations by 90 degrees (appendix
+      F.3): features have four orientations, each with `channel_base`.
 
   Raises:
     ValueError: If the design is impossible; the message names the field.
@@ -104,35 +108,35 @@ class SynthesisSpec:
     }
     for name, value in positive.items():
       if value <= 0:
-        raise ValueError(f'{name} must be positive, is {value}')
+        raise ValueError(f'{name} must be positive, got {value}')
     if self.resolution < 16:
-      raise ValueError(f'resolution must be at least 16, is {self.resolution}')
+      raise ValueError(f'resolution must be at least 16, got {self.resolution}')
     check_img_channels(self.img_channels)
     if self.conv_kernel % 2 != 1:
-      raise ValueError(f'conv_kernel must be odd, is {self.conv_kernel}')
+      raise ValueError(f'conv_kernel must be odd, got {self.conv_kernel}')
     if self.num_layers <= self.num_critical:
       raise ValueError(
-        f'num_layers must exceed num_critical, are {self.num_layers} and '
+        f'num_layers must exceed num_critical, got {self.num_layers} and '
         f'{self.num_critical}'
       )
     if self.first_cutoff > self.resolution / 2:
       raise ValueError(
-        f'first_cutoff {self.first_cutoff} lies above the Nyquist rate '
-        f'{self.resolution / 2} of a {self.resolution}-pixel image'
+        f'first_cutoff must be at most {self.resolution / 2}, the Nyquist '
+        f'frequency of a {self.resolution}-pixel image, got {self.first_cutoff}'
       )
     if self.first_stopband < self.first_cutoff or self.last_stopband_rel < 1:
       raise ValueError(
-        'a stopband lies below its cutoff: first_cutoff '
-        f'{self.first_cutoff}, first_stopband {self.first_stopband}, '
+        'stopbands must be at least their cutoffs, got first_cutoff '
+        f'{self.first_cutoff}, first_stopband {self.first_stopband} and '
         f'last_stopband_rel {self.last_stopband_rel}'
       )
     self._check_combination()
     odd_part = self.resolution // (self.resolution & -self.resolution)
     if self.resolution / self.sampling_rates[0] > self.resolution / odd_part:
       raise ValueError(
-        f'resolution {self.resolution} cannot be halved down to the first '
-        f"layer's rate {self.sampling_rates[0]:g}: use "
-        f'{_sizes_near(self.resolution)}'
+        'resolution must be divisible by powers of two down to the rate '
+        f'{self.sampling_rates[0]:g} of the first layer, got '
+        f'{self.resolution}: use {_sizes_near(self.resolution)}'
       )
 
   def _check_combination(self) -> None:
@@ -140,31 +144,32 @@ class SynthesisSpec:
       needed = 2 * len(_doubled_rates(self.resolution))
       if self.num_layers != needed:
         raise ValueError(
-          f'num_layers must be {needed} where the sampling is '
-          f'{self.sampling!r} and the resolution {self.resolution}, is '
-          f'{self.num_layers}'
+          f'num_layers must be {needed} for the sampling {self.sampling!r} and '
+          f'the resolution {self.resolution}, got {self.num_layers}'
         )
     if not self.conv_before_up and self.lrelu_upsampling != 1:
       raise ValueError(
-        'lrelu_upsampling must be 1 where conv_before_up is off, as the '
-        f'nonlinearity is pointwise there; is {self.lrelu_upsampling}'
+        'lrelu_upsampling must be 1 without conv_before_up, which makes the '
+        f'nonlinearity pointwise, got {self.lrelu_upsampling}'
       )
     if self.filter == 'ideal' and not self.conv_before_up:
-      raise ValueError("the filter 'ideal' needs conv_before_up")
+      raise ValueError(
+        "conv_before_up must be true for the filter 'ideal', got false"
+      )
     if self.filter == 'binomial' and self.lrelu_upsampling != 1:
       raise ValueError(
-        "the filter 'binomial' upsamples by 2 alone: it needs "
-        f'lrelu_upsampling 1, is {self.lrelu_upsampling}'
+        "lrelu_upsampling must be 1 for the filter 'binomial', which only "
+        f'upsamples by 2, got {self.lrelu_upsampling}'
       )
     if self.radial_filters and self.filter != 'kaiser':
       raise ValueError(
-        "radial_filters need the filter 'kaiser', which is "
-        f'{self.filter!r}: the others are separable'
+        "filter must be 'kaiser' with radial_filters, got "
+        f'{self.filter!r}, which is separable'
       )
 
   @property
   def num_ws(self) -> int:
-    """Styles the network takes: Fourier input, layers, ToRGB."""
+    """Number of styles: for the Fourier input, the layers and ToRGB."""
     return self.num_layers + 2
 
   @property
@@ -174,7 +179,7 @@ class SynthesisSpec:
 
   @property
   def takes_transforms(self) -> bool:
-    """Whether images can be moved by a transform of the input: always."""
+    """Whether a transform of the input can move images: always true."""
     return True
 
   @functools.cached_property
@@ -203,12 +208,12 @@ class SynthesisSpec:
 
   @functools.cached_property
   def sampling_rates(self) -> np.ndarray:
-    """S of layers 0..N: the least s_N / 2^k that holds 2 f_t, or s_N."""
+    """The s of layers 0..N: the least s_N / 2^k of at least 2 f_t, or s_N."""
     if self.sampling != 'flexible':
       rates = np.repeat(_doubled_rates(self.resolution), 2)
       return np.append(rates, self.resolution).astype(float)
     wanted = np.minimum(2 * self.stopbands, self.resolution)
-    # A rate that holds 2 f_t exactly holds it in spite of rounding too.
+    # The tolerance accepts a rate that equals 2 f_t up to rounding.
     halvings = np.floor(np.log2(self.resolution / wanted) + 1e-9)
     return self.resolution / np.exp2(halvings)
 
@@ -219,14 +224,17 @@ class SynthesisSpec:
 
   @functools.cached_property
   def sizes(self) -> np.ndarray:
-    """Samples a side of the outputs of layers 0..N; the last two uncropped."""
+    """Samples per side of the outputs of layers 0..N.
+
+    All have margins, except those of the last two layers.
+    """
     sizes = self.sampling_rates.astype(int) + 2 * self.margin
     sizes[-2:] = self.resolution
     return sizes
 
   @functools.cached_property
   def channels(self) -> np.ndarray:
-    """Output channels of layers 0..N; the last is the image's."""
+    """Output channels of layers 0..N; the last is that of the image."""
     channels = np.rint(self.channel_base / 2 / self.cutoffs).astype(int)
     channels = np.clip(channels, 1, self.channel_max)
     channels[-1] = self.img_channels
@@ -238,7 +246,7 @@ class SynthesisSpec:
 
   @property
   def input_size(self) -> int:
-    """Samples a side of the Fourier features."""
+    """Samples per side of the Fourier features."""
     return int(self.sizes[0])
 
   @functools.cached_property
@@ -255,7 +263,7 @@ class SynthesisSpec:
     oversampling = 1 if is_torgb else self.lrelu_upsampling
     tmp_rate = max(in_rate, out_rate) * oversampling
     up, down = int(tmp_rate / in_rate), int(tmp_rate / out_rate)
-    # The band of the input is its own, whatever layer 0 leaves of it.
+    # The input has its own cutoff, which may differ from that of layer 0.
     in_cutoff = self.cutoffs[previous] if i else self.first_cutoff
     out_cutoff = self.cutoffs[i]
     up_taps = self._taps(up, tmp_rate / in_cutoff)
@@ -300,11 +308,11 @@ class SynthesisSpec:
     )
 
   def _taps(self, factor: int, cutoff_period: float) -> int:
-    """Returns the length of a filter; even, so that it keeps the centre.
+    """Returns the length of a filter, which is even to keep the centre.
 
     Args:
-      factor: Factor of the resampling.
-      cutoff_period: That of the cutoff, samples.
+      factor: Resampling factor.
+      cutoff_period: Period of the cutoff frequency, in samples.
     """
     if factor == 1 or self.filter == 'ideal':
       return 1
@@ -318,52 +326,52 @@ class SynthesisSpec:
 
 
 def _doubled_rates(resolution: int) -> list[int]:
-  """Returns the resolution and its halves down to 4 to 7, the least first."""
+  """Returns the rates from 4 to 7 up to the resolution, each twice the last."""
   rates = [resolution]
   while rates[-1] > 7 and rates[-1] % 2 == 0:
     rates.append(rates[-1] // 2)
   if rates[-1] > 7:
     raise ValueError(
-      f'resolution {resolution} cannot be halved down to 4 to 7, as this '
-      f'sampling needs: use {_sizes_near(resolution)}'
+      'resolution must be divisible by powers of two down to 4 to 7 for this '
+      f'sampling, got {resolution}: use {_sizes_near(resolution)}'
     )
   return rates[::-1]
 
 
 def _sizes_near(resolution: int) -> str:
-  """Returns in words the sizes of images nearest to one that is none."""
+  """Returns a phrase with the valid resolutions nearest to an invalid one."""
   sizes = [b << k for b in range(4, 8) for k in range(1, 12)]
   low, high = sorted(sorted(sizes, key=lambda x: abs(x - resolution))[:2])
-  return f'b·2^k with 4 <= b <= 7, {low} or {high} for instance'
+  return f'b·2^k with 4 <= b <= 7, for example {low} or {high}'
 
 
 def _transition(rate: np.ndarray) -> np.ndarray:
-  """Returns f_h of layers whose rates double: (sqrt(2) - 1) s / 2."""
+  """Returns f_h for schedules that double the rate: (sqrt(2) - 1) s / 2."""
   return (2**0.5 - 1) * rate / 2
 
 
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
-  """Raises ValueError unless a value is one of those that are known."""
+  """Raises ValueError unless a value is one of the known ones."""
   known = list(known)
   if value not in known:
-    raise ValueError(f'{name} must be one of {", ".join(known)}, is {value!r}')
+    raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
 
 
 def check_img_channels(channels: int) -> None:
-  """Raises ValueError unless images of so many channels are known."""
+  """Raises ValueError unless images can have a number of channels."""
   if channels not in (1, 3, 4):
     raise ValueError(
-      f'img_channels must be 1 (grey), 3 (RGB) or 4 (RGBA), is {channels}'
+      f'img_channels must be 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}'
     )
 
 
 def _padding(
   in_size: int, out_size: int, up: int, down: int, up_taps: int, down_taps: int
 ) -> tuple[int, int]:
-  """Returns (low, high) so that the canvas stays centred (appendix C.3)."""
+  """Returns the padding (low, high) that centres the canvas (appendix C.3)."""
   total = (out_size - 1) * down + 1 - in_size * up + up_taps + down_taps - 2
-  # The first of `up` inserted samples is the input's: shifting by half the
-  # difference keeps pixel centres symmetric about the canvas centre.
+  # The first of every `up` samples is that of the input: shifting by half the
+  # difference keeps pixel centres symmetric about the centre of the canvas.
   low = math.floor((total + up) / 2)
   return low, total - low
 
@@ -378,9 +386,9 @@ def stylegan3_t(
   """Returns config T, translation equivariant (paper section 3.2).
 
   Args:
-    resolution: Image size a side.
+    resolution: Pixels per side of the image.
     channel_base: Capacity; the paper's 256-pixel ladder uses 16384.
-    channel_max: Most channels of a layer.
+    channel_max: Largest number of channels of a layer.
     **overrides: Any other field of `SynthesisSpec`.
   """
   return SynthesisSpec(
@@ -400,13 +408,13 @@ def stylegan3_r(
 ) -> SynthesisSpec:
   """Returns config R, translation and rotation equivariant (section 3.2).
 
-  1x1 convolutions, radially symmetric filters, and twice the channels that the
-  arguments name, as the paper and its tools count them.
+  It has 1x1 convolutions, radially symmetric filters, and twice the channels of
+  the arguments, which follow the convention of the paper and its tools.
 
   Args:
-    resolution: Image size a side.
+    resolution: Pixels per side of the image.
     channel_base: Half the capacity.
-    channel_max: Half the most channels of a layer.
+    channel_max: Half the largest number of channels of a layer.
     **overrides: Any other field of `SynthesisSpec`.
   """
   return SynthesisSpec(

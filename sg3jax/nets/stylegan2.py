@@ -21,7 +21,7 @@ from sg3jax.types import AnyArray, Array, Shape
 ARCHITECTURES = ('skip', 'resnet', 'orig')
 INPUTS = ('constant', 'fourier')
 
-# Cycles a canvas side, the bandwidth of config B's Fourier features.
+# Bandwidth of the Fourier features of config B, in cycles per canvas side.
 _FOURIER_BANDWIDTH = 2.0
 
 
@@ -29,19 +29,20 @@ _FOURIER_BANDWIDTH = 2.0
 class StyleGAN2Spec:
   """A design of StyleGAN2's synthesis network (config A by default).
 
-  Blocks of 3x3 convolutions double the resolution: one in the first block, two
-  in the others, the first of which upsamples.
+  Each block doubles the resolution of the previous one. The first block has one
+  3x3 convolution; the others have two, of which the first upsamples.
 
   Attributes:
-    resolution: Image size a side, b * 2^k with 4 <= b <= 7 and k >= 1; b is the
-      size of the first block.
+    resolution: Pixels per side of the image, b * 2^k with 4 <= b <= 7 and
+      k >= 1; b is the size of the first block.
     img_channels: Image channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-    channel_base: The block of a resolution has channel_base // resolution
-      channels, ...
-    channel_max: ... at most this many.
+    channel_base: The block of a resolution has
+      min(channel_base // resolution, channel_max) channels.
+    channel_max: See channel_base.
     architecture: 'skip' sums the images of a ToRGB in every block; 'resnet'
       has residual blocks, and 'orig' plain ones, with one ToRGB at the end.
-    input: 'constant', learned; or 'fourier', fixed Fourier features (config B).
+    input: 'constant' for a learned constant, or 'fourier' for fixed Fourier
+      features (config B).
     noise: Whether every layer adds noise (not in config C).
 
   Raises:
@@ -61,29 +62,29 @@ class StyleGAN2Spec:
     spec_lib.check_img_channels(self.img_channels)
     if self.channel_max < 1 or self.channel_base < self.resolution:
       raise ValueError(
-        f'channel_base {self.channel_base} and channel_max {self.channel_max} '
-        f'leave blocks without channels: channel_base must be at least '
-        f'{self.resolution}, channel_max 1'
+        f'channel_base must be at least {self.resolution} and channel_max at '
+        f'least 1, got {self.channel_base} and {self.channel_max}: blocks '
+        'would have no channels'
       )
     for name, known in (('architecture', ARCHITECTURES), ('input', INPUTS)):
       spec_lib.check_choice(name, getattr(self, name), known)
 
   @property
   def resolutions(self) -> list[int]:
-    """Resolutions of the blocks, from the first to the image's."""
+    """Resolutions of the blocks, from the first to that of the image."""
     return block_resolutions(self.resolution)[::-1]
 
   @property
   def num_layers(self) -> int:
-    """Convolutions before the last ToRGB, 1x1 ones apart."""
+    """Number of convolutions before the last ToRGB, except 1x1 ones."""
     return 2 * len(self.resolutions) - 1
 
   @property
   def num_ws(self) -> int:
-    """Styles the network takes.
+    """Number of styles.
 
-    One each for the layers and the last ToRGB; the other ToRGBs share that of
-    the layer behind them.
+    Each layer and the last ToRGB has one; every other ToRGB shares the style of
+    the layer that follows it.
     """
     return self.num_layers + 1
 
@@ -94,11 +95,11 @@ class StyleGAN2Spec:
 
   @property
   def takes_transforms(self) -> bool:
-    """Whether images can be moved by a transform of the input."""
+    """Whether a transform of the input can move images."""
     return self.input == 'fourier'
 
   def channels(self, resolution: int) -> int:
-    """Channels of the block of a resolution."""
+    """Returns the number of channels of the block with a resolution."""
     return min(self.channel_base // resolution, self.channel_max)
 
 
@@ -108,9 +109,9 @@ class StyledConv(nn.Module):
   Attributes:
     features: Output channels.
     up: Upsampling factor, 1 or 2.
-    gain: Factor on the result, beside the activation's own sqrt(2).
-    clamp: Limit of the result's magnitude, before `gain`; or None.
-    noise: Whether noise is added, N(0, 1) a pixel times a learned strength.
+    gain: Factor on the result, in addition to the activation's gain sqrt(2).
+    clamp: Bound on the magnitude of the result before `gain`, or None.
+    noise: Whether noise is added: N(0, 1) per pixel, times a learned strength.
   """
 
   features: int
@@ -166,11 +167,11 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-  """An image from features: a modulated 1x1 convolution, not demodulated.
+  """Maps features to an image: a modulated 1x1 convolution, not demodulated.
 
   Attributes:
     features: Image channels.
-    clamp: Limit of the image's magnitude, or None.
+    clamp: Bound on the magnitude of the image, or None.
   """
 
   features: int
@@ -186,7 +187,8 @@ class ToRGB(nn.Module):
     weight = self.param('weight', layers.normal(1.0), shape)
     bias = self.param('bias', layers.zeros, (self.features,))
     styles = layers.Dense(in_channels, bias_init=1.0, name='affine')(w)
-    # Not demodulated, so it needs the learning-rate gain.
+    # Without demodulation, the scale of the weights matters: divide by
+    # sqrt(fan-in).
     styles = styles / in_channels**0.5
     x = modulated_conv(x, weight, styles, demodulate=False)
     return bias_act(x, bias, clamp=self.clamp).astype(jnp.float32)
@@ -197,9 +199,9 @@ class Block(nn.Module):
 
   Attributes:
     spec: The design.
-    resolution: Pixels a side of its outputs.
-    dtype: Dtype of its feature maps; parameters are always float32.
-    clamp: Limit of the convolutions' magnitudes, the skip's apart; or None.
+    resolution: Pixels per side of the outputs.
+    dtype: Dtype of the feature maps; parameters are always float32.
+    clamp: Bound on the magnitudes of convolutions except the skip, or None.
     noise_mode: See `Synthesis`.
   """
 
@@ -216,13 +218,13 @@ class Block(nn.Module):
     image: Float[Array, 'n h w c'] | None,
     ws: Float[Array, 'n l d'],
   ) -> tuple[Float[Array, 'n h2 w2 o'], Float[Array, 'n h2 w2 c'] | None]:
-    """Returns the features and the image at its resolution.
+    """Returns the features and the image at the resolution of the block.
 
     Args:
-      x: Features of the block before, or those that the first block shall work
-        on; None for its own learned constant.
-      image: The image so far, float32.
-      ws: Styles of its layers and of its ToRGB.
+      x: Features of the previous block or, for the first block, its input; None
+        for a learned constant.
+      image: The image of the previous blocks, float32, or None.
+      ws: Styles of the layers and of ToRGB.
     """
     size, channels = self.resolution, self.spec.channels(self.resolution)
     is_first = size == self.spec.resolutions[0]
@@ -259,16 +261,16 @@ class Block(nn.Module):
 
 
 class Synthesis(nn.Module):
-  """Images from styles: blocks b4, b8, ... up to the image's resolution.
+  """Maps styles to images with blocks b4, b8, ... up to the full resolution.
 
   Attributes:
     spec: The design.
     low_precision_dtype: Dtype of the highest resolutions, or None for float32
-      throughout.
-    num_low_precision: How many resolutions use it; the first never does.
-    conv_clamp: Limit of the convolutions' magnitudes, or None.
-    remat: Whether gradients compute the blocks again instead of keeping what
-      is inside of them.
+      everywhere.
+    num_low_precision: Number of resolutions in that dtype, never the first.
+    conv_clamp: Bound on the magnitudes of convolutions, or None.
+    remat: Whether gradients compute the activations inside of blocks again
+      instead of saving them.
   """
 
   spec: StyleGAN2Spec
@@ -289,15 +291,15 @@ class Synthesis(nn.Module):
     """Returns images [n, resolution, resolution, img_channels], float32.
 
     Args:
-      ws: Styles, one each for the layers and the last ToRGB.
-      transform: As in the alias-free network, for Fourier features alone.
+      ws: Styles, one for each layer and one for the last ToRGB.
+      transform: As in the alias-free network; only for Fourier features.
       noise_mode: 'const' for stored noise, 'random' for new noise (from the rng
-        'noise'), 'none' for none.
-      update_averages: Ignored: layers keep no averages.
+        'noise'), 'none' for no noise.
+      update_averages: Ignored, because layers keep no averages.
 
     Raises:
       ValueError: If `ws` has the wrong shape, the noise mode is unknown, or a
-        transform is given to a constant input.
+        transform is given although the input is a constant.
     """
     del update_averages
     spec = self.spec
@@ -306,8 +308,8 @@ class Synthesis(nn.Module):
     layers.check_noise_mode(noise_mode)
     if transform is not None and not spec.takes_transforms:
       raise ValueError(
-        "this generator's input is a learned constant, which no transform can "
-        'move: leave the transform out, or train one with '
+        'transform must be None for a generator whose input is a learned '
+        'constant: omit the transform, or train a generator with '
         '--config.model.stylegan2.input=fourier'
       )
     x = image = None
@@ -344,7 +346,7 @@ class Synthesis(nn.Module):
 
 
 def _double(image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
-  """Upsamples by two, with the binomial filter."""
-  # As in `resample_conv`: the zero behind the last sample counts as padding.
+  """Upsamples by two with the binomial filter."""
+  # As in `resample_conv`, the zero after the last sample counts as padding.
   edges = ((2, 1), (2, 1))
   return upfirdn(image, filters.BINOMIAL, up=2, padding=edges, gain=4)

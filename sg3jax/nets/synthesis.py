@@ -23,16 +23,17 @@ from sg3jax.ops.modulated_conv import (
 from sg3jax.ops.upfirdn import upfirdn
 from sg3jax.types import AnyArray, Array, Shape
 
-# Channels that feature maps on GPUs are a multiple of.
+# Number of which the channels of feature maps on GPUs are a multiple.
 _GPU_CHANNELS = 8
 
 
 def stored_channels(channels: int) -> int:
-  """Returns the number of channels that a feature map is stored with.
+  """Returns the number of channels with which a feature map is stored.
 
-  On GPUs zeros fill up groups of 8. Tensor cores take no others: with 181
-  channels a convolution copied its operands first and took a third longer than
-  with 184 (docs/performance.md), and so does the kernel of the nonlinearity.
+  On GPUs, channels are padded with zeros to a multiple of 8, which tensor cores
+  require. With 181 channels a convolution copied its operands first and took a
+  third longer than with 184 (docs/performance.md). The kernel of the
+  nonlinearity would copy them too.
   """
   is_gpu = platform.target()[0] in ('cuda', 'rocm')
   return round_up(channels, _GPU_CHANNELS) if is_gpu else channels
@@ -41,18 +42,18 @@ def stored_channels(channels: int) -> int:
 class SynthesisLayer(nn.Module):
   """One layer: modulated convolution, then the filtered nonlinearity.
 
-  ToRGB is the same without demodulation, filters and nonlinearity. In a
-  p4-symmetric layer (appendix F.3) the features of four orientations follow
-  each other; the kernel of each is the same one, turned.
+  ToRGB has no demodulation, filters or nonlinearity. In a p4-symmetric layer
+  (appendix F.3) the channels are those of four orientations, one after the
+  other; their kernels are rotated copies of one kernel.
 
   Attributes:
-    spec: The layer's geometry.
-    dtype: Type of the feature maps; parameters are always float32.
-    conv_clamp: Largest magnitude of the outputs, or None.
-    magnitude_half_life: Images in which the average input magnitude forgets
-      half of the past.
-    filtered_lrelu_implementation: Which form of the nonlinearity to run; None
-      takes the best of the platform.
+    spec: Geometry of the layer.
+    dtype: Dtype of the feature maps; parameters are always float32.
+    conv_clamp: Bound on the magnitude of the outputs, or None.
+    magnitude_half_life: Half-life of the moving average of the input magnitude,
+      in images.
+    filtered_lrelu_implementation: Implementation of the nonlinearity; None for
+      the default of the platform.
   """
 
   spec: spec_lib.LayerSpec
@@ -65,7 +66,7 @@ class SynthesisLayer(nn.Module):
     spec = self.spec
     kernel = (spec.conv_kernel, spec.conv_kernel)
     if spec.group > 1 and not spec.is_torgb:
-      kernel = (*kernel, spec.group)  # Orientations of the input.
+      kernel = (*kernel, spec.group)  # An axis for orientations of the input.
     self.weight = self.param(
       'weight',
       layers.normal(1.0),
@@ -94,16 +95,16 @@ class SynthesisLayer(nn.Module):
     noise_mode: str = 'const',
     update_averages: bool = False,
   ) -> Float[Array, 'n h2 w2 o']:
-    """Returns features [n, out_size, out_size, o], `dtype`.
+    """Returns features [n, out_size, out_size, o], in `dtype`.
 
     o is group * out_channels, rounded up by `stored_channels` except in ToRGB.
 
     Args:
-      x: Input features, with i rounded up likewise.
+      x: Input features, with i also rounded up by `stored_channels`.
       w: Style.
       noise_mode: See `stylegan2.Synthesis`.
-      update_averages: Whether to update the average input magnitude, from the
-        whole batch; 'moving_averages' must be mutable then.
+      update_averages: Whether to update the average input magnitude from the
+        whole batch, which requires that 'moving_averages' is mutable.
     """
     x = x.astype(self.dtype)
     if update_averages:
@@ -114,9 +115,11 @@ class SynthesisLayer(nn.Module):
     return self.activate(x, modulation)
 
   def modulate(self, w: Float[Array, 'n d']) -> Modulation:
-    """Returns the convolution that a style makes of the layer's."""
+    """Returns the convolution of the layer, modulated by a style."""
     styles = self.affine(w)
-    if self.spec.is_torgb:  # Not demodulated: it needs the gain of the weights.
+    if self.spec.is_torgb:
+      # Without demodulation, the scale of the weights matters: divide by
+      # sqrt(fan-in).
       styles = styles / self.spec.in_channels**0.5
     weight = self.weight
     if self.spec.group > 1:
@@ -141,12 +144,12 @@ class SynthesisLayer(nn.Module):
     modulation: Modulation,
     noise_mode: str = 'const',
   ) -> Float[Array, 'n h2 w2 o']:
-    """Returns the features that `activate` takes, not demodulated.
+    """Returns the input of `activate`, demodulated only with noise inputs.
 
     Args:
-      x: Input features, times the modulation's `input_scale`.
+      x: Input features, times the `input_scale` of the modulation.
       modulation: The result of `modulate`.
-      noise_mode: See `stylegan2.Synthesis`; with noise inputs the features are
+      noise_mode: See `stylegan2.Synthesis`; with noise inputs, the features are
         demodulated before the noise is added.
     """
     spec = self.spec
@@ -166,10 +169,10 @@ class SynthesisLayer(nn.Module):
     modulation: Modulation,
     output_scale: Float[Array, 'n o'] | None = None,
   ) -> Float[Array, 'n h2 w2 o']:
-    """Returns the layer's features, times `output_scale`.
+    """Returns the features of the layer, times `output_scale`.
 
     Args:
-      x: Features of `convolve`.
+      x: The result of `convolve`.
       modulation: The result of `modulate`.
       output_scale: Factors, or None for 1.
     """
@@ -200,7 +203,7 @@ class SynthesisLayer(nn.Module):
     return layers.scaled_noise(self, mode, shape, self.noise_strength, const)
 
   def _observe(self, x: Float[Array, 'n h w i']) -> None:
-    """Lets the average input magnitude see a batch."""
+    """Updates the average input magnitude from a batch."""
     average = jnp.asarray(self.magnitude.value)
     current = jnp.mean(jnp.square(x.astype(jnp.float32)))
     beta = 0.5 ** (x.shape[0] / self.magnitude_half_life)
@@ -214,8 +217,8 @@ def _p4_kernel(
 ) -> Float[Array, 'k k i2 o2']:
   """Returns the kernel of all orientations of the output.
 
-  For each, orientations of the input are counted from its own, and the picture
-  is turned with it.
+  The kernel of each orientation counts the orientations of the input from its
+  own, and is rotated with it.
   """
   turned = [
     jnp.rot90(jnp.roll(weight, g, axis=2), g, axes=(0, 1)) for g in range(group)
@@ -227,25 +230,25 @@ def _p4_kernel(
 def _mean_kernel(
   weight: Float[Array, 'k k i o'], group: int
 ) -> Float[Array, 'k k i2 o']:
-  """Returns the kernel that works on the mean of all orientations."""
+  """Returns the kernel that acts on the mean of all orientations."""
   return jnp.tile(weight / group, (1, 1, group, 1))
 
 
 class Synthesis(nn.Module):
-  """Images from styles: Fourier features, N layers, ToRGB.
+  """Maps styles to images: Fourier features, N layers, ToRGB.
 
   Attributes:
     spec: The design.
-    output_scale: Factor on ToRGB's output, so that the last layers work at
-      the magnitudes of the others (paper section 3.1, config D).
-    low_precision_dtype: Type of the layers of the highest resolutions, or
+    output_scale: Factor on the output of ToRGB, with which the last layers have
+      the same magnitudes as the others (paper section 3.1, config D).
+    low_precision_dtype: Dtype of the layers with the highest resolutions, or
       None for float32 everywhere.
-    num_low_precision: Octaves of resolution in that type.
-    conv_clamp: Largest magnitude of a layer's outputs, or None.
+    num_low_precision: Octaves of resolution in that dtype.
+    conv_clamp: Bound on the magnitude of the outputs of layers, or None.
     magnitude_half_life: See `SynthesisLayer`.
     filtered_lrelu_implementation: See `SynthesisLayer`.
-    remat: Whether gradients compute the nonlinearities again, which takes half
-      of the memory. On GPUs and TPUs they do so anyway: it costs them little.
+    remat: Whether gradients compute the nonlinearities again, which halves the
+      memory. On GPUs and TPUs they always do, because it costs little.
   """
 
   spec: spec_lib.SynthesisSpec
@@ -295,9 +298,9 @@ class Synthesis(nn.Module):
     """Returns images [n, resolution, resolution, img_channels], float32.
 
     Args:
-      ws: Styles, one each for the input, the layers and ToRGB.
-      transform: Inverse of the transform the images shall undergo, canvas
-        units (the image is 1 wide): [3, 3] or [n, 3, 3].
+      ws: Styles, one for the input, one for each layer and one for ToRGB.
+      transform: Inverse of the transform of the images, in canvas units (the
+        image has width 1): [3, 3] or [n, 3, 3].
       noise_mode: For layers that add noise, see `stylegan2.Synthesis`.
       update_averages: Whether to update the input magnitudes.
 
@@ -313,18 +316,19 @@ class Synthesis(nn.Module):
       (ws.shape[0], 3, 3),
     ):
       raise ValueError(
-        f'transform must have the shape [3, 3] or [{ws.shape[0]}, 3, 3], has '
+        f'transform must have the shape [3, 3] or [{ws.shape[0]}, 3, 3], got '
         f'{list(transform.shape)}'
       )
     x = self.input(ws[:, 0], transform)
-    x = jnp.tile(x, self.spec.layers[0].group)  # The same in all orientations.
+    x = jnp.tile(x, self.spec.layers[0].group)  # Equal in all orientations.
     x = pad_channels(x, stored_channels(x.shape[-1]))
     if update_averages:
       for i, layer in enumerate(self.layers):
         x = layer(x, ws[:, i + 1], noise_mode=noise_mode, update_averages=True)
       return x.astype(jnp.float32) * self.output_scale
-    # Each layer leaves its output as the next one wants it, scaled by the next
-    # one's style: that costs kernels nothing. Averages are of the unscaled.
+    # Each layer scales its output by the style of the next one, which costs
+    # kernels nothing. Averages are of unscaled features, so this path is only
+    # for calls that do not update them.
     modulations = [
       layer.modulate(ws[:, i + 1]) for i, layer in enumerate(self.layers)
     ]
@@ -333,7 +337,7 @@ class Synthesis(nn.Module):
     x = self.layers[0].convolve(x, modulations[0], noise_mode)
     through = Synthesis._through
     if self.remat or platform.target()[0] != 'cpu':
-      # Only what the convolutions put out is kept.
+      # Save only the outputs of the convolutions.
       through = nn.remat(through, static_argnums=(1, 5))
     for i, output_scale in enumerate(output_scales):
       x = through(self, i, x, modulations[i : i + 2], output_scale, noise_mode)
@@ -348,7 +352,7 @@ class Synthesis(nn.Module):
     output_scale: Float[Array, 'n c'],
     noise_mode: str,
   ) -> Float[Array, 'n h2 w2 o']:
-    """Goes from the output of one layer's convolution to that of the next."""
+    """Maps the output of one layer's convolution to that of the next layer."""
     before, after = modulations
     x = self.layers[i].activate(x, before, output_scale)
     return self.layers[i + 1].convolve(x, after, noise_mode)

@@ -1,4 +1,4 @@
-"""An optimization barrier that keeps XLA from fusing on CPUs too."""
+"""An optimization barrier that also keeps XLA from fusing on CPUs."""
 
 from typing import TypeVar
 
@@ -14,13 +14,12 @@ def _identity(xs: _T) -> _T:
 
 
 def store(xs: _T) -> _T:
-  """Returns arrays, or a tree of them, once they are computed and in memory.
+  """Returns a tree of arrays after they have been computed and stored.
 
-  Where a value has several readers, or one that reads it at several places,
-  XLA's CPU compiler likes to fuse what computes it into each of them, and so
-  computes it again for each. It removes `lax.optimization_barrier` before it
-  fuses. A call that is marked as not inlineable survives, and a call of the
-  identity costs nothing at run time.
+  XLA's CPU compiler tends to fuse the computation of a value into every
+  operation that reads it, and so repeats the computation for each of them. It
+  removes `lax.optimization_barrier` before it fuses. A call marked as not
+  inlineable survives, and calling the identity costs nothing at run time.
   """
   with set_xla_metadata(inlineable='false'):
     return _identity(xs)

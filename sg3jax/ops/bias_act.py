@@ -1,4 +1,4 @@
-"""Bias, activation, gain and clamp: the tail of every StyleGAN2 layer."""
+"""Bias, activation, gain and clamp: the last steps of every StyleGAN2 layer."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from sg3jax.types import AnyArray, Array
 
 Activation = Literal['linear', 'lrelu']
 
-# Gains that keep the variance of unit normal input (for lrelu nearly).
+# Gains that preserve the variance of unit normal input (nearly, for lrelu).
 DEFAULT_GAINS = {'linear': 1.0, 'lrelu': 2.0**0.5}
 
 
@@ -26,15 +26,16 @@ def bias_act(
 ) -> Float[Array, '*batch c']:
   """Computes clamp(gain * activation(x + b)).
 
-  Differentiable to any order in both modes; the derivative is that of the
-  right-hand branch at the kink of lrelu, and 0 where the clamp is active.
+  The result is differentiable to any order in both modes. At the kink of lrelu
+  the derivative is that of the positive side; where the clamp is active it is
+  0.
 
   Args:
     x: Values of any float dtype, channels last.
     b: Bias per channel, added in float32 or wider.
     activation: 'linear', or 'lrelu': x where x >= 0, else slope * x.
     gain: Factor after the activation; default sqrt(2) for lrelu, 1 for linear.
-    clamp: Limit of the result's magnitude, positive, or None.
+    clamp: Bound on the magnitude of the result, positive, or None.
     slope: Slope of lrelu for negative values.
 
   Returns:
@@ -45,16 +46,16 @@ def bias_act(
   """
   if activation not in DEFAULT_GAINS:
     raise ValueError(
-      f"unknown activation '{activation}': use one of {list(DEFAULT_GAINS)}."
+      f"activation must be one of {list(DEFAULT_GAINS)}, got '{activation}'."
     )
   if clamp is not None and clamp <= 0:
-    raise ValueError(f'clamp must be positive or None, but it is {clamp}.')
+    raise ValueError(f'clamp must be positive or None, got {clamp}.')
   gain = float(DEFAULT_GAINS[activation] if gain is None else gain)
 
   x = jnp.asarray(x)
   if b is not None:
-    # In float32, so that the bias gradient is summed over the feature map in
-    # float32 too: thousands of 16-bit terms would not survive it.
+    # Add in float32, so that the gradient of the bias is also summed over the
+    # feature map in float32: a 16-bit sum of thousands of terms is inaccurate.
     wide = widen(x.dtype)
     x = (
       x.astype(wide) + lax.expand_dims(jnp.asarray(b, wide), range(x.ndim - 1))

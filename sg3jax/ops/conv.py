@@ -1,14 +1,14 @@
-"""Plain 2-D convolution whose derivatives of any order are fast everywhere.
+"""Plain 2-D convolution with derivatives of any order, fast on all platforms.
 
 A convolution is bilinear in its input and its kernel, and so are its two
-gradients; the derivatives of each of the three maps are the other two:
+gradients. The derivatives of each of the three maps are the other two:
 
   forward  (x, w) -> y     input_gradient  (g, w) -> like x
   kernel_gradient  (x, g) -> like w
 
-Written so, R1's second derivatives run the same three programs as training, and
-XLA's CPU backend, which has no fast path for most kernel gradients (20-60 times
-slower than the forward pass), gets them as matrix products.
+The second derivatives of R1 therefore run the same three programs as training.
+XLA's CPU backend has no fast path for most kernel gradients (20-60 times slower
+than the forward pass), so they are written as matrix products there.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ def conv2d(
 ) -> Float[Array, 'n h2 w2 o']:
   """Correlates images with a kernel. Differentiable in reverse mode.
 
-  Float32 is multiplied exactly, without bfloat16 or TF32 passes.
+  Float32 operands are multiplied exactly, without bfloat16 or TF32 passes.
 
   Args:
     x: Images.
     w: Square kernel, cast to the dtype of `x`.
-    padding: Zeros on every side, around the dilated input.
-    stride: Every so many outputs are kept.
-    dilation: The input is spread out, with zeros in between.
+    padding: Zeros added on every side of the dilated input.
+    stride: Distance between the outputs that are kept.
+    dilation: Factor by which the input is spread out; zeros fill the gaps.
 
   Returns:
     [n, h2, w2, o] in the dtype of `x`, with
@@ -51,7 +51,7 @@ def conv2d(
     ValueError: If padding is negative.
   """
   if padding < 0:
-    raise ValueError(f'padding must not be negative, but it is {padding}.')
+    raise ValueError(f'padding must be at least 0, got {padding}.')
   x = jnp.asarray(x)
   w = jnp.asarray(w, x.dtype)
   geometry = _Geometry(x.shape, w.shape, padding, stride, dilation)
@@ -67,7 +67,7 @@ class _Geometry:
   dilation: int
 
   def transposed(self) -> '_Geometry | None':
-    """Returns the convolution that is the adjoint's, if it is a plain one."""
+    """Returns the geometry of the adjoint, or None if it is not a plain one."""
     k, _, i, o = self.w_shape
     padding = k - 1 - self.padding
     if self.stride > 1 or self.dilation > 1 or padding < 0:
@@ -119,13 +119,13 @@ def _input_gradient(geometry: _Geometry, g: Array, w: Array) -> Array:
 
 
 def _convolve_on_cpu(geometry: _Geometry, x: Array, w: Array) -> Array:
-  """Spells a convolution in the ways that XLA's CPU backend is fast at."""
+  """Computes a convolution in a form that XLA's CPU backend runs fast."""
   if geometry.stride > 1 or geometry.dilation > 1:
     return geometry.convolve(x, w)
   if geometry.w_shape[:2] == (1, 1) and not geometry.padding:
     return jnp.einsum('nhwi,io->nhwo', x, w[0, 0], precision=_precision(x))
   if not geometry.padding:
-    # Unpadded convolutions of large batches run at a quarter of the speed.
+    # Unpadded convolutions of large batches are four times slower.
     padded = dataclasses.replace(geometry, padding=1)
     return padded.convolve(x, w)[:, 1:-1, 1:-1]
   return geometry.convolve(x, w)
@@ -153,13 +153,12 @@ def _kernel_gradient_by_platform(
 
 
 def _kernel_gradient_on_gpu(geometry: _Geometry, x: Array, g: Array) -> Array:
-  """Spells a kernel gradient so that XLA hands it to cuDNN as one.
+  """Computes a kernel gradient in a form that XLA passes to cuDNN as one.
 
-  XLA makes the smaller of two images the kernel, and knows the result as a
-  kernel gradient only if that is `g`. With more padding it would be `x`: a
-  convolution with a kernel of 276 x 276, for as many channels as images, 16
-  times slower on an H100. The adjoint convolution has the same gradient, with
-  the two exchanged.
+  XLA makes the smaller of the two images the kernel, and recognizes a kernel
+  gradient only if that is `g`. With more padding it would be `x`: a convolution
+  with a kernel of 276 x 276, whose channels are the images, 16 times slower on
+  an H100. The adjoint convolution has the same gradient with the two exchanged.
   """
   flipped = geometry.transposed()
   if flipped is not None and flipped.padding < geometry.padding:
@@ -173,13 +172,13 @@ def derived_kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
 
 
 def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
-  """Returns one matrix product over all pixels for each row of the kernel.
+  """Computes each kernel row's gradient as one matrix product over all pixels.
 
   XLA's matrix product is two to three times faster if the axis that it sums
-  over, the pixels, is the minor one of its left operand. So `x` is transposed,
-  once. The k taps of a row are k copies of it, each shifted along w, and make
-  one tall operand. From one row to the next it is `g` that is shifted, along h,
-  where a shift moves whole rows of pixels.
+  over, the pixels, is the minor axis of its left operand. So `x` is transposed
+  once. The k taps of a row are k copies of it, each shifted along w and stacked
+  into one tall operand. For each row of the kernel, `g` is shifted instead,
+  along h, where a shift moves whole rows of pixels.
   """
   if geometry.stride > 1:
     return _strided_kernel_gradient(geometry, x, g)
@@ -188,7 +187,7 @@ def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
   (_, height, _, _), (_, out_height, out_width, _) = x.shape, g.shape
   none, border = (0, 0, 0), (padding, padding, dilation - 1)
   zero = jnp.zeros((), x.dtype)
-  # Left alone, XLA recomputes both, from far back, for every row.
+  # Without this, XLA recomputes both operands for every row.
   x, g = barrier.store((x, g))
   x = lax.pad(x.transpose(3, 0, 1, 2), zero, (none, none, none, border))
   taps = jnp.stack([x[..., c : c + out_width] for c in range(k)])
@@ -204,11 +203,11 @@ def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
 
 
 def _strided_kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
-  """Returns one matrix product over all pixels for the whole kernel.
+  """Computes the gradient of a strided kernel as one matrix product.
 
-  Spread out to the rows of `x`, `g` would be mostly zeros. Instead `x` is split
-  into its polyphase components, transposed as above, once: of them, every tap
-  is a plain slice.
+  The product is over all pixels. `g` spread out to the rows of `x` would be
+  mostly zeros, so `x` is instead transposed as above and split into its
+  polyphase components once. Every tap is a plain slice of one of them.
   """
   k, _, i, _ = geometry.w_shape
   padding, stride = geometry.padding, geometry.stride
@@ -251,7 +250,7 @@ def _flip(w: Array) -> Array:
 def _transpose(
   linear: Callable[[Array], Array], shape: Shape, g: Array
 ) -> Array:
-  """Applies the adjoint of a linear map of arrays of a shape."""
+  """Applies to g the adjoint of a linear map of arrays with a shape."""
   like = jax.ShapeDtypeStruct(shape, g.dtype)
   return jax.linear_transpose(linear, like)(g)[0]
 
@@ -261,7 +260,7 @@ def _precision(x: Array) -> lax.Precision | None:
 
 
 def _keep(function):
-  """Returns a forward rule that keeps both factors of a bilinear map."""
+  """Returns a forward rule that saves both factors of a bilinear map."""
   return lambda geometry, a, b: (function(geometry, a, b), (a, b))
 
 

@@ -1,7 +1,7 @@
-"""Lets operators take arrays of Explicit axes, whose types say their sharding.
+"""Support for arrays on meshes of Explicit axes, whose types hold the sharding.
 
-`jax.make_mesh` makes such axes by default. Most operations know how to shard
-their results; these are for those that do not.
+`jax.make_mesh` makes such axes by default. Most operations infer the sharding
+of their results; these functions are for the operations that do not.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from sg3jax.types import AnyArray, Array
 
 
 def axes(x: AnyArray) -> set[str]:
-  """Returns the Explicit axes of the mesh that an array's type names."""
+  """Returns the Explicit axes of the mesh in an array's type."""
   mesh = jax.typeof(x).sharding.mesh
   return {
     name
@@ -25,24 +25,24 @@ def axes(x: AnyArray) -> set[str]:
 
 
 def spec_of(x: AnyArray) -> P:
-  """Returns how an array's type says that its axes are sharded."""
+  """Returns the partition spec in an array's type."""
   return jax.typeof(x).sharding.spec
 
 
 def reshard(x: AnyArray, like: AnyArray, *spec: Any) -> Array:
-  """Returns x sharded so over the mesh of another array."""
+  """Returns x sharded by a partition spec over the mesh of another array."""
   return jax.sharding.reshard(
     x, NamedSharding(jax.typeof(like).sharding.mesh, P(*spec))
   )
 
 
 def automatic(call: Callable[..., Array], *spec: Any) -> Callable[..., Array]:
-  """Returns a function of arrays in which the compiler does the sharding.
+  """Returns a function inside which the compiler chooses the sharding.
 
   Args:
-    call: The function; it is called as it is unless its first argument has a
+    call: The function. It is called unchanged unless its first argument is on a
       mesh of Explicit axes.
-    *spec: How its result is sharded, by axis.
+    *spec: Partition spec of its result.
   """
 
   def sharded(x: AnyArray, *others: AnyArray) -> Array:

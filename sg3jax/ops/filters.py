@@ -1,7 +1,7 @@
 """Low-pass filter design in float64 NumPy, and the low-rank split of a filter.
 
-Every filter is an odd or even number of taps at x_i = (i - (t - 1) / 2) / s,
-symmetric about its centre, scaled to sum to one (unit gain at DC), where
+A filter has t taps, t odd or even, at x_i = (i - (t - 1) / 2) / s. It is
+symmetric about its centre and scaled to sum to one (unit gain at DC), where
 
   t   number of taps                s    sampling rate of the taps, Hz
   f_c cutoff, Hz: gain 1/2          f_h  half-width of the transition band, Hz
@@ -18,7 +18,7 @@ from jaxtyping import Float
 Taps = Float[np.ndarray, ' t']
 Taps2D = Float[np.ndarray, 't t']
 
-# The binomial filter of all of StyleGAN2's resampling, sum 1.
+# The binomial filter with which StyleGAN2 resamples everywhere, sum 1.
 BINOMIAL: Taps = np.array([1, 3, 3, 1]) / 8
 
 
@@ -64,7 +64,7 @@ def kaiser_lowpass(
     float64 [t], symmetric, sum 1.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of its range.
   """
   x = _positions(num_taps, cutoff, sampling_rate, half_width)
   window = _kaiser_window(num_taps, half_width, sampling_rate)
@@ -90,7 +90,7 @@ def radial_lowpass(
     float64 [t, t], symmetric under transposition and both flips, sum 1.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of its range.
   """
   x = _positions(num_taps, cutoff, sampling_rate, half_width)
   window = _kaiser_window(num_taps, half_width, sampling_rate)
@@ -114,7 +114,7 @@ def lanczos_lowpass(
     float64 [t], symmetric, sum 1.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of its range.
   """
   if lobes < 1:
     raise ValueError(f'lobes must be at least 1, got {lobes}.')
@@ -128,8 +128,8 @@ def gaussian_lowpass(
 ) -> Taps:
   """Designs a Gaussian filter, exp(-x^2 / 2 sigma^2) at 2 f_c x (App. C.5).
 
-  The number of taps is where the tails are cut: the paper keeps eight samples
-  of the lower of the two rates on each side.
+  The number of taps determines where the tails are truncated: the paper keeps
+  eight samples on each side, at the lower of the two rates.
 
   Args:
     num_taps: Filter length t, at least 1.
@@ -141,7 +141,7 @@ def gaussian_lowpass(
     float64 [t], symmetric, sum 1.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of its range.
   """
   if sigma <= 0:
     raise ValueError(f'sigma must be positive, got {sigma}.')
@@ -155,17 +155,17 @@ def frequency_response(
   *,
   sampling_rate: float,
 ) -> Float[np.ndarray, ' n'] | Float[np.ndarray, 'n n']:
-  """Returns the gain of a symmetric filter at frequencies; 1 at DC.
+  """Returns the gain of a symmetric filter at given frequencies; 1 at DC.
 
-  A symmetric filter has no phase: its transform about its centre is real.
+  The Fourier transform of a symmetric filter about its centre is real.
 
   Args:
-    f: Taps [t], or [t, t] of a filter in two dimensions.
-    frequencies: In Hz; for two dimensions those along each axis.
+    f: Taps [t], or [t, t] for a 2-D filter.
+    frequencies: Frequencies in Hz; for a 2-D filter, along each axis.
     sampling_rate: Sampling rate s of the taps, Hz.
 
   Returns:
-    float64 [n]; or [n, n], at every pair of frequencies.
+    float64 [n]; for a 2-D filter [n, n], at every pair of frequencies.
   """
   x = (np.arange(len(f)) - (len(f) - 1) / 2) / sampling_rate
   waves = np.cos(2 * np.pi * np.outer(frequencies, x))
@@ -175,29 +175,29 @@ def frequency_response(
 def split_low_rank(
   f: Float[np.ndarray, 'h w'], tol: float = 4e-7
 ) -> list[tuple[Float[np.ndarray, ' h'], Float[np.ndarray, ' w']]]:
-  """Splits a 2-D filter into a short sum of separable ones.
+  """Splits a 2-D filter into a short sum of separable filters.
 
-  A singular value decomposition, cut where the discarded singular values are
-  at most `tol` of the first. The radial filters of config R, 12 x 12, need
-  three or four terms for float32 accuracy. Each pass has the symmetry of the
-  filter: palindromic taps are palindromic to the last bit.
+  This is a singular value decomposition that discards the singular values of at
+  most `tol` times the first. The radial filters of config R, 12 x 12, need
+  three or four terms for float32 accuracy. Each term has the symmetry of the
+  filter: palindromic taps stay palindromic to the last bit.
 
   Args:
     f: Filter [h, w], finite.
-    tol: Discarded singular values relative to the largest, in [0, 1).
+    tol: Largest singular value to discard, relative to the first, in [0, 1).
 
   Returns:
-    Pairs (column, row) of float64 taps [h] and [w], by falling weight, whose
-    `np.outer` products sum to f within tol * sqrt(min(h, w)) of its 2-norm.
-    At least one pair.
+    Pairs (column, row) of float64 taps [h] and [w], in order of decreasing
+    weight. Their `np.outer` products sum to f within tol * sqrt(min(h, w)) of
+    its 2-norm. There is at least one pair.
 
   Raises:
-    ValueError: f is not a finite matrix or tol is out of its range.
+    ValueError: If f is not a finite matrix or tol is out of its range.
   """
   f = np.asarray(f, np.float64)
   if f.ndim != 2 or not f.size or not np.isfinite(f).all():
     raise ValueError(
-      f'Expected a finite, non-empty 2-D filter, got shape {f.shape}.'
+      f'f must be a finite, non-empty 2-D filter, got shape {f.shape}.'
     )
   if not 0 <= tol < 1:
     raise ValueError(f'tol must be in [0, 1), got {tol}.')
@@ -209,7 +209,7 @@ def split_low_rank(
     weight = np.sqrt(s[i])
     column, row = weight * u[:, i], weight * vh[i]
     # Singular vectors of a flip-symmetric filter are even or odd; only the even
-    # ones carry weight. Averaging removes the decomposition's rounding.
+    # ones have weight. Averaging removes the rounding of the decomposition.
     if symmetric[0]:
       column = (column + column[::-1]) / 2
     if symmetric[1]:
@@ -224,18 +224,18 @@ def _positions(
   sampling_rate: float,
   half_width: float = 0.0,
 ) -> np.ndarray:
-  """Checks a design's arguments; returns where its taps lie, [t]."""
+  """Checks the arguments of a design and returns the positions of taps, [t]."""
   if num_taps < 1:
     raise ValueError(f'num_taps must be at least 1, got {num_taps}.')
   if sampling_rate <= 0:
     raise ValueError(f'sampling_rate must be positive, got {sampling_rate}.')
   if not 0 < cutoff <= sampling_rate / 2:
     raise ValueError(
-      f'cutoff must be in (0, {sampling_rate / 2}], half the sampling rate, '
-      f'got {cutoff}.'
+      f'cutoff must be in (0, {sampling_rate / 2}], got {cutoff}: the upper '
+      'limit is half the sampling rate.'
     )
   if half_width < 0:
-    raise ValueError(f'half_width must not be negative, got {half_width}.')
+    raise ValueError(f'half_width must be at least 0, got {half_width}.')
   return (np.arange(num_taps) - (num_taps - 1) / 2) / sampling_rate
 
 
@@ -257,7 +257,7 @@ def _jinc(u: np.ndarray) -> np.ndarray:
 
 
 def _normalize(f: np.ndarray) -> np.ndarray:
-  # Symmetric to the last bit: flipping a filter must be the identity.
+  # Make it symmetric to the last bit: flipping a filter must not change it.
   for axis in range(f.ndim):
     f = (f + np.flip(f, axis)) / 2
   return f / f.sum()

@@ -1,8 +1,8 @@
-"""A nonlinearity between ideal low-pass filters, by Fourier transforms.
+"""A nonlinearity between ideal low-pass filters, with Fourier transforms.
 
-A popular reading of the paper replaces its windowed filters by a brick wall in
-the Fourier domain. It is here for comparison: the impulse response rings over
-the whole image, and the borders are periodic.
+A popular interpretation of the paper replaces its windowed filters by a brick
+wall in the Fourier domain. It is provided for comparison: its impulse response
+rings across the whole image, and its borders are periodic.
 """
 
 import jax.numpy as jnp
@@ -30,25 +30,25 @@ def ideal_filtered_lrelu(
   """Adds a bias, upsamples, applies the leaky ReLU and downsamples.
 
   Args:
-    x: Activations of any float dtype; it computes in float32 or wider.
+    x: Activations of any float dtype; computed in float32 or wider.
     b: Bias, one value for each channel.
     up: Upsampling factor, at least 1.
     down: Downsampling factor, at least 1.
-    up_cutoff: Frequency above which the upsampled signal is zero, in cycles per
-      sample of that signal.
-    down_cutoff: Frequency above which the signal is cut off before it is
-      downsampled, in cycles per sample of that signal.
-    size: Samples a side of the result, cropped about the centre.
-    gain: Factor on the leaky ReLU.
-    slope: Slope of its negative part.
-    clamp: Bound of the result's magnitude between the filters, or None.
+    up_cutoff: Frequency from which the upsampled signal is zero, in cycles per
+      sample of the upsampled signal.
+    down_cutoff: Frequency from which the signal is zero before it is
+      downsampled, in cycles per sample of the upsampled signal.
+    size: Samples per side of the result, which is cropped about its centre.
+    gain: Factor on the output of the leaky ReLU.
+    slope: Slope of the leaky ReLU for negative values.
+    clamp: Bound on the magnitude between the filters, or None.
 
   Returns:
     The activations [n, size, size, c], in the dtype of x.
 
   Raises:
-    ValueError: If the result would be smaller than `size`, or cannot be cropped
-      about its centre.
+    ValueError: If the result is smaller than `size`, or differs from it by an
+      odd number of samples and cannot be cropped about its centre.
   """
   x = jnp.asarray(x)
   y = bias_act(x.astype(widen(x.dtype)), b)
@@ -58,7 +58,8 @@ def ideal_filtered_lrelu(
   border, odd = divmod(y.shape[1] - size, 2)
   if border < 0 or odd:
     raise ValueError(
-      f'a map of {y.shape[1]} samples a side cannot be cropped to {size}'
+      f'size must be at most {y.shape[1]}, and differ from it by an even '
+      f'number, got {size}.'
     )
   y = y[:, border : border + size, border : border + size]
   return y.astype(x.dtype)
@@ -67,17 +68,19 @@ def ideal_filtered_lrelu(
 def ideal_resample(
   x: Float[Array, 'n h w c'], *, up: int = 1, down: int = 1, cutoff: float
 ) -> Float[Array, 'n h2 w2 c']:
-  """Resamples by a brick wall, with periodic borders and the centre kept.
+  """Resamples with a brick-wall filter, which keeps the centre in place.
+
+  Borders are periodic.
 
   Args:
     x: Activations, float32 or wider.
     up: Upsampling factor.
-    down: Downsampling factor, which divides the upsampled size.
-    cutoff: Frequency from which on nothing is left, cycles a sample of the
-      upsampled signal, at most half a cycle.
+    down: Downsampling factor, a divisor of the upsampled size.
+    cutoff: Frequency from which the spectrum is zero, in cycles per sample of
+      the upsampled signal, at most 1/2.
 
   Returns:
-    h2 = h up / down, and w2 likewise.
+    The activations, with h2 = h up / down and w2 = w up / down.
   """
   for axis in (1, 2):
     x = _resample(x, axis, up, down, cutoff)
@@ -90,8 +93,8 @@ def _resample(x: Array, axis: int, up: int, down: int, cutoff: float) -> Array:
   zeros = jnp.zeros((*x.shape, up - 1), x.dtype)
   x = jnp.concatenate([x[..., None], zeros], -1).reshape(*x.shape[:-1], size)
   frequencies = np.fft.rfftfreq(size)
-  # The zeros stand behind each sample, and the first of `down` is kept: shift
-  # by half of either, so that the centre stays where it is.
+  # Zeros follow each sample, and the first of every `down` samples is kept.
+  # Shift by half of both, so that the centre stays in place.
   shift = (up - 1) / 2 - (down - 1) / 2
   response = (
     up * (frequencies < cutoff) * np.exp(-2j * np.pi * frequencies * shift)

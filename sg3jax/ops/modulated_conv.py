@@ -1,4 +1,4 @@
-"""Modulated convolution: every sample convolves with its own scaled kernel.
+"""Modulated convolution: every sample is convolved with its own scaled kernel.
 
 The textbook form builds one kernel per sample, `w * s[n]`, and runs a grouped
 convolution. Here the activations are scaled instead, before and after a single
@@ -19,7 +19,7 @@ from sg3jax.types import AnyArray, Array
 
 
 class Modulation(NamedTuple):
-  """A modulated convolution as a plain one between two scalings.
+  """A modulated convolution, as a plain convolution between two scalings.
 
   Attributes:
     kernel: [k, k, i, o].
@@ -32,11 +32,11 @@ class Modulation(NamedTuple):
   output_scale: Array | None
 
   def padded(self, inputs: int, outputs: int) -> 'Modulation':
-    """Returns it for more channels; the added ones read and write zeros.
+    """Returns the modulation with channels added that read and write zeros.
 
     Args:
-      inputs: Channels of the input, at least as many as there are.
-      outputs: Channels of the output, likewise.
+      inputs: Input channels afterwards, at least the present number.
+      outputs: Output channels afterwards, at least the present number.
     """
     scale = self.output_scale
     return Modulation(
@@ -53,10 +53,11 @@ def modulate(
   demodulate: bool = True,
   input_gain: Float[AnyArray, ''] | float | None = None,
 ) -> Modulation:
-  """Returns what `modulated_conv` with these arguments scales and convolves by.
+  """Returns the kernel and the scales of `modulated_conv` with these arguments.
 
-  For those who can scale in passing: the kernel in front of the convolution, or
-  behind it. In float32, or wider if an operand is wider.
+  For callers whose operators before and after the convolution can apply the
+  scales without another pass over memory. The result is in float32, or wider if
+  an operand is wider.
   """
   wide = widen(w.dtype, styles.dtype)
   w = jnp.asarray(w, wide)
@@ -72,13 +73,13 @@ def modulate(
       jnp.sum(jnp.square(w), axis=(0, 1)),
       precision=lax.Precision.HIGHEST,
     )
-    # The epsilon is that of kernels of unit RMS, whose power is fan-in times
-    # this one: with the fan-in divided out, convolutions stay at the magnitude
-    # of their inputs, within the range of float16.
+    # The epsilon is defined for kernels of unit RMS, whose power is fan-in
+    # times this one. With the fan-in divided out, the result of a convolution
+    # has the magnitude of its input, within the range of float16.
     fan_in = w.shape[0] * w.shape[1] * w.shape[2]
     demodulation = lax.rsqrt(power + 1e-8 / fan_in)
   if input_gain is not None:
-    # In front of the convolution, where it brings `x` to unit magnitude.
+    # Apply it before the convolution, where it brings `x` to unit magnitude.
     styles = styles * jnp.asarray(input_gain, wide)
   return Modulation(w, styles, demodulation)
 
@@ -100,22 +101,22 @@ def modulated_conv(
   and the styles by their RMS over the whole (global) batch; neither changes
   the result, up to the demodulation's epsilon, but both keep float16 in range.
   The output is then scaled to unit expected variance for unit-variance input:
-  d[n,o] = 1 / sqrt(sum_kki (w s)^2 + 1e-8). Paper: section 2 of the StyleGAN2
-  paper for the operation, appendix D.1 of the StyleGAN3 paper for its use.
+  d[n,o] = 1 / sqrt(sum_kki (w s)^2 + 1e-8). Section 2 of the StyleGAN2 paper
+  describes the operation, and appendix D.1 of the StyleGAN3 paper its use.
 
   Args:
-    x: Activations of any float dtype; the convolution runs in it.
+    x: Activations of any float dtype; the convolution runs in that dtype.
     w: Kernel, square, normally float32.
     styles: One scale per sample and input channel.
-    demodulate: Whether to demodulate. Without it, `w` and `styles` are used as
-      they are given.
+    demodulate: Whether to demodulate. Without it, `w` and `styles` are used
+      unchanged.
     padding: Zeros on every side; k - 1 gives the full convolution, k // 2 keeps
-      the size of an odd kernel's input.
-    input_gain: A scalar that scales the input, invisible to the demodulation:
-      the reciprocal RMS of `x` as tracked by a moving average.
-    up: Upsampling factor, as StyleGAN2's layers have it: see `resample_conv`,
+      the size of the input if k is odd.
+    input_gain: A scalar on the input that demodulation ignores: the reciprocal
+      RMS of `x`, tracked by a moving average.
+    up: Upsampling factor, as in the layers of StyleGAN2: see `resample_conv`,
       which pads by itself.
-    up_filter: Its low-pass filter, needed if `up` is above 1.
+    up_filter: Low-pass filter, required if `up` is above 1.
 
   Returns:
     [n, h + 2 padding - k + 1, w + 2 padding - k + 1, o], or [n, h up, w up, o]
@@ -123,13 +124,14 @@ def modulated_conv(
     wider, if an operand is wider).
 
   Raises:
-    ValueError: If padding is negative, or given beside `up`, or `up` without
-      its filter.
+    ValueError: If padding is negative, or if `up` is above 1 and padding is
+      given or the filter is missing.
   """
   if up > 1 and (padding or up_filter is None):
     raise ValueError(
-      f'to upsample by {up} takes an up_filter and no padding: got '
-      f'{"none" if up_filter is None else "one"} and padding {padding}.'
+      f'upsampling by {up} must have an up_filter and no padding, got '
+      f'{"no filter" if up_filter is None else "a filter"} and padding '
+      f'{padding}.'
     )
   x = jnp.asarray(x)
   kernel, input_scale, output_scale = modulate(
@@ -144,7 +146,7 @@ def modulated_conv(
 
 
 def pad_channels(x: Array, channels: int, axis: int = -1) -> Array:
-  """Appends zeros along an axis, up to so many channels."""
+  """Appends zeros along an axis up to a number of channels."""
   edges = [(0, 0)] * x.ndim
   edges[axis] = (0, channels - x.shape[axis])
   return jnp.pad(x, edges)
@@ -153,7 +155,7 @@ def pad_channels(x: Array, channels: int, axis: int = -1) -> Array:
 def scale_channels(
   x: Float[Array, 'n h w c'], scale: Float[Array, 'n c'] | None
 ) -> Float[Array, 'n h w c']:
-  """Scales channels per sample, in the dtype of x; None is 1.
+  """Returns x with channels scaled per sample, in its dtype; None is 1.
 
   The product and the gradient of the scale are computed in float32 or wider.
   """

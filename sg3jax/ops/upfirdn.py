@@ -1,10 +1,10 @@
 """Upsample, filter, downsample: the linear resampling of StyleGAN2 and 3.
 
-The definition is one zero-stuffed, padded convolution with a short filter. Two
-spellings compute it. A depthwise convolution suits TPUs. XLA's CPU backend and
-cuDNN have no good depthwise convolution, but XLA fuses a sum of shifted slices
-into one loop: with a discriminator's four taps that is 20-60 times faster on a
-CPU and 16-20 times on an H100 (docs/performance.md).
+It is defined as one convolution of a zero-stuffed, padded input with a short
+filter, and computed in one of two ways. A depthwise convolution suits TPUs.
+XLA's CPU backend and cuDNN have no fast depthwise convolution, but XLA fuses a
+sum of shifted slices into one loop: with the four taps of a discriminator, that
+is 20-60 times faster on a CPU and 16-20 times on an H100 (docs/performance.md).
 """
 
 import functools
@@ -20,7 +20,7 @@ from sg3jax.types import AnyArray, Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# A sum of shifted slices is compiled tap by tap, at about 3 ms each on a CPU.
+# A sum of shifted slices takes about 3 ms per tap to compile on a CPU.
 _MAX_UNROLLED_TAPS = 256
 
 
@@ -36,42 +36,40 @@ def upfirdn(
 ) -> Float[Array, 'n h2 w2 c']:
   """Upsamples, pads, filters and downsamples every channel of `x`.
 
-  In this order: insert up - 1 zeros after each sample, pad with zeros, convolve
-  with `f` where it overlaps its input fully, keep every down-th sample from the
-  first on. Plain `lax` operations, differentiable to any order with respect to
-  both `x` and `f`.
+  It inserts up - 1 zeros after each sample, pads with zeros, convolves with `f`
+  at fully overlapping positions and keeps every down-th sample, beginning with
+  the first. It consists of plain `lax` operations, and is differentiable to any
+  order in both `x` and `f`.
 
   Args:
     x: Images or activations of any float dtype.
-    f: Filter, 1-D for a separable one (applied along columns and along rows) or
-      2-D. It may be traced, as for a blur that fades over the training.
+    f: Filter, 1-D if separable (applied along columns and along rows), or 2-D.
+      It may be traced, for example for a blur that fades during training.
     up: Upsampling factor, at least 1.
     down: Downsampling factor, at least 1.
     padding: ((top, bottom), (left, right)), in samples after the upsampling.
       Negative padding crops.
     gain: Factor on the result; up**2 keeps the mean when upsampling.
-    flip: Correlate with `f` instead of convolving.
+    flip: Whether to correlate with `f` instead of convolving.
 
   Returns:
     [n, h2, w2, c] in the dtype of `x`, where
     h2 = (h * up + top + bottom - taps) // down + 1, and w2 likewise.
 
   Raises:
-    ValueError: If a factor is not positive, or the filter is longer than its
+    ValueError: If a factor is not positive, or the filter is longer than the
       padded input.
   """
   if up < 1 or down < 1:
-    raise ValueError(
-      f'up and down must be at least 1, but they are {up} and {down}.'
-    )
+    raise ValueError(f'up and down must be at least 1, got {up} and {down}.')
   for axis in (0, 1):
     padded = x.shape[1 + axis] * up + sum(padding[axis])
     taps = f.shape[axis % f.ndim]
     if padded < taps:
       raise ValueError(
-        f'a filter of {taps} taps does not fit into {padded} samples, which '
-        f'{x.shape[1 + axis]} become by upsampling by {up} and padding by '
-        f'{padding[axis]}: pad more.'
+        f'a filter must have at most {padded} taps, got {taps}: '
+        f'{x.shape[1 + axis]} samples, upsampled by {up} and padded by '
+        f'{padding[axis]}, are too few. Increase the padding.'
       )
 
   x = jnp.asarray(x)
@@ -80,7 +78,7 @@ def upfirdn(
   f = xp.asarray(f, widen(x.dtype))
   if not flip:
     f = xp.flip(f)
-  # A Python float, unlike NumPy's, leaves the dtype alone.
+  # A Python float does not change the dtype; a NumPy scalar does.
   gain = float(gain)
   if f.ndim == 2:
     return _resample(x, f * gain, (up, up), (down, down), padding)
@@ -95,7 +93,7 @@ def _resample(
   down: tuple[int, int],
   padding: Padding,
 ) -> jax.Array:
-  """Correlates with a 2-D filter, in the best spelling for the platform."""
+  """Correlates with a 2-D filter, in the best form for the platform."""
   options = {'f': f, 'up': up, 'down': down, 'padding': padding}
   depthwise = functools.partial(_depthwise, **options)
   if f.size > _MAX_UNROLLED_TAPS:
@@ -113,7 +111,7 @@ def _depthwise(
   down: tuple[int, int],
   padding: Padding,
 ) -> jax.Array:
-  """The filter as a convolution with one group per channel."""
+  """Filters by a convolution with one group per channel."""
   channels = x.shape[-1]
   kernel = jnp.asarray(f, x.dtype)[:, :, None, None]
   return lax.conv_general_dilated(
@@ -124,7 +122,7 @@ def _depthwise(
     lhs_dilation=up,
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=channels,
-    # Few multiplications: rounding float32 to the MXU's passes saves nothing.
+    # There are few multiplications: a lower precision on the MXU saves nothing.
     precision=lax.Precision.HIGHEST,
   )
 
@@ -137,13 +135,13 @@ def _shifted_adds(
   down: tuple[int, int],
   padding: Padding,
 ) -> jax.Array:
-  """The filter as a sum of scaled, strided slices of the padded input."""
+  """Filters by a sum of scaled, strided slices of the padded input."""
   edges = [
     (lo, hi + u - 1, u - 1) for (lo, hi), u in zip(padding, up, strict=True)
   ]
   padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
   n, height, width, channels = padded.shape
-  # The last sample that the first tap of the filter meets, plus one.
+  # One past the last sample that the first tap is applied to.
   stop_h = (height - f.shape[0]) // down[0] * down[0] + 1
   stop_w = (width - f.shape[1]) // down[1] * down[1] + 1
   total = 0.0
@@ -155,16 +153,17 @@ def _shifted_adds(
         (n, i + stop_h, j + stop_w, channels),
         (1, *down, 1),
       )
-      # In the dtype of the filter, float32 or wider: rounded once, at the end.
+      # Sum in the dtype of the filter, float32 or wider, and round once at the
+      # end.
       total = total + window.astype(f.dtype) * f[i, j]
   return jnp.asarray(total, x.dtype)
 
 
 def _folded(x: jax.Array, **options) -> jax.Array:
-  """The filter as a convolution of single-channel images.
+  """Filters by a convolution of single-channel images.
 
-  For filters too long to unroll on a CPU, where Eigen knows the ungrouped
-  convolution alone.
+  This is for filters that are too long to unroll on a CPU, where Eigen has only
+  an ungrouped convolution.
   """
   n, height, width, channels = x.shape
   x = jnp.moveaxis(x, 3, 1).reshape(n * channels, height, width, 1)

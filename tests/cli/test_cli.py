@@ -369,7 +369,7 @@ class TestModel:
   def test_noise_modes(self, model, z):
     for mode in ('random', 'none'):
       np.testing.assert_array_equal(model(z, noise_mode=mode), model(z))
-    with pytest.raises(ValueError, match="const, random, none, is 'loud'"):
+    with pytest.raises(ValueError, match="const, random, none, got 'loud'"):
       model(z, noise_mode='loud')
 
   def test_discriminate(self, model, z):

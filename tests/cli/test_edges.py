@@ -181,7 +181,7 @@ def test_outputs_below_the_home_folder(home, name):
 def test_addresses_are_to_be_downloaded_first(command, args, address):
   args = [arg.format(address) for arg in args]
   message = in_process.error(command, *args)
-  assert f'{address} is an address' in message
+  assert f'got the address {address}' in message
   assert 'download it first' in message
 
 

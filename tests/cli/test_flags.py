@@ -73,7 +73,7 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstart', '--config.data.source=nowhere'),
-      "the data 'nowhere' do not exist",
+      "got 'nowhere', which does not exist",
     ),
     (
       (*_TRAIN, '--config=quickstart', '--devices=99'),

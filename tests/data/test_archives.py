@@ -59,7 +59,7 @@ def test_labels_are_found_under_any_spelling(tmp_path, stored, listed):
   again = pickle.loads(pickle.dumps(source))
   np.testing.assert_array_equal(again[0]['image'], picture(0))
   (note,) = source.notes
-  assert 'read in another spelling' in note
+  assert 'normalized to / between folders' in note
   assert 'c\\b.png as c/b.png' in note
 
 
@@ -114,7 +114,7 @@ def test_a_name_that_is_twice_in_a_zip_is_reported(tmp_path):
   assert len(source) == 1
   np.testing.assert_array_equal(source[0]['image'], picture(1))
   assert source.notes == (
-    '1 name found more than once, the last file of each is read: a.png',
+    '1 name found more than once; the last file of each is read: a.png',
   )
 
 
@@ -125,7 +125,9 @@ def test_suffixes_that_differ_in_case_alone_cannot_have_labels(tmp_path):
     [('dataset.json', b'{"labels": [["a.png", 0]]}')],
   )
   assert len(files.ImageFiles(path)) == 2
-  with pytest.raises(ValueError, match='differ in the case of their suffix'):
+  with pytest.raises(
+    ValueError, match='differ only in the case of their suffix'
+  ):
     files.ImageFiles(path, use_labels=True)
 
 
@@ -179,7 +181,7 @@ def test_a_disk_that_fails_is_not_a_damaged_image(
   monkeypatch.setattr(archives.Folder, 'open', fail)
   with pytest.raises(OSError, match=os.strerror(number)) as info:
     read(tmp_path, source)
-  assert 'the file may be sound' in str(info.value)
+  assert 'the file may be intact' in str(info.value)
   assert 'remove' not in str(info.value)
 
 
@@ -211,5 +213,5 @@ def test_a_link_to_a_folder_above_does_not_repeat_images(tmp_path):
   source = files.ImageFiles(folder)
   assert source._names == ['a.png', 'inner/b.png', 'linked/c.png']
   assert source.notes == (
-    '3 links to a folder above skipped: inner/loop, inner/self, linked/back',
+    '3 links to a parent folder skipped: inner/loop, inner/self, linked/back',
   )

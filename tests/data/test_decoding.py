@@ -77,7 +77,7 @@ def _deep_tiff():
 def test_more_than_eight_bits_are_refused(tmp_path, name, data):
   with Image.open(io.BytesIO(data)) as image:
     assert image.size == (8, 8)
-  with pytest.raises(ValueError, match=rf'{name} in .* 8 bits'):
+  with pytest.raises(ValueError, match=rf'8 bits .* got {name} in '):
     files.ImageFiles(_write(tmp_path, {name: data}))
 
 
@@ -87,8 +87,8 @@ def test_what_is_not_read_is_counted_and_named(tmp_path):
   source = sources.open_source(str(_write(tmp_path, contents)))
   assert len(source) == 1
   assert sources.notes(source) == (
-    '6 files skipped, as no image format that is read: 5 of .heic, 1 of no '
-    'suffix (README, c/0.heic, c/1.heic and 3 more)',
+    '6 files skipped for the format: 5 of .heic, 1 of no suffix '
+    ' (README, c/0.heic, c/1.heic and 3 more)',
     '2 hidden files skipped: .DS_Store, c/.b.png',
   )
   lines = sources.describe(source)
@@ -119,8 +119,8 @@ def test_the_first_of_several_pictures_is_read_and_said(tmp_path, name, kind):
   np.testing.assert_array_equal(source[0]['image'][..., :3], first)
   (note,) = source.notes
   assert note == (
-    '1 image animated or of several pages, only the first picture is read: '
-    f'{name}'
+    '1 image animated or with several pages, of which only the first image is '
+    f'read: {name}'
   )
 
 
@@ -150,7 +150,7 @@ def test_a_tag_to_turn_is_said(tmp_path, name, kind):
   source = files.ImageFiles(_write(tmp_path, contents))
   np.testing.assert_array_equal(source[0]['image'], source[1]['image'])
   (note,) = source.notes
-  assert 'a tag that says how to turn them, which is not obeyed' in note
+  assert 'with an orientation tag, which is ignored' in note
   assert note.startswith('1 image ')
   assert note.endswith(f': {name}')
 
@@ -161,7 +161,7 @@ def test_a_tiff_that_is_turned_is_said(tmp_path):
   data = encode(picture(0), 'TIFF', exif=exif)
   source = files.ImageFiles(_write(tmp_path, {'a.tif': data}))
   np.testing.assert_array_equal(source[0]['image'], picture(0)[::-1, ::-1])
-  assert 'and turned so: a.tif' in source.notes[0]
+  assert 'and rotated accordingly: a.tif' in source.notes[0]
 
 
 def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_sample_of_headers_is_said_to_be_one(tmp_path, monkeypatch):
   source = files.ImageFiles(
     _write(tmp_path, {f'{i}.webp': data for i in range(9)})
   )
-  assert source.notes[0].startswith('3 images of the 3 looked at animated')
+  assert source.notes[0].startswith('3 images of the 3 inspected animated')
 
 
 def test_every_suffix_is_one_that_pillow_knows():

@@ -157,7 +157,7 @@ def test_unused_labels_are_described(store):
   path = store(labelled([[f'{name}.png', 0] for name in 'abc']))
   source = files.ImageFiles(path)
   assert source.label_dim == 0
-  assert source.unused_labels == f'dataset.json in {path} holds labels'
+  assert source.unused_labels == f'dataset.json in {path} contains labels'
   assert not files.ImageFiles(path, use_labels=True).unused_labels
   subset = sources.open_source(str(path), max_images=1)
   assert sources.unused_labels(subset) == source.unused_labels
@@ -184,7 +184,7 @@ def test_labels_that_are_null_are_not_unused(store):
 @pytest.mark.parametrize(
   ('labels', 'problem'),
   [
-    ('{"labels": [', r'dataset\.json in .* no valid JSON.*write it again'),
+    ('{"labels": [', r'dataset\.json in .* not valid JSON.*write it again'),
     ('[1, 2]', r'dataset\.json in .* wrong structure.*"labels"'),
     ('{"names": []}', r'dataset\.json in .* wrong structure'),
     ('{"labels": {"a.png": 1}}', r'dataset\.json in .* wrong structure'),
@@ -192,18 +192,18 @@ def test_labels_that_are_null_are_not_unused(store):
     ([['a.png', 0], ['b.png', 1]], r'no label for c\.png: list every'),
     ([['a.png', 0]], r'no label for b\.png \(and 1 more\)'),
     ([[n, 0] for n in 'abc'], r'no label for a\.png \(and 2 more\)'),
-    ([[f'{n}.png', 0] for n in 'abcd'], r'not there, d\.png: list every'),
-    ([[f'{n}.png', 0] for n in 'aabc'], r'a\.png twice: remove'),
+    ([[f'{n}.png', 0] for n in 'abcd'], r'not exist, d\.png: list every'),
+    ([[f'{n}.png', 0] for n in 'aabc'], r'a\.png more than once: remove'),
     (
       [['a.png', 0], ['b.png', [1.0]], ['c.png', 1]],
-      r'b\.png a vector of 1 numbers, but a\.png a class number: use one kind',
+      r'got a vector of 1 numbers for b\.png, but a class number for a\.png',
     ),
     (
       [['a.png', [0, 1]], ['b.png', [1]], ['c.png', [1, 1]]],
-      r'b\.png a vector of 1 numbers, but a\.png a vector of 2 numbers',
+      r'a vector of 1 numbers for b\.png, but a vector of 2 numbers for a\.png',
     ),
-    ([['a.png', -1], ['b.png', 0], ['c.png', 0]], r'a\.png the label -1: coun'),
-    ([['a.png', 10**30]], r'a\.png the label 10+: count classes from 0'),
+    ([['a.png', -1], ['b.png', 0], ['c.png', 0]], r'got -1 for a\.png: count'),
+    ([['a.png', 10**30]], r'got 10+ for a\.png: count classes from 0'),
     ([['a.png', 1.5]], r"\['a\.png', 1\.5\]: it must be"),
     ([['a.png', True]], r"\['a\.png', True\]: it must be"),
     ([['a.png', []]], r"\['a\.png', \[\]\]: it must be"),
@@ -226,7 +226,7 @@ def test_missing_path(tmp_path):
 def test_not_a_zip(tmp_path):
   path = tmp_path / 'a.tar'
   path.write_bytes(b'something else')
-  with pytest.raises(ValueError, match=r'a\.tar is no zip file: pass'):
+  with pytest.raises(ValueError, match=r'a\.tar is not a zip file: pass'):
     files.ImageFiles(path)
 
 
@@ -242,7 +242,7 @@ def test_truncated_zip(tmp_path):
 @pytest.mark.parametrize(
   ('names', 'found'),
   [
-    ([], 'found no files'),
+    ([], 'got no files'),
     (['a.psd', 'b/c.PSD', 'x.txt', 'README'], '2 of .psd, 1 of '),
     (['.hidden/a.png', '__MACOSX/._a.png', '.a.png'], '3 of .png|2 of .png'),
   ],
@@ -250,17 +250,17 @@ def test_truncated_zip(tmp_path):
 def test_no_images(store, tmp_path, names, found):
   (tmp_path / 'pets').mkdir()
   path = store(dict.fromkeys(names, b'x'))
-  with pytest.raises(ValueError, match=f'pets.* holds no images: .*{found}'):
+  with pytest.raises(ValueError, match=f'pets.* must contain files .*{found}'):
     files.ImageFiles(path)
 
 
 @pytest.mark.parametrize(
   ('image', 'problem'),
   [
-    (encode(picture(0, (8, 9, 3))), r'8 rows by 9 columns: .*square; crop'),
+    (encode(picture(0, (8, 9, 3))), r'with 8 rows and 9 columns: crop'),
     (
       encode(picture(0, (8, 8)).astype(np.uint16)),
-      r'more than 8 bits.*convert the images to 8 bits',
+      r'with more: convert the images to 8 bits',
     ),
     (b'not an image', r'cannot be read .*replace or remove it'),
     (b'', r'cannot be read .*replace or remove it'),
@@ -284,13 +284,15 @@ def test_sixteen_bit_colour_is_refused(store):
   data += chunk(b'IEND', b'')
   with Image.open(io.BytesIO(data)) as image:
     assert image.mode == 'RGB'
-  with pytest.raises(ValueError, match=r'a\.png in .* 8 bits'):
+  with pytest.raises(ValueError, match=r'8 bits .* got a\.png in '):
     files.ImageFiles(store({'a.png': data}))
 
 
 def test_cmyk_is_refused(store):
   data = encode(Image.new('CMYK', (8, 8)), 'JPEG')
-  with pytest.raises(ValueError, match=r'a\.jpg in .* CMYK .*convert it to'):
+  with pytest.raises(
+    ValueError, match=r'a\.jpg in .* mode CMYK: convert it to'
+  ):
     files.ImageFiles(store({'a.jpg': data}))
 
 
@@ -308,7 +310,7 @@ def test_odd_image(store, monkeypatch, shape, described, when):
   path = store(
     {'a.png': encode(picture(0)), 'b.png': encode(picture(0, shape))}
   )
-  problem = rf'b\.png in .* has {described}.*a\.png has 8x8.*3 .*convert or'
+  problem = rf'b\.png in .* with {described}.*a\.png with 8x8.*3 .*convert or'
   if when == 'decoded':  # As if the sample of headers had not held it.
     header = decoding.Header((8, 8, 3), 'RGB', ())
     monkeypatch.setattr(files.ImageFiles, '_header', lambda *_: header)
@@ -360,7 +362,8 @@ def test_resolution_must_match(store):
   path = store({'a.png': encode(picture(0))})
   assert files.ImageFiles(path, resolution=8).resolution == 8
   with pytest.raises(
-    ValueError, match=r'a\.png in .* 16 pixels: .*set model\.resolution to 8'
+    ValueError,
+    match=r'16x16 pixels .* a\.png in .* 8x8: set model\.resolution to 8',
   ):
     files.ImageFiles(path, resolution=16)
 
@@ -454,11 +457,16 @@ def test_open_source_finds_the_home_folder(store, monkeypatch):
 @pytest.mark.parametrize(
   ('spec', 'options', 'error', 'problem'),
   [
-    ('nowhere', {}, FileNotFoundError, r"'nowhere' do not exist: .*\.zip file"),
+    (
+      'nowhere',
+      {},
+      FileNotFoundError,
+      r"\.zip file.* got 'nowhere', which does",
+    ),
     ('gs://a/b.zip', {}, ValueError, r"got the address 'gs://a/b\.zip': down"),
     ('https://a.b/c', {}, ValueError, r'download the data first'),
-    ('embedded:x', {}, ValueError, r'embedded:x .*such as embedded:4000'),
-    ('embedded:0', {}, ValueError, r'embedded:0 .*such as embedded:4000'),
+    ('embedded:x', {}, ValueError, r'as in embedded:4000, got embedded:x'),
+    ('embedded:0', {}, ValueError, r'as in embedded:4000, got embedded:0'),
     (
       'embedded',
       {'use_labels': True},
@@ -471,7 +479,7 @@ def test_open_source_finds_the_home_folder(store, monkeypatch):
       ValueError,
       r'must be at least 1, got 0',
     ),
-    ('tfds:', {}, ValueError, r'names no set: write tfds:NAME'),
+    ('tfds:', {}, ValueError, r'must be tfds:NAME.* got tfds:'),
   ],
 )
 def test_open_source_refuses(spec, options, error, problem):
@@ -511,7 +519,9 @@ def test_folders_of_a_spread_set_are_no_classes(tmp_path):
   for shard in ('00000', '00001'):
     (tmp_path / shard).mkdir()
     Image.new('RGB', (8, 8)).save(tmp_path / shard / f'img{shard}.png')
-  with pytest.raises(ValueError, match=r'has no labels.*only part a large set'):
+  with pytest.raises(
+    ValueError, match=r'has no labels.*only divide a large set'
+  ):
     files.ImageFiles(tmp_path, use_labels=True)
   assert len(files.ImageFiles(tmp_path)) == 2
 

@@ -108,7 +108,7 @@ def test_numbered_folders_are_classes_in_the_order_of_numbers(tmp_path):
     '6 100 (1)'
   )
   (change,) = sources.changes(source)
-  assert 'class folders in the order of their names before (0, 1, 10' in change
+  assert 'class folders sorted by name before (0, 1, 10' in change
 
 
 def test_classes_in_the_order_of_before_are_no_change(tmp_path):
@@ -131,8 +131,8 @@ def test_empty_classes_are_named(tmp_path):
   assert source.class_names is None
   assert sources.describe(source) == [
     'Classes:        0 (0), 1 (1), 2 (1), 3 (0), 4 (1)',
-    'Warning: no images of 2 classes of 5: 0, 3. The networks have these '
-    'classes, but will not learn them',
+    'Warning: no images of 2 classes of 5: 0, 3. The networks will not learn '
+    'these classes',
   ]
 
 
@@ -165,7 +165,7 @@ _DEEP = 100_000
 @pytest.mark.parametrize(
   ('text', 'problem'),
   [
-    ('[' * _DEEP, 'is no valid JSON'),
+    ('[' * _DEEP, 'is not valid JSON'),
     ('[' * _DEEP + ']' * _DEEP, 'nested too deeply'),
     ('{"labels":' * _DEEP + 'null' + '}' * _DEEP, 'nested too deeply'),
     (
@@ -174,7 +174,7 @@ _DEEP = 100_000
     ),
     # Shallow enough to be parsed.
     ('{"labels": [["a.png", ' + '[' * 400 + ']' * 400 + ']]}', 'has the entry'),
-    ('', 'is no valid JSON'),
+    ('', 'is not valid JSON'),
     ('null', 'wrong structure'),
     ('"labels"', 'wrong structure'),
     ('NaN', 'wrong structure'),
@@ -188,16 +188,16 @@ _DEEP = 100_000
     ('{"labels": [["a.png", [1e39]]]}', 'has the entry'),
     ('{"labels": [["a.png", [' + '9' * 4000 + ']]]}', 'has the entry'),
     ('{"labels": [["a.png", ' + '9' * 4000 + ']]}', 'count classes from 0'),
-    ('{"labels": [["a.png", ' + '9' * 5000 + ']]}', 'is no valid JSON'),
+    ('{"labels": [["a.png", ' + '9' * 5000 + ']]}', 'is not valid JSON'),
     ('{"labels": [["a.png", null]]}', 'has the entry'),
     ('{"labels": [["a.png", "0"]]}', 'has the entry'),
     ('{"labels": [["a.png", {"0": 1}]]}', 'has the entry'),
     ('{"labels": [[null, 0]]}', 'has the entry'),
     ('{"labels": [["a.png", 0, 1]]}', 'has the entry'),
     ('{"labels": [{"a.png": 0}]}', 'has the entry'),
-    ('{"labels": [["a.png", 0], [".\\\\a.PNG", 0]]}', 'twice'),
+    ('{"labels": [["a.png", 0], [".\\\\a.PNG", 0]]}', 'more than once'),
     ('{"labels": [["\\ud800\\n.png", 0]]}', 'has no label for a.png'),
-    ('{"labels": [["a.png", 0], ["\\ud800\\n.png", 0]]}', 'is not there'),
+    ('{"labels": [["a.png", 0], ["\\ud800\\n.png", 0]]}', 'does not exist'),
   ],
   ids=lambda text: text[:20],
 )

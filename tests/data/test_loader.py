@@ -333,14 +333,14 @@ def test_the_process_ends(use):
 @pytest.mark.parametrize(
   ('options', 'problem'),
   [
-    ({'batch_size': 5, 'process_count': 2}, 'batch of 5 .* by 2 processes'),
-    ({'batch_size': 0}, 'batch of 0'),
-    ({'process_index': 2, 'process_count': 2}, 'process_index 2'),
-    ({'process_index': -1}, 'process_index -1'),
-    ({'seed': -1}, 'seed -1'),
-    ({'seed': 2**32}, 'seed 4294967296'),
-    ({'start_image': -1}, 'start_image -1'),
-    ({'num_threads': -1}, 'num_threads -1'),
+    ({'batch_size': 5, 'process_count': 2}, 'batch_size must be .* 2, got 5'),
+    ({'batch_size': 0}, 'got 0'),
+    ({'process_index': 2, 'process_count': 2}, 'from 0 to 1, got 2'),
+    ({'process_index': -1}, 'from 0 to 0, got -1'),
+    ({'seed': -1}, 'got -1'),
+    ({'seed': 2**32}, 'got 4294967296'),
+    ({'start_image': -1}, 'got -1 and 2'),
+    ({'num_threads': -1}, 'got 0 and -1'),
   ],
 )
 def test_bad_arguments(options, problem):
@@ -349,7 +349,7 @@ def test_bad_arguments(options, problem):
 
 
 def test_no_images():
-  with pytest.raises(ValueError, match='numbers holds no images'):
+  with pytest.raises(ValueError, match='numbers must have images'):
     loader.make_loader(Numbers(0), batch_size=4, seed=0)
 
 
@@ -391,7 +391,7 @@ def test_a_stall_is_reported_once_while_it_lasts(num_threads):
   (early, waiting), (late, came) = said
   assert waiting.startswith('Warning: waiting for data: no batch for 0.2 s')
   assert 'data.workers' in waiting
-  assert re.fullmatch(r'The data came after 0\.[345]\d* s', came)
+  assert re.fullmatch(r'The data arrived after 0\.[345]\d* s', came)
   assert late > early + 0.1  # It was said while the run was waiting.
 
 

@@ -238,7 +238,7 @@ def test_noise_inputs():
   np.testing.assert_array_equal(draw('const', 0), draw('const', 1))
   for other in (draw('const'), draw('random', 1)):
     assert np.max(np.abs(draw('random', 0) - other)) > 1e-2
-  with pytest.raises(ValueError, match=r"const, random, none, is 'loud'"):
+  with pytest.raises(ValueError, match=r"const, random, none, got 'loud'"):
     draw('loud')
 
 
@@ -263,7 +263,7 @@ def test_ideal_filters_keep_what_is_below_the_cutoff_and_nothing_else(up):
 def test_ideal_nonlinearity_refuses_what_has_no_centre():
   x, b = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
   options = {'up': 2, 'down': 2, 'up_cutoff': 0.25, 'down_cutoff': 0.25}
-  with pytest.raises(ValueError, match='8 samples a side cannot be cropped'):
+  with pytest.raises(ValueError, match='size must be at most 8'):
     ideal_filtered_lrelu(x, b, **options, size=7, gain=1.0, slope=0.2)
 
 
@@ -272,16 +272,16 @@ def test_ideal_nonlinearity_refuses_what_has_no_centre():
   [
     ({'sampling': 'rigid'}, 'sampling must be one of flexible, lowered'),
     ({'filter': 'box'}, 'filter must be one of kaiser, binomial'),
-    ({'sampling': 'lowered'}, "num_layers must be 6 where .* 'lowered'"),
-    ({'conv_before_up': False}, 'lrelu_upsampling must be 1 where'),
+    ({'sampling': 'lowered'}, "num_layers must be 6 for .* 'lowered'"),
+    ({'conv_before_up': False}, 'lrelu_upsampling must be 1 without'),
     (
       {'conv_before_up': False, 'lrelu_upsampling': 1, 'filter': 'ideal'},
-      "'ideal' needs conv_before_up",
+      "conv_before_up must be true for the filter 'ideal'",
     ),
-    ({'filter': 'binomial'}, "'binomial' upsamples by 2 alone"),
+    ({'filter': 'binomial'}, "must be 1 for the filter 'binomial'"),
     (
       {'filter': 'lanczos', 'radial_filters': True},
-      "radial_filters need the filter 'kaiser'",
+      "filter must be 'kaiser' with radial_filters",
     ),
   ],
 )
@@ -291,7 +291,7 @@ def test_impossible_designs(fields, message):
 
 
 def test_rates_that_cannot_be_halved():
-  with pytest.raises(ValueError, match=r'resolution 36 cannot .* 32 or 40'):
+  with pytest.raises(ValueError, match=r'got 36: .* 32 or 40'):
     spec_lib.SynthesisSpec(resolution=36, num_layers=6, sampling='lowered')
 
 

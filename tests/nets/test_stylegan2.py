@@ -247,7 +247,7 @@ def test_noise_modes():
   )
   for mode in ('const', 'random'):
     np.testing.assert_allclose(draw(weak, mode), none, rtol=1e-5, atol=1e-5)
-  with pytest.raises(ValueError, match="const, random, none, is 'loud'"):
+  with pytest.raises(ValueError, match="const, random, none, got 'loud'"):
     draw(variables, 'loud')
 
 
@@ -329,11 +329,11 @@ def test_a_constant_takes_no_transform_and_fourier_features_do():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'resolution': 20 + 2}, 'resolution 22'),
-    ({'resolution': 4}, 'resolution 4'),
+    ({'resolution': 20 + 2}, 'got 22'),
+    ({'resolution': 4}, 'got 4'),
     ({'img_channels': 2}, 'img_channels must be 1'),
-    ({'architecture': 'plain'}, "skip, resnet, orig, is 'plain'"),
-    ({'input': 'noise'}, "constant, fourier, is 'noise'"),
+    ({'architecture': 'plain'}, "skip, resnet, orig, got 'plain'"),
+    ({'input': 'noise'}, "constant, fourier, got 'noise'"),
     ({'channel_base': 16}, 'channel_base must be at least 32'),
   ],
 )
@@ -344,5 +344,5 @@ def test_impossible_designs_are_refused(options, message):
 
 def test_styles_of_another_number_are_refused():
   generator, variables = _tiny()
-  with pytest.raises(ValueError, match=r'\[n, 4, w_dim\], has \[2, 5, 8\]'):
+  with pytest.raises(ValueError, match=r'\[n, 4, w_dim\], got \[2, 5, 8\]'):
     generator.apply(variables, np.zeros((2, 5, 8)), method='synthesis')

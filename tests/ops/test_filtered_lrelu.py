@@ -216,7 +216,9 @@ def test_what_was_picked_is_said_once_per_shape(monkeypatch):
 
 
 def test_a_kernel_for_another_platform_is_refused():
-  with pytest.raises(NotImplementedError, match='runs on tpu; here is cpu'):
+  with pytest.raises(
+    NotImplementedError, match='platform must be tpu, got cpu'
+  ):
     filtered_lrelu(X, F, F, padding=9, implementation='pallas_tpu')
 
 
@@ -232,11 +234,11 @@ def test_a_kernel_for_another_platform_is_refused():
     ({'down': -1}, ValueError, 'down must be at least 1'),
     ({'padding': (1, 2, 3)}, ValueError, 'padding must be'),
     ({'padding': ((1, 2), 3)}, ValueError, 'padding must be'),
-    ({'padding': -4}, ValueError, 'leaves no output along h.*= 0'),
-    ({'fu': np.ones(9)}, ValueError, '8 samples.*need at least 9'),
+    ({'padding': -4}, ValueError, 'along h must be at least.*= 0'),
+    ({'fu': np.ones(9)}, ValueError, 'must be at least 9 samples.*got 8'),
     ({'padding': ((0, 0), (0, -8))}, ValueError, 'along w'),
-    ({'fd': np.ones((2, 2, 2))}, ValueError, 'expects fd'),
-    ({'fu': np.array([np.nan])}, ValueError, 'expects fu'),
+    ({'fd': np.ones((2, 2, 2))}, ValueError, 'fd must be'),
+    ({'fu': np.array([np.nan])}, ValueError, 'fu must be'),
     ({'gain': math.inf}, ValueError, 'gain must be finite'),
     ({'clamp': -1.0}, ValueError, 'clamp must be finite and at least 0'),
   ],
@@ -251,14 +253,14 @@ def test_bad_arrays_are_refused():
   call = inspect.unwrap(filtered_lrelu)
   with pytest.raises(ValueError, match='n, h, w, c'):
     call(X[0])
-  with pytest.raises(ValueError, match='not empty'):
+  with pytest.raises(ValueError, match='non-empty'):
     call(X[:0])
-  with pytest.raises(TypeError, match='x is int32'):
+  with pytest.raises(TypeError, match='got int32'):
     call(jnp.zeros(X.shape, jnp.int32))
-  with pytest.raises(ValueError, match=r'bias \[2\]'):
+  with pytest.raises(ValueError, match=r'b must have the shape \[2\]'):
     call(X, b=np.zeros(3, np.float32))
 
 
 def test_a_traced_filter_is_refused():
-  with pytest.raises(TypeError, match='fu is traced'):
+  with pytest.raises(TypeError, match='fu must be a concrete array'):
     jax.jit(lambda f: filtered_lrelu(X, f, padding=11))(F)

@@ -146,7 +146,7 @@ def test_sharding_the_batch_changes_nothing():
 
 def test_negative_padding_is_refused():
   x, w, styles = _operands()
-  with pytest.raises(ValueError, match='padding must not be negative'):
+  with pytest.raises(ValueError, match='padding must be at least 0'):
     lib.modulated_conv(x, w, styles, padding=-1)
 
 

@@ -162,7 +162,7 @@ def test_points_that_cannot_run_say_why_and_the_others_do(tmp_path):
   errors = {point.name: point.error for point in sweep.points}
   assert errors.pop('fine') == ''
   reasons = [
-    'a stopband lies below its cutoff',
+    'stopbands must be at least their cutoffs',
     'did you mean model.synthesis.margin?',
     'model.synthesis.filter_size must be an integer, got True',
     '7',

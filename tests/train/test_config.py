@@ -215,7 +215,7 @@ def test_an_unknown_generator_is_refused():
   config = tiny.tiny_config()
   config.model.generator = 'stylegan'
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  with pytest.raises(ValueError, match="stylegan3, stylegan2, is 'stylegan'"):
+  with pytest.raises(ValueError, match="stylegan3, stylegan2, got 'stylegan'"):
     build.make_trainer(config)
 
 
@@ -240,5 +240,5 @@ def test_an_unknown_precision_is_refused():
   config = tiny.tiny_config()
   config.model.precision = 'tf32'
   config_lib.resolve(config, img_channels=3, label_dim=0)
-  with pytest.raises(ValueError, match=r"fp32, bf16, fp16, is 'tf32'"):
+  with pytest.raises(ValueError, match=r"fp32, bf16, fp16, got 'tf32'"):
     build.make_trainer(config)

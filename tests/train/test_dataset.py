@@ -166,7 +166,7 @@ def test_a_run_without_a_record_gets_one(data, workdir):
 @pytest.mark.parametrize(
   ('names', 'problem'),
   [
-    (['2/1.png', '10/1.png'], r'in the order of their names before \(10, 2\)'),
+    (['2/1.png', '10/1.png'], r'sorted by name before \(10, 2\)'),
     (['a/1.png', 'b/1.gif'], r'1 image not read before: b/1\.gif'),
   ],
 )

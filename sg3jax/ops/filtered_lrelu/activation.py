@@ -9,11 +9,11 @@ from sg3jax.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-  """clip(gain * leaky_relu(y), -clamp, clamp).
+  """The function clip(gain * leaky_relu(y), -clamp, clamp).
 
   Attributes:
     gain: Factor on the output of the leaky ReLU.
-    slope: Its slope for negative inputs.
+    slope: Slope of the leaky ReLU for negative inputs.
     clamp: Bound on the magnitude after the gain, or None.
   """
 
@@ -22,7 +22,7 @@ class Activation:
   clamp: float | None
 
   def combine(self, *ys: Array) -> Array:
-    """Returns the activation of y, or given (y, v) v times its derivative."""
+    """Returns the activation of y; of (y, v), its derivative at y times v."""
     if len(ys) == 1:
       return self.value(ys[0])
     y, v = ys
@@ -34,7 +34,7 @@ class Activation:
     return y if self.clamp is None else jnp.clip(y, -self.clamp, self.clamp)
 
   def derivative(self, y: Array) -> Array:
-    """Returns its derivative: one of gain, gain * slope and zero."""
+    """Returns the derivative at y: one of gain, gain * slope and zero."""
     slopes = self._slopes(y)
     if self.clamp is None:
       return slopes

@@ -1,4 +1,4 @@
-"""The public `filtered_lrelu`: its arguments, and how they make a plan."""
+"""The public `filtered_lrelu`: checks its arguments and builds a `Plan`."""
 
 import math
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ Padding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 _SQRT_2 = math.sqrt(2)
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
-# Singular values of a 2-D filter below these, relative to the first, do not
-# show at the precision of the computation.
+# Singular values of a 2-D filter below these, relative to the first, have no
+# effect at the precision of the computation.
 _RANK_TOLERANCE = 4e-7
 _RANK_TOLERANCE_F64 = 1e-15
 
@@ -46,52 +46,53 @@ def filtered_lrelu(
 ) -> Float[Array, 'n h2 w2 c']:
   """Applies a leaky ReLU between an upsampling and a downsampling filter.
 
-  The alias-free nonlinearity of StyleGAN3 (Sec. 3.2, App. D.1): add the bias;
-  put up - 1 zeros after each sample along both axes; pad or crop; convolve with
-  fu, gain up^2; apply the leaky ReLU; multiply by the gain; clip; convolve with
-  fd; keep each down-th sample. Convolutions are true ones (filters flipped) and
+  This is the alias-free nonlinearity of StyleGAN3 (Sec. 3.2, App. D.1): add the
+  bias; insert up - 1 zeros after each sample along both axes; pad or crop;
+  convolve with fu, gain up^2; apply the leaky ReLU; multiply by the gain; clip;
+  convolve with fd; keep each down-th sample. Convolutions flip the filters and
   keep only fully overlapping positions, so along an axis
   out = ceil((in * up + low + high - taps_u - taps_d + 2) / down).
 
-  Differentiable in x, b and the scales to any order by reverse mode; constant
-  in filters.
+  It is differentiable in x, b and the scales, to any order in reverse mode. The
+  filters are constants.
 
   Args:
     x: Feature maps, float32, bfloat16, float16 or float64.
     fu: Upsampling filter: None (unit impulse), [t] (applied along both axes) or
-      [t, t'] (rows, columns). Concrete: NumPy, or a JAX array outside of any
-      transformation. A 2-D filter is split into separable ones whose sum equals
-      it to 4e-7 of its first singular value (exactly for float64).
-    fd: Downsampling filter, likewise.
+      [t, t'] (rows, columns). It must be concrete: a NumPy array, or a JAX
+      array outside of any transformation. A 2-D filter is split into separable
+      filters whose sum equals it to within 4e-7 of its first singular value
+      (1e-15 for float64).
+    fd: Downsampling filter, of the same types.
     b: Bias, or None.
     up: Upsampling factor, at least 1.
     down: Downsampling factor, at least 1.
-    padding: Samples at the upsampled rate; one number, (low, high) for both
-      axes, or ((top, bottom), (left, right)). Negative ones crop.
+    padding: Samples at the upsampled rate: one integer, (low, high) for both
+      axes, or ((top, bottom), (left, right)). Negative padding crops.
     gain: Factor on the output of the leaky ReLU.
-    slope: Its slope for negative inputs.
-    clamp: Bound on the magnitude after the gain, not negative; None for none.
-    input_scale: Factors on x, before the bias: the demodulation of a modulated
-      convolution; None for 1.
+    slope: Slope of the leaky ReLU for negative inputs.
+    clamp: Bound on the magnitude after the gain, at least 0; None for none.
+    input_scale: Factors on x, applied before the bias: the demodulation of a
+      modulated convolution; None for 1.
     output_scale: Factors on the result: the styles of the next convolution;
-      None for 1. The gradient of one that is exactly zero is taken as zero.
-    implementation: A name of `implementations()`: 'pallas' is the kernel of the
-      platform where it can serve the call, else 'banded'; any other name means
-      exactly that one. None: `default_implementation` of the devices of the
-      context's mesh (`jax.set_mesh`) or, without one, of the default device;
-      the log says once per shape what that is. Arrays on a mesh of Explicit
-      axes need that mesh in the context; the result is sharded as x is along
-      samples and channels.
+      None for 1. The gradient of a factor that is exactly zero is set to zero.
+    implementation: One of `implementations()`. 'pallas' selects the kernel of
+      the platform if it supports the call, else 'banded'; any other name
+      selects exactly that implementation. None selects
+      `default_implementation` for the devices of the context's mesh
+      (`jax.set_mesh`) or, without a mesh, for the default device; the choice is
+      logged once per shape. Arrays on a mesh of Explicit axes need that mesh in
+      the context; the result is sharded like x along samples and channels.
 
   Returns:
     The result, in the dtype of x.
 
   Raises:
-    TypeError: x has another dtype, a filter is traced, or a rate or the padding
-      is not made of integers.
-    ValueError: A shape or a value is out of its range, no output is left, or
-      the implementation's name is unknown.
-    NotImplementedError: The named implementation cannot serve this call.
+    TypeError: If x has another dtype, a filter is traced, or a rate or the
+      padding does not consist of integers.
+    ValueError: If a shape or a value is out of its range, the output is empty,
+      or the implementation is unknown.
+    NotImplementedError: If the named implementation does not support the call.
   """
   _check_operands(x, b, input_scale=input_scale, output_scale=output_scale)
   call = dispatch.implementation_of(implementation)
@@ -129,9 +130,9 @@ def make_plan(
   slope: Number = 0.2,
   clamp: Number | None = None,
 ) -> Plan:
-  """Returns what `filtered_lrelu` does with maps [h, w] = shape of a dtype.
+  """Returns the plan of `filtered_lrelu` for maps of a shape [h, w] and dtype.
 
-  Arguments and errors as there.
+  The other arguments, and the errors, are those of `filtered_lrelu`.
   """
   return plan_lib.make_plan(
     shape,
@@ -152,30 +153,31 @@ def make_plan(
 def _check_operands(
   x: AnyArray, b: AnyArray | None, **scales: AnyArray | None
 ) -> None:
-  """Raises an error unless shapes fit together and the dtype is served."""
+  """Raises an error if shapes do not match or the dtype is not supported."""
   if x.ndim != 4 or not x.size:
     raise ValueError(
-      f'filtered_lrelu expects x [n, h, w, c], not empty, got shape {x.shape}.'
+      'filtered_lrelu: x must be a non-empty array [n, h, w, c], got shape '
+      f'{x.shape}.'
     )
   if jnp.dtype(x.dtype).name not in _DTYPES:
     raise TypeError(
-      f'filtered_lrelu takes {", ".join(_DTYPES)}; x is {x.dtype}.'
+      f'filtered_lrelu: x must be one of {", ".join(_DTYPES)}, got {x.dtype}.'
     )
   if b is not None and b.shape != x.shape[-1:]:
     raise ValueError(
-      f'filtered_lrelu expects a bias [{x.shape[-1]}] for x {x.shape}, '
+      f'filtered_lrelu: b must have the shape [{x.shape[-1]}] for x {x.shape}, '
       f'got {b.shape}.'
     )
   for name, factors in scales.items():
     if factors is not None and factors.shape != (x.shape[0], x.shape[-1]):
       raise ValueError(
-        f'filtered_lrelu expects {name} [{x.shape[0]}, {x.shape[-1]}] for x '
-        f'{x.shape}, got {factors.shape}.'
+        f'filtered_lrelu: {name} must have the shape [{x.shape[0]}, '
+        f'{x.shape[-1]}] for x {x.shape}, got {factors.shape}.'
       )
 
 
 def _scale_factors(factors: AnyArray | None, dtype: Any) -> Array | None:
-  """Returns them in float32, or in float64 for x of that dtype."""
+  """Returns the factors in float32, or in float64 if `dtype` is float64."""
   if factors is None:
     return None
   return jnp.asarray(factors, widen(dtype))
@@ -186,14 +188,14 @@ def _filter(name: str, f: Any) -> np.ndarray | None:
     return None
   if isinstance(f, Tracer):
     raise TypeError(
-      f'filtered_lrelu needs a concrete filter, but {name} is traced. Design '
-      'it in NumPy outside of the jitted function, or close over it.'
+      f'filtered_lrelu: {name} must be a concrete array, got a traced one. '
+      'Design it in NumPy outside of the jitted function, or close over it.'
     )
   f = np.asarray(f, np.float64)
   if f.ndim not in (1, 2) or not f.size or not np.isfinite(f).all():
     raise ValueError(
-      f'filtered_lrelu expects {name} to be a finite, non-empty filter with '
-      f'1 or 2 axes, got shape {f.shape}.'
+      f'filtered_lrelu: {name} must be a finite, non-empty filter with 1 or 2 '
+      f'axes, got shape {f.shape}.'
     )
   return f
 

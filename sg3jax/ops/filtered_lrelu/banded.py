@@ -1,20 +1,20 @@
 """`filtered_lrelu` as products with static banded matrices, in plain XLA.
 
-One function in three spellings, because the compilers differ:
+The function has three forms ("spellings"), because the compilers differ:
 
-  TPU  einsum with dense matrices. The MXU makes the zeros cheap, and XLA picks
+  TPU  Einsum with dense matrices. The MXU makes the zeros cheap, and XLA picks
        layouts in which no pass transposes.
-  GPU  batched dots, the matrix broadcast over the batch. Same numbers; einsum
-       there costs a transposition of the feature map per pass.
-  CPU  the diagonals of the matrices, shifted sums of polyphase components. Two
-       to five times faster than a GEMM at 36 rows, and the cost per pixel does
-       not grow with the row length.
+  GPU  Batched dot products, with the matrix broadcast over the batch. Einsum
+       would compute the same, but transpose the feature map in every pass.
+  CPU  The diagonals of the matrices: shifted sums of polyphase components. They
+       are two to five times faster than a GEMM at 36 rows, and the cost per
+       pixel does not grow with the row length.
 
-Accumulation is in float32, in float64 for float64 inputs. A CPU computes 16-bit
-inputs in float32 throughout; TPU and GPU round between passes as their matrix
-units want it, and a GPU stores what is between passes in 16 bits. Where the
-signals at the middle rate are large, a CPU or GPU computes a block of channels
-after the other.
+Sums accumulate in float32, or in float64 for float64 inputs. A CPU computes
+16-bit inputs in float32 throughout. TPUs and GPUs round the operands of each
+pass as their matrix units require, and a GPU stores the results between passes
+in 16 bits. If the signals at the middle rate are large, a CPU or GPU computes
+one block of channels at a time.
 """
 
 import functools
@@ -33,29 +33,29 @@ from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import DATA_AXIS, Array
 
-# More polyphase components than this along an axis (up 3 with down 4, say)
-# unroll into programs that take long to compile; such rates use matrices.
+# More polyphase components than this along an axis (for example, up 3 with down
+# 4) unroll into programs that compile slowly; such rates use matrices instead.
 _MAX_PHASES = 4
 
-# Blocks of channels are computed one after the other if the signals at the
-# middle rate are larger than this, to bound the memory that high resolutions
-# take. Blocks of fewer channels than that would waste vector instructions.
+# If the signals at the middle rate are larger than this, blocks of channels are
+# computed one at a time, to bound the memory at high resolutions. Blocks of
+# fewer than _MIN_CHANNELS channels would waste vector instructions.
 _MAX_MIDDLE_BYTES = {'cpu': 2**27, 'gpu': 2**30}
 _MIN_CHANNELS = 16
 
-# A signal at the middle rate: one array or the polyphase components of one.
+# A signal at the middle rate: an array, or its polyphase components.
 _Signal: TypeAlias = Any
 
 
 class Spelling(NamedTuple):
-  """How to apply U and D; both add up in and return float32 or wider."""
+  """Functions that apply U and D; both sum in and return float32 or wider."""
 
   expand: Callable[[Terms, Array], _Signal]
   contract: Callable[[Terms, _Signal], Array]
 
 
 def evaluate(spelling: Spelling, chain: Chain, *operands: Array) -> Array:
-  """Returns the chain's result, of the last operand's dtype."""
+  """Returns the result of the chain, in the dtype of the last operand."""
   expanded = map(spelling.expand, chain.expand, operands)
   middle = jax.tree.map(chain.activation.combine, *expanded)
   return spelling.contract(chain.contract, middle).astype(operands[-1].dtype)
@@ -67,9 +67,9 @@ def _einsum(m: Array, x: Array, axis: int, **options) -> Array:
 
 
 def _batched_dot(m: Array, x: Array, axis: int, **options) -> Array:
-  # [n, i, *] along h and [n * h, i, *] along w: the rows that a product
-  # contracts are the major ones of a contiguous block, so nothing moves. The
-  # broadcast is fused into the dot, not stored.
+  # The operand is [n, i, *] along h and [n * h, i, *] along w: the axis that is
+  # contracted is the major one of a contiguous block, so no data moves. The
+  # broadcast is fused into the dot product, not stored.
   n, h, w, c = x.shape
   batch, *block = (n, h, w * c) if axis == 1 else (n * h, w, c)
   y = lax.dot_general(
@@ -86,13 +86,14 @@ def _matrix_spelling(
   dtype: jnp.dtype,
   stored: jnp.dtype | None = None,
 ) -> Spelling:
-  """Returns the spelling in dense matrices.
+  """Returns the spelling with dense matrices.
 
   Args:
     multiply: Applies a matrix along an axis.
-    dtype: What operands of products are rounded to.
-    stored: Dtype in which results of products are stored; float32 or wider by
-      default. Products and sums of terms accumulate in that in any case.
+    dtype: Dtype to which the operands of products are rounded.
+    stored: Dtype in which the results of products are stored; float32 or wider
+      by default. Products and sums of terms always accumulate in float32 or
+      wider.
   """
   accumulator = widen(dtype)
   options = {
@@ -106,8 +107,8 @@ def _matrix_spelling(
     matrix = jnp.asarray(step.matrix, dtype)
     return multiply(matrix, x.astype(dtype), axis, **options)
 
-  # The passes next to the activation see the most samples. They go along h,
-  # where a row of an operand is a whole image row, w * c long.
+  # The passes next to the activation process the most samples. They run along
+  # h, where a row of an operand is a whole image row, w * c long.
   def expand(terms: Terms, x: Array) -> Array:
     return sum_(apply(apply(x, pw, 2), ph, 1) for ph, pw in terms)
 
@@ -121,7 +122,7 @@ def _matrix_spelling(
 
 
 def _diagonal_spelling(phases: int, dtype: jnp.dtype) -> Spelling:
-  """Returns the spelling in shifted sums of polyphase components."""
+  """Returns the spelling with shifted sums of polyphase components."""
 
   def expand(terms: Terms, x: Array) -> diagonals.Phases:
     return diagonals.expand(terms, x.astype(dtype), phases)
@@ -133,8 +134,8 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   """Returns the spelling 'einsum', 'batched' or 'diagonals' for a chain."""
   wide = widen(dtype)
   if name == 'batched':
-    # The compiler for GPUs does not fuse the activation into the products.
-    # Their results are in memory, and would be twice as large.
+    # XLA's GPU compiler does not fuse the activation into the products, so
+    # their results are stored, and would be twice as large in float32.
     return _matrix_spelling(_batched_dot, dtype, stored=dtype)
   if name == 'diagonals':
     rates = [terms[0][0].up for terms in chain.expand]
@@ -152,17 +153,18 @@ def _in_blocks(
   itemsize: int,
   *operands: Array,
 ) -> Array:
-  """Runs a chain, a block of channels at a time if its signals are large.
+  """Runs a chain, one block of channels at a time if its signals are large.
 
   Args:
-    run: (*operands) -> the result.
-    chain: What it computes.
-    most: Bytes that what is alive at the middle rate may take on a device.
-    itemsize: Bytes of that for each sample of a middle signal.
-    *operands: [n, h, w, c] each.
+    run: Function (*operands) -> result.
+    chain: Chain that `run` computes.
+    most: Largest number of bytes on a device for signals at the middle rate.
+    itemsize: Bytes for each sample at the middle rate, all live signals
+      together.
+    *operands: Arrays [n, h, w, c].
   """
   n, _, _, c = operands[0].shape
-  if not isinstance(n, int):  # Of an exported program.
+  if not isinstance(n, int):  # A symbolic size, in an exported program.
     return run(*operands)
   along_h, along_w = chain.contract[0]
   middle = n * along_h.in_size * along_w.in_size * c * itemsize
@@ -173,14 +175,14 @@ def _in_blocks(
   channels = -(-c // blocks)
 
   def add_block(i: Array, y: Array) -> Array:
-    # The last block begins earlier, and computes some channels twice: slices
-    # are moved to where they fit.
+    # Slices are clamped to the array, so the last block may begin earlier and
+    # compute some channels again.
     start = i * channels
     slices = (lax.dynamic_slice_in_dim(x, start, channels, 3) for x in operands)
     return lax.dynamic_update_slice_in_dim(y, run(*slices), start, 3)
 
-  # Filled with a value of an operand: the memory of zeros, which depend on
-  # nothing, is taken for all layers at the beginning of a program.
+  # Fill it with a value of an operand. Zeros depend on nothing, so XLA would
+  # allocate them for all layers at the beginning of a program.
   last = operands[-1]
   y = jnp.full((n, *chain.out_size, c), last[0, 0, 0, 0], last.dtype)
   return lax.fori_loop(0, blocks, add_block, y)
@@ -188,7 +190,7 @@ def _in_blocks(
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
-  """Returns the chain's result in the spelling of the compiled platform."""
+  """Returns the result of the chain, in the spelling for the platform."""
   # Jitted so that equal layers share one trace.
   operands = scaling.enter(*operands)
   dtype = operands[0].dtype
@@ -200,17 +202,17 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     itemsize = widen(dtype).itemsize
     most = _MAX_MIDDLE_BYTES['cpu']
     y = _in_blocks(spelled('diagonals'), chain, most, itemsize, *xs)
-    # Stored, as everything that reads it would compute the last pass anew.
+    # Store it: otherwise everything that reads it repeats the last pass.
     return barrier.store(scaling.leave(y))
 
   def anew(*xs: Array) -> tuple[Array, ...]:
-    # XLA recognises a derivative's middle signal as that of the forward pass
-    # and would keep those of all layers, gigabytes, although a product makes
-    # each again.
+    # XLA recognizes that a derivative has the same middle signal as the forward
+    # pass, and would keep those of all layers, gigabytes, instead of computing
+    # each again with a product.
     return lax.optimization_barrier(xs) if len(xs) > 1 else xs
 
   def on_gpu(*xs: Array) -> Array:
-    # Each term of an operand is a signal of its own before they are added.
+    # Each term of an operand is a separate signal before the terms are summed.
     signals = sum(len(terms) for terms in chain.expand)
     itemsize, most = signals * dtype.itemsize, _MAX_MIDDLE_BYTES['gpu']
     y = _in_blocks(spelled('batched'), chain, most, itemsize, *anew(*xs))

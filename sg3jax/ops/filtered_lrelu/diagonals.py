@@ -1,15 +1,15 @@
-"""Products with banded matrices by their diagonals: shifts, scaled and summed.
+"""Products with banded matrices as sums of scaled, shifted slices.
 
-A CPU has no matrix unit to feed, so the zeros outside the band are not free as
-they are on a TPU: adding up scaled slices costs a few multiply-adds a sample
-whatever the row length, and XLA fuses all of a pass into one vectorised loop.
+A CPU has no matrix unit, so zeros outside the band are not free as on a TPU.
+Summing scaled slices costs a few multiply-adds per sample at any row length,
+and XLA fuses a whole pass into one vectorised loop.
 
-The upsampled signal never exists as one array. It stays split into its
-polyphase components, phase p holding samples p, p + P, p + 2P, ... along an
-axis: upsampling produces each phase from plain slices of the input,
-downsampling sums plain slices of the phases, and no sample is interleaved,
-strided over or multiplied by an inserted zero. P is the least common multiple
-of the two factors, so that both directions of the operator fit.
+The upsampled signal never exists as one array. It stays split into its P
+polyphase components; component p holds samples p, p + P, p + 2P, ... along an
+axis. Upsampling computes each component from plain slices of the input, and
+downsampling sums plain slices of the components. No sample is interleaved,
+skipped by a stride or multiplied by an inserted zero. P is the least common
+multiple of the two factors, so it suits the operator and its derivatives.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from sg3jax.types import Array
 
 _H, _W = 1, 2
 
-# phases[q][p]: phase p along h of phase q along w, [n, h', w', c].
+# phases[q][p]: polyphase component p along h and q along w, [n, h', w', c].
 Phases = list[list[Array]]
 
 
@@ -35,10 +35,11 @@ def expand(terms: Terms, x: Array, phases: int) -> Phases:
   Args:
     terms: Upsampling terms.
     x: Input [n, h, w, c].
-    phases: Phases P of the output along each axis, a multiple of every `up`.
+    phases: Number P of polyphase components of the output along each axis, a
+      multiple of every `up`.
 
   Returns:
-    P x P phases of the output.
+    P x P polyphase components of the output.
   """
   total: Phases | None = None
   parts = _apply([x], [along_w for _, along_w in terms], _W, phases)
@@ -50,11 +51,11 @@ def expand(terms: Terms, x: Array, phases: int) -> Phases:
 
 
 def contract(terms: Terms, y: Phases) -> Array:
-  """Applies downsampling terms to the phases of their input; [n, h, w, c]."""
+  """Applies downsampling terms to components and returns [n, h, w, c]."""
   phases = len(y)
   down = terms[0][0].down
   steps = [along_h for along_h, _ in terms]
-  # parts[q][r]: the phases along h of column phase q under term r.
+  # parts[q][r]: components along h under term r, for component q along w.
   parts = [_apply(column, steps, _H, phases // down) for column in y]
   total = None
   for r, (along_h, along_w) in enumerate(terms):
@@ -66,7 +67,7 @@ def contract(terms: Terms, y: Phases) -> Array:
   return total
 
 
-# One scaled slice of a pass: (tap, input phase, first sample).
+# One scaled slice of a pass: (tap, input component, first sample).
 _Product: TypeAlias = tuple[float, int, int]
 
 
@@ -76,14 +77,14 @@ def _apply(
   """Applies passes that differ only in their taps to one signal.
 
   Args:
-    xs: Phases of the signal along `axis`; out_phases * down is a multiple of
-      len(xs) * up.
+    xs: Polyphase components of the signal along `axis`; out_phases * down is a
+      multiple of len(xs) * up.
     steps: The passes.
     axis: Axis of the arrays.
-    out_phases: Phases wanted.
+    out_phases: Number of polyphase components of the output.
 
   Returns:
-    For each pass its `out_phases` arrays.
+    The `out_phases` components of each pass.
   """
   if all(step.is_identity for step in steps) and len(xs) == out_phases:
     return [list(xs) for _ in steps]
@@ -98,8 +99,8 @@ def _apply(
     for step in steps
   ]
   low, highs = _margins(xs, products, lengths, stride, axis)
-  # The padded input of each pass is stored. Left alone, XLA fuses a pass into
-  # every slice that reads it, once per tap.
+  # Store the padded input of each pass. Otherwise XLA fuses its computation
+  # into every slice that reads it, once per tap.
   xs = barrier.store(
     [_pad(x, axis, low, high) for x, high in zip(xs, highs, strict=True)]
   )
@@ -112,7 +113,7 @@ def _apply(
       piece = lax.slice_in_dim(xs[phase], first, last + 1, stride, axis)
       piece = piece * jnp.asarray(tap, piece.dtype)
       total = piece if total is None else total + piece
-    if total is None:  # No samples, or every tap meets an inserted zero.
+    if total is None:  # No samples, or all taps fall on inserted zeros.
       shape = list(xs[0].shape)
       shape[axis] = length
       total = jnp.zeros(shape, xs[0].dtype)
@@ -125,7 +126,7 @@ def _apply(
 
 
 def _products(step: Pass, phase: int, in_phases: int) -> list[_Product]:
-  """Returns the scaled slices that sum to one output phase of a pass."""
+  """Returns the scaled slices that sum to one output component of a pass."""
   products = []
   for k, tap in enumerate(step.taps):
     sample, is_inserted = divmod(phase * step.down + k - step.low, step.up)
@@ -141,7 +142,7 @@ def _margins(
   stride: int,
   axis: int,
 ) -> tuple[int, list[int]]:
-  """Returns the zeros that slices reach for before and after each phase."""
+  """Returns how many zeros to pad before all components and after each."""
   low, highs = 0, [0] * len(xs)
   for of_step in products:
     for length, terms in zip(lengths, of_step, strict=True):
@@ -161,7 +162,7 @@ def _pad(x: Array, axis: int, low: int, high: int) -> Array:
 
 
 def _merge(xs: Sequence[Array], step: Pass, axis: int) -> Array:
-  """Interleaves the output phases of a pass along `axis`."""
+  """Interleaves the output components of a pass along `axis`."""
   if len(xs) == 1:
     return xs[0]
   length = xs[0].shape[axis]

@@ -1,8 +1,8 @@
 """The implementations of `filtered_lrelu`, and the choice among them.
 
-A caller names one, or gets what is best of what can run: the kernel of the
-platform where it can serve a chain and, on GPUs, where `measured` says that it
-is faster; `banded` elsewhere. The log says once per shape what that is.
+A caller names one or gets the best that is available: the kernel of the
+platform if it supports the chain and, on GPUs, if `measured` reports that it is
+faster; otherwise `banded`. The choice is logged once per shape.
 """
 
 import functools
@@ -26,8 +26,7 @@ from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.ops.filtered_lrelu.tpu import launch as tpu_launch
 from sg3jax.types import Array
 
-# The kernels by name: the platform that they are for, and the module
-# whose `unsupported` and `run` serve it.
+# For each kernel, its platform and the module with its `unsupported` and `run`.
 KERNELS: dict[str, tuple[str, Any]] = {
   'pallas_tpu': ('tpu', tpu_launch),
   'pallas_gpu': ('cuda', gpu_launch),
@@ -40,28 +39,29 @@ def implementations() -> tuple[str, ...]:
 
 
 def implementation_of(name: str | None) -> Callable[..., Array]:
-  """Returns the operator that a name means, or None for the best one.
+  """Returns the operator with a name; the best one if the name is None.
 
   Raises:
-    ValueError: The name is unknown.
+    ValueError: If the name is unknown.
   """
   if name is None:
     return _default
   if name not in IMPLEMENTATIONS:
     raise ValueError(
-      f'Unknown filtered_lrelu implementation {name!r}; known are '
-      f'{", ".join(map(repr, IMPLEMENTATIONS))}.'
+      'filtered_lrelu: implementation must be one of '
+      f'{", ".join(map(repr, IMPLEMENTATIONS))}, got {name!r}.'
     )
   return IMPLEMENTATIONS[name]
 
 
 def default_implementation(platform_name: str) -> str:
-  """Returns what `None` means on a platform.
+  """Returns the implementation that `None` selects on a platform.
 
-  On GPUs 'pallas' means the kernel where `measured` says that it is faster.
+  On GPUs, 'pallas' selects the kernel where `measured` reports that it is
+  faster.
 
   Args:
-    platform_name: As JAX names it: cpu, gpu (or cuda), tpu.
+    platform_name: Name of the platform in JAX: cpu, gpu (or cuda), tpu.
   """
   if platform_name in ('gpu', 'cuda') and measured.is_proven('pallas_gpu'):
     return 'pallas'
@@ -75,7 +75,7 @@ def _kernel_refusal(
   platform_name, module = KERNELS[name]
   actual, kind = platform.target()
   if actual != platform_name and not platform.interpret():
-    return f'it runs on {platform_name}; here is {actual}'
+    return f'the platform must be {platform_name}, got {actual}'
   reason = module.unsupported(chain, *operands, scaling=scaling, kind=kind)
   return reason or partition.obstacle()
 
@@ -83,7 +83,7 @@ def _kernel_refusal(
 def _run_kernel(
   name: str, chain: Chain, *operands: Array, scaling: Scaling = NONE
 ) -> Array:
-  if chain.is_pointwise:  # XLA fuses that into its neighbours: nothing to win.
+  if chain.is_pointwise:  # XLA fuses it with its neighbours: nothing to gain.
     return banded.run(chain, *operands, scaling=scaling)
   if reason := _kernel_refusal(name, chain, *operands, scaling=scaling):
     raise NotImplementedError(f'filtered_lrelu: {name}: {reason}.')
@@ -97,7 +97,7 @@ def _run_kernel(
 def _run_pallas(
   chain: Chain, *operands: Array, scaling: Scaling = NONE
 ) -> Array:
-  """Computes a chain by the target's kernel if it can, else by `banded`."""
+  """Computes a chain by the target's kernel if possible, else by `banded`."""
   platform_name, kind = platform.target()
   name = _kernel_of(platform_name)
   if name is None:
@@ -112,7 +112,8 @@ def _run_pallas(
   _announce(chain, operands, name)
 
   def run(chain: Chain, *parts: Array, scaling: Scaling) -> Array:
-    # What runs on the host of an accelerator takes the plain form there.
+    # The parts of a program that run on the host of an accelerator use
+    # `banded`.
     kernel = functools.partial(KERNELS[name][1].run, kind=kind)
     branches = {'default': banded.run, platform_name: kernel}
     return jax.lax.platform_dependent(
@@ -171,9 +172,9 @@ def _say_once(message: str) -> None:
   logging.info('filtered_lrelu %s', message)
 
 
-# A name's function takes (plan, x, input scale, bias, output scale) and is
-# differentiable to any order. What it cannot serve it refuses with
-# NotImplementedError and the reason.
+# Each function takes (plan, x, input scale, bias, output scale) and is
+# differentiable to any order. For a call that it does not support it raises
+# NotImplementedError with the reason.
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
   'banded': banded.filtered_lrelu,
   'reference': reference.filtered_lrelu,

@@ -1,8 +1,8 @@
-"""Looks up which kernels were measured right, and faster than `banded`.
+"""Looks up which kernels were measured to be correct and faster than `banded`.
 
-`measured.json` is made by `scripts/hardware_tables.py` from the committed
-results of `scripts/prove_hardware.py`. A kernel that has no results there is
-not taken unless it is asked for.
+`scripts/hardware_tables.py` makes `measured.json` from the committed results of
+`scripts/prove_hardware.py`. A kernel without results there runs only if it is
+requested by name.
 """
 
 import functools
@@ -15,11 +15,12 @@ _FILE = 'measured.json'
 
 
 def kind_of(chain: Chain) -> str:
-  """Returns what a kernel's speed depends on beside the sizes.
+  """Returns the properties that determine a kernel's speed, except sizes.
 
-  Rates by which the operands are upsampled, the rate by which the result is
-  downsampled, and the terms of the filters: `2>2` for a layer of T, `4,2>4` for
-  the derivative of one that upsamples, `2>2 of 1>4 terms` for a layer of R.
+  These are the upsampling factors of the operands, the downsampling factor of
+  the result and the numbers of terms of the filters: `2>2` for a layer of T,
+  `4,2>4` for the derivative of one that upsamples, `2>2 of 1>4 terms` for a
+  layer of R.
   """
   ups = ','.join(str(terms[0][0].up) for terms in chain.expand)
   kind = f'{ups}>{chain.contract[0][0].down}'
@@ -31,20 +32,20 @@ def kind_of(chain: Chain) -> str:
 
 
 def times_faster(kernel: str, chain: Chain) -> float | None:
-  """Returns the least ratio to `banded` that was measured for such chains.
+  """Returns the least speedup over `banded` measured for a kind of chain.
 
   Args:
     kernel: Name of the implementation.
-    chain: What to compute.
+    chain: A chain of that kind.
 
   Returns:
-    The ratio, or None if none was measured, or the kernel was wrong.
+    The speedup, or None if none was measured or the kernel was incorrect.
   """
   return _table().get(kernel, {}).get(kind_of(chain))
 
 
 def is_proven(kernel: str) -> bool:
-  """Returns whether there are chains for which a kernel is the better one."""
+  """Returns whether a kernel is faster than `banded` for some chains."""
   return any(ratio > 1 for ratio in _table().get(kernel, {}).values())
 
 

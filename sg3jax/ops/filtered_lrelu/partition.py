@@ -1,12 +1,12 @@
 """Runs a chain on each device's part of a batch.
 
-A compiler does not look into a kernel: under plain `jit` it would gather the
-batch on every device, or refuse. The operator acts on each sample alone, so
-each device runs the kernel on the samples that it has.
+A compiler cannot partition a kernel: under plain `jit` it would gather the
+batch on every device, or fail. The operator acts on each sample separately, so
+each device runs the kernel on its own samples.
 
-Meshes of Auto axes leave open which of them carries the batch: it is 'data'. On
-meshes of Explicit axes the types of the arrays say how they are sharded, and
-all implementations run on the parts that there are.
+On a mesh of Auto axes, the batch is sharded over the axis 'data' by convention.
+On a mesh of Explicit axes, the types of the arrays hold their sharding, and
+every implementation runs on the parts that each device has.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ def obstacle() -> str | None:
   axes = open_axes()
   if axes and DATA_AXIS not in mesh.axis_names:
     return (
-      f'it shares the batch over an axis {DATA_AXIS!r}, and the axes of this '
-      f'mesh are {", ".join(map(repr, mesh.axis_names))}'
+      f'the mesh must have an axis {DATA_AXIS!r}, got axes '
+      f'{", ".join(map(repr, mesh.axis_names))}'
     )
   return None
 
@@ -47,12 +47,12 @@ def obstacle() -> str | None:
 def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
   """Returns `run`, (chain, *operands, scaling=) -> result, sharded by samples.
 
-  The mesh is the one of the context (`jax.set_mesh`); its axis 'data' carries
-  the batch, and along other axes each device computes the same. `run` is called
-  as it is where nothing is left to partition: without a mesh, on one device,
-  and where `jax.shard_map` has taken all axes. A batch that the devices cannot
-  share evenly (under `jax.vmap`, the part that is not mapped over, unless
-  `spmd_axis_name` names the axis) is computed whole by each of them. Call it
+  The mesh is that of the context (`jax.set_mesh`). The batch is sharded over
+  its axis 'data'; along other axes all devices compute the same. `run` is
+  called unchanged if nothing is left to partition: without a mesh, on one
+  device, or if `jax.shard_map` has taken all axes. A batch that cannot be
+  divided evenly (under `jax.vmap`, the part that is not mapped over, unless
+  `spmd_axis_name` names the axis) is computed whole by every device. Call it
   only if there is no `obstacle`.
   """
 
@@ -70,7 +70,7 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
       in_specs=(of_scaling, *(spec,) * len(operands)),
       out_specs=spec,
       axis_names=set(axes),
-      check_vma=False,  # Interpreted kernels do not say what they vary over.
+      check_vma=False,  # Interpreted kernels do not say over what they vary.
     )(scaling, *operands)
 
   return sharded
@@ -79,9 +79,9 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
 def align(
   x: AnyArray, s: Array | None, b: Array | None, o: Array | None
 ) -> tuple[AnyArray, Array | None, Array | None, Array | None]:
-  """Returns operands sharded by samples and channels alone, as x is.
+  """Returns operands sharded only by samples and channels, like x.
 
-  They are what they were unless x has a mesh of Explicit axes.
+  They are returned unchanged unless x is on a mesh of Explicit axes.
 
   Args:
     x: Feature maps [n, h, w, c].
@@ -100,11 +100,11 @@ def align(
 
 
 def over_parts(run: Callable[..., Array]) -> Callable[..., Array]:
-  """Returns `run`, (chain, *operands, scaling=) -> result, of explicit types.
+  """Returns `run`, (chain, *operands, scaling=) -> result, for Explicit axes.
 
-  On a mesh of Explicit axes each device runs it on the samples and channels
-  that it has; operands must be as from `align`, and so is the result.
-  Elsewhere `run` is called as it is.
+  On a mesh of Explicit axes, each device runs it on its own samples and
+  channels. Operands must be sharded as by `align`; the result is sharded the
+  same way. Elsewhere `run` is called unchanged.
   """
 
   def sharded(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:

@@ -1,14 +1,14 @@
-"""Describes one `filtered_lrelu` call in hashable static values.
+"""Describes one `filtered_lrelu` call by hashable static values.
 
-A FIR filter with zero insertion, padding and decimation is, along one axis, the
-banded matrix of a `Pass`. A separable filter is one pass per axis (`Term`), a
-2-D filter a sum of terms. A `Plan` is the whole operator
+Along one axis, a FIR filter with zero insertion, padding and decimation is the
+banded matrix of a `Pass`. A separable filter is one pass per axis (a `Term`),
+and a 2-D filter is a sum of terms. A `Plan` is the whole operator
 
   y = D act(U x),   U, D sums of terms,
 
 for one input shape. Transposing a pass exchanges its two rates and reverses its
-taps, so the derivatives of the operator are made of the same parts: each is a
-`Chain`, and chains are all that an implementation has to compute.
+taps, so the derivatives of the operator consist of the same parts. Each is a
+`Chain`, and an implementation only has to compute chains.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ import numpy as np
 from sg3jax.ops import filters
 from sg3jax.ops.filtered_lrelu.activation import Activation
 
-# Nested tuples hash and compare by value, which static arguments of a jitted
-# function must do and NumPy arrays do not.
+# The static arguments of a jitted function must hash and compare by value.
+# Nested tuples do; NumPy arrays do not.
 Taps: TypeAlias = tuple[float, ...]
 Taps2D: TypeAlias = tuple[Taps, ...]
 AxisPadding: TypeAlias = tuple[int, int]
@@ -33,15 +33,15 @@ AxisPadding: TypeAlias = tuple[int, int]
 class Pass:
   """A resampling FIR filter along one axis: out = M in.
 
-  M[o, i] = taps[i * up - o * down + low] where that index exists, else zero.
+  M[o, i] = taps[i * up - o * down + low] if that index exists, else zero.
 
   Attributes:
-    taps: Filter in the order it is met by rising input index, i.e. flipped.
+    taps: Taps in the order of increasing input index, that is, flipped.
     up: Zero insertion factor.
     down: Decimation factor.
-    low: Zeros put before the first sample, after zero insertion.
-    in_size: Input samples.
-    out_size: Output samples.
+    low: Zeros before the first sample, after zero insertion.
+    in_size: Number of input samples.
+    out_size: Number of output samples.
   """
 
   taps: Taps
@@ -89,7 +89,7 @@ Terms: TypeAlias = tuple[Term, ...]
 
 
 def round_up(value: int, multiple: int) -> int:
-  """Returns the least multiple that is not less than the value."""
+  """Returns the least multiple of a number that is at least the value."""
   return -(-value // multiple) * multiple
 
 
@@ -99,7 +99,7 @@ def transpose(terms: Terms) -> Terms:
 
 
 def _cached_hash(self: Any) -> int:
-  # Static arguments are hashed at every call, and these hold many floats.
+  # Static arguments are hashed at every call, and these contain many floats.
   if '_hash' not in self.__dict__:
     fields = dataclasses.fields(self)
     self.__dict__['_hash'] = hash(tuple(getattr(self, f.name) for f in fields))
@@ -108,13 +108,13 @@ def _cached_hash(self: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-  """Expand each operand, combine them pointwise, contract.
+  """Expands each operand, combines them pointwise and contracts the result.
 
   Attributes:
-    expand: For each operand the terms that bring it to the middle rate.
-    activation: Combines them: it acts on one operand; of two, the second is
-      multiplied by its derivative at the first.
-    contract: Terms from the middle rate to the result.
+    expand: For each operand, the terms that bring it to the middle rate.
+    activation: Combines the operands. It is applied to a single operand; of
+      two, the second is multiplied by its derivative at the first.
+    contract: Terms that bring the result from the middle rate to its own.
   """
 
   expand: tuple[Terms, ...]
@@ -138,7 +138,7 @@ class Chain:
 
   @property
   def flops(self) -> float:
-    """Two for each multiply-add of the filters with one map, zeros left out."""
+    """Two for each multiply-add of the filters on one map, without zeros."""
     total = 0.0
     for terms in self.expand:  # Along w, then h.
       for along_h, along_w in terms:
@@ -153,12 +153,12 @@ class Chain:
 
   @property
   def samples(self) -> int:
-    """Samples of one map of each operand and of the result."""
+    """Number of samples in one map of every operand and of the result."""
     return sum(h * w for h, w in (*self.in_sizes, self.out_size))
 
   @property
   def is_pointwise(self) -> bool:
-    """Whether no pass does anything."""
+    """Whether every pass is the identity."""
     sums = (*self.expand, self.contract)
     return all(p.is_identity for terms in sums for term in terms for p in term)
 
@@ -172,9 +172,9 @@ class Plan:
     fd: Taps of the downsampling filter, likewise.
     up: Upsampling factor.
     down: Downsampling factor.
-    padding: Samples added (or, negative, cropped) after zero insertion,
+    padding: Samples added (cropped if negative) after zero insertion,
       ((top, bottom), (left, right)).
-    activation: The leaky ReLU, its gain and clamp.
+    activation: The leaky ReLU with its gain and clamp.
     expand: U as a sum of separable terms.
     contract: D as a sum of separable terms.
   """
@@ -192,12 +192,12 @@ class Plan:
 
   @functools.cached_property
   def forward(self) -> Chain:
-    """(x) -> D act(U x)."""
+    """The chain (x) -> D act(U x)."""
     return Chain((self.expand,), self.activation, self.contract)
 
   @functools.cached_property
   def backward(self) -> Chain:
-    """(x, g) -> U^T M(U x) D^T g, with M the diagonal mask of slopes."""
+    """The chain (x, g) -> U^T M(U x) D^T g, with M the diagonal slope mask."""
     return Chain(
       (self.expand, transpose(self.contract)),
       self.activation,
@@ -206,7 +206,7 @@ class Plan:
 
   @functools.cached_property
   def tangent(self) -> Chain:
-    """(x, t) -> D M(U x) U t."""
+    """The chain (x, t) -> D M(U x) U t."""
     return Chain((self.expand, self.expand), self.activation, self.contract)
 
 
@@ -231,11 +231,12 @@ def make_plan(
     down: Downsampling factor.
     padding: ((top, bottom), (left, right)).
     activation: See `Plan`.
-    tolerance: Largest singular value of a 2-D filter that may be dropped,
-      relative to its first.
+    tolerance: Largest singular value of a 2-D filter to discard, relative to
+      the first.
 
   Raises:
-    ValueError: The padded input is smaller than a filter: no output is left.
+    ValueError: If the padded input is smaller than a filter, so that the output
+      is empty.
   """
   up_taps, down_taps = _separable(fu, tolerance), _separable(fd, tolerance)
   axes = []
@@ -246,17 +247,17 @@ def make_plan(
     filtered = middle - len(down_taps[0][axis]) + 1
     if middle < 1 or filtered < 1:
       raise ValueError(
-        f'filtered_lrelu leaves no output along {"hw"[axis]}: '
-        f'{size} samples x up {up} + padding ({low}, {high}) = {padded}, '
-        f'but filters of {len(up_taps[0][axis])} and '
-        f'{len(down_taps[0][axis])} taps need at least '
-        f'{padded - filtered + 1}. Increase the padding.'
+        f'filtered_lrelu: the padded input along {"hw"[axis]} must be at least '
+        f'{padded - filtered + 1} samples for filters of '
+        f'{len(up_taps[0][axis])} and {len(down_taps[0][axis])} taps, got '
+        f'{size} samples x up {up} + padding ({low}, {high}) = {padded}. '
+        'Increase the padding.'
       )
     axes.append((size, low, middle, math.ceil(filtered / down)))
 
   def expand(taps: np.ndarray, axis: int) -> Pass:
     size, low, middle, _ = axes[axis]
-    # Zero insertion divides the mean by `up` along each axis; restore it here.
+    # Zero insertion divides the mean by `up` along each axis: restore it.
     return Pass(_tuple(taps[::-1] * up), up, 1, low, size, middle)
 
   def contract(taps: np.ndarray, axis: int) -> Pass:

@@ -24,12 +24,12 @@ def by_platform(
   gpu: Callable[..., _T],
   tpu: Callable[..., _T],
 ) -> _T:
-  """Calls the function of the platform that the caller is compiled for.
+  """Calls the function for the platform that the caller is compiled for.
 
   The choice is made when a program is lowered, not when it is traced, so one
-  traced program can be compiled ahead of time for a platform that is absent.
-  All three are traced and must return the same shapes and dtypes. Not
-  differentiable at a bearable cost: keep it inside a custom VJP.
+  traced program can be compiled ahead of time for an absent platform. All three
+  functions are traced and must return the same shapes and dtypes. Deriving this
+  call is expensive: keep it inside a custom VJP.
   """
   return lax.platform_dependent(
     *args, cpu=cpu, cuda=gpu, rocm=gpu, tpu=tpu, default=tpu
@@ -39,9 +39,9 @@ def by_platform(
 def target() -> tuple[str, str]:
   """Returns the platform ('cpu', 'cuda', 'tpu', ...) and kind of the devices.
 
-  Those of the context's mesh (`jax.set_mesh`), which ahead-of-time compilation
-  sets for devices that are absent; else of the default device; or what
-  `targeted` says.
+  They are those set by `targeted`, else those of the context's mesh
+  (`jax.set_mesh`), which ahead-of-time compilation sets for absent devices,
+  else those of the default device.
   """
   if stated := _TARGET.get():
     return stated
@@ -58,11 +58,11 @@ def target() -> tuple[str, str]:
 
 @contextlib.contextmanager
 def targeted(platform: str, kind: str = '') -> Iterator[None]:
-  """Lets what is traced inside of it be for a platform, wherever it is.
+  """Sets the platform for which code inside of the context is traced.
 
   Args:
     platform: 'cpu', 'cuda', 'tpu', ...
-    kind: The kind of the device, as JAX names it.
+    kind: Device kind in JAX.
   """
   token = _TARGET.set((platform, kind))
   try:
@@ -72,19 +72,20 @@ def targeted(platform: str, kind: str = '') -> Iterator[None]:
 
 
 def interpret() -> Any:
-  """Returns how kernels are interpreted here: False, or see `interpreted`."""
+  """Returns the mode set by `interpreted`, or False."""
   return _INTERPRET.get()
 
 
 @contextlib.contextmanager
 def interpreted(mode: Any = True) -> Iterator[None]:
-  """Lets kernels named as `implementation` run on a CPU, slowly, for tests.
+  """Interprets kernels that are requested by name, slowly, on a CPU, for tests.
 
-  Acts on what is traced inside of it: functions jitted before keep what they
-  have, and the pullback of `jax.vjp` has to be called inside of it too.
+  It affects functions that are traced inside of the context. Functions that
+  were jitted before are unchanged, and the pullback of `jax.vjp` must be called
+  inside of the context too.
 
   Args:
-    mode: True, or the kernel's own parameters: `pltpu.InterpretParams`,
+    mode: True, or parameters for the kernel: `pltpu.InterpretParams`,
       `plgpu.InterpretParams`.
   """
   token = _INTERPRET.set(mode)

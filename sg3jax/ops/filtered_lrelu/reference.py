@@ -1,7 +1,7 @@
-"""The readable definition of `filtered_lrelu`, by depthwise convolutions.
+"""The readable definition of `filtered_lrelu`, with depthwise convolutions.
 
-Plain autodiff, no tricks: the specification that the other implementations are
-tested against, and the baseline that they are timed against.
+It uses plain automatic differentiation. It is the specification against which
+the other implementations are tested, and the baseline for their speed.
 """
 
 import jax.numpy as jnp
@@ -57,14 +57,14 @@ def _convolve(
   padding: tuple[AxisPadding, AxisPadding],
 ) -> Array:
   channels = x.shape[-1]
-  # XLA's convolution is a correlation; a true one flips the filter.
+  # XLA's convolution is a correlation: flip the filter.
   kernel = jnp.asarray(np.flip(f) * up[0] * up[1], x.dtype)
   kernel = jnp.broadcast_to(kernel[..., None, None], (*f.shape, 1, channels))
   return lax.conv_general_dilated(
     x,
     kernel,
     window_strides=down,
-    # lhs_dilation leaves out the zeros that follow the last sample.
+    # lhs_dilation does not insert zeros after the last sample.
     padding=[
       (low, high + factor - 1)
       for (low, high), factor in zip(padding, up, strict=True)

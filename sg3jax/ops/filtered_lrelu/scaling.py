@@ -1,9 +1,8 @@
-"""Factors and bias that a chain takes in with its operands, before and after.
+"""Scales and a bias that are applied to the operands and result of a chain.
 
-A modulated convolution leaves a factor for each sample and channel to be
-multiplied in behind it (the demodulation), and the next one wants its input
-multiplied (the style). A kernel that does both saves two passes over the
-feature maps in memory.
+The output of a modulated convolution has to be multiplied by a factor for each
+sample and channel (the demodulation), and so has the input of the next one (the
+style). A kernel that does both saves two passes over the feature maps.
 """
 
 from typing import Any, NamedTuple
@@ -21,10 +20,10 @@ class Scaling(NamedTuple):
   Attributes:
     operands: Factors of the first and the second operand, float32 [n, c], or
       None for 1.
-    bias: Added to the first operand after that, [c], or None.
+    bias: Bias added to the scaled first operand, [c], or None.
     result: Factors of the result, float32 [n, c], or None for 1.
 
-  To plan without data, shapes and dtypes can stand for the arrays.
+  Shapes and dtypes can replace the arrays where no data is computed.
   """
 
   operands: tuple[Any, Any] = (None, None)
@@ -32,10 +31,11 @@ class Scaling(NamedTuple):
   result: Any = None
 
   def enter(self, *operands: Array) -> tuple[Array, ...]:
-    """Returns the scaled, biased operands, in their dtypes."""
+    """Returns the scaled operands, the first one biased, in their dtypes."""
     first, *rest = map(scale_channels, operands, self.operands)
     if self.bias is not None:
-      # In the operand's dtype: widened, XLA relays the feature map out on TPUs.
+      # Add in the operand's dtype: if it were widened, XLA would change the
+      # layout of the feature map on TPUs.
       first = first + self.bias.astype(first.dtype)[None, None, None]
     return (first, *rest)
 
@@ -49,7 +49,7 @@ NONE = Scaling()
 
 def sum_pixels(*xs: Array) -> Array:
   """Returns the sum of products over the pixels, [n, c], float32 or wider."""
-  # Thousands of 16-bit terms would not survive a 16-bit sum.
+  # A 16-bit sum of thousands of terms would be inaccurate.
   wide = widen(*(x.dtype for x in xs))
   product = xs[0].astype(wide)
   for x in xs[1:]:
@@ -58,6 +58,6 @@ def sum_pixels(*xs: Array) -> Array:
 
 
 def divide(x: Array, factors: Array) -> Array:
-  """Returns x / factors, zero where a factor is."""
+  """Returns x / factors, and zero where a factor is zero."""
   is_zero = factors == 0
   return jnp.where(is_zero, 0, x / jnp.where(is_zero, 1, factors))

@@ -5,16 +5,17 @@ The operator y = D act(U x) has the derivative
   dy = D M(U x) U t            the tangent chain, linear in t
   dx = U^T M(U x) D^T g        the backward chain, linear in g
 
-with M the diagonal mask of slopes. Each of the two is the other's transpose,
-and M is constant almost everywhere, so reverse mode closes over them: the
-gradient of `backward` is `tangent`, that of `tangent` is `backward`, and
-neither has one through M. Only x is kept between the passes; U x, at the middle
-rate, is computed again, as storing a mask of it would take memory that limits
-the batch.
+with M the diagonal mask of slopes. Each of the two is the transpose of the
+other, and M is constant almost everywhere, so reverse mode needs no further
+chains: the gradient of `backward` is `tangent`, that of `tangent` is
+`backward`, and neither has a gradient through M. Only x is saved between the
+passes. U x, at the middle rate, is computed again, because storing a mask of it
+would take memory that limits the batch.
 
-With factors and a bias, y = o D act(U (s x + b)): the chains see s x + b, g
-comes in times o, and the gradients of s, b and o are sums over pixels. That of
-o is the sum of g y / o, as y is there and D act(U (s x + b)) is not.
+With factors and a bias, y = o D act(U (s x + b)). The chains then act on
+s x + b, g is multiplied by o, and the gradients of s, b and o are sums over
+pixels. The gradient of o is computed as the sum of g y / o, because y is stored
+and D act(U (s x + b)) is not.
 """
 
 from collections.abc import Callable
@@ -32,12 +33,13 @@ from sg3jax.types import AnyArray, Array
 def differentiable(run: Callable[..., Array]) -> Callable[..., Array]:
   """Returns (plan, x, s, b, o) -> o D act(U (s x + b)), differentiable.
 
-  Reverse mode, to any order, in x [n, h, w, c], the factors s and o, [n, c] or
-  None, and the bias b, [c] or None; s, b and o may be left out.
+  It is differentiable in reverse mode, to any order, in x [n, h, w, c], the
+  factors s and o, [n, c] or None, and the bias b, [c] or None. s, b and o are
+  optional.
 
   Args:
-    run: (chain, *operands, scaling=) -> the chain's result, of the operands'
-      dtype.
+    run: Function (chain, *operands, scaling=) -> result of the chain, in the
+      dtype of the operands.
   """
   chains = _Chains(partition.over_parts(run))
 
@@ -104,7 +106,7 @@ class _Chains:
       else scaling.divide(scaling.sum_pixels(g, y), o).astype(o.dtype),
     )
 
-  # In the next two, None is the zero gradient of what a mask is made of.
+  # In the next two functions, None is the zero gradient of arguments of a mask.
 
   def _pull_backward(self, plan, saved, t):
     x, s, b, g, o = saved
@@ -122,7 +124,7 @@ class _Chains:
 
 
 def _chain(direction: str, call: Callable[..., Array]) -> Any:
-  """Returns (plan, *operands) -> one chain of the plan, to be given rules."""
+  """Returns (plan, *operands) -> one chain, which has no VJP rules yet."""
 
   def apply(plan: Plan, *operands: AnyArray | None) -> Array:
     chain: Chain = getattr(plan, direction)

@@ -1,11 +1,12 @@
 """Geometry of the Mosaic GPU kernel, in plain Python.
 
-The kernel's block computes a strip of the output, `width` columns by `rows`
-rows, for 64 channels of one image. It walks down the rows. A step takes in
-`Stream.advance` rows of each operand, makes `Geometry.phases` rows at the
-middle rate and finishes `Geometry.groups_per_step` rows of the output. All
-positions below are relative to the first output sample of the strip, whose
-distance to the next strip's is an integer number of samples of every operand.
+A block of the kernel computes a strip of the output, `width` columns by `rows`
+rows, for 64 channels of one image, from top to bottom. A step reads
+`Stream.advance` rows of each operand, computes `Geometry.phases` rows at the
+middle rate and completes `Geometry.groups_per_step` rows of the output. All
+positions below are relative to the first output sample of the strip. The
+distance between the first samples of two strips is an integer number of samples
+of every operand.
 """
 
 import dataclasses
@@ -21,25 +22,25 @@ from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms, round_up
 CHANNELS = 64
 RESIDENT = 0
 
-# Bytes of shared memory with which two blocks share a multiprocessor of an
-# H100, with 1 KiB reserved for each.
+# Shared memory per block, in bytes, at which two blocks fit on a multiprocessor
+# of an H100, with 1 KiB reserved for each.
 _SHARED_MEMORY_OF_TWO = 113 * 1024
 
-# A term weaker than this, relative to the first of its sum, is below what
-# float16 taps can express of the first.
+# A term weaker than this, relative to the first of its sum, is smaller than the
+# rounding of the first term's taps to float16.
 _WEAKEST_TERM = 3e-4
 
-# (row of the ones alive, tap), for one row at the middle rate.
+# Pairs (index among the live rows, tap) for one row at the middle rate.
 RowTaps: TypeAlias = tuple[tuple[int, float], ...]
 
 
 class Arrival(NamedTuple):
-  """Describes how an operand's rows are changed when they arrive in registers.
+  """Describes how rows of an operand are converted when they reach registers.
 
   Attributes:
-    is_wide: They are bfloat16, and become float16.
-    is_scaled: They are multiplied by factors of the channels.
-    is_biased: A bias is added.
+    is_wide: Whether the rows are bfloat16 and are converted to float16.
+    is_scaled: Whether the rows are multiplied by a factor for each channel.
+    is_biased: Whether a bias is added.
   """
 
   is_wide: bool = False
@@ -48,20 +49,20 @@ class Arrival(NamedTuple):
 
 
 class Stream(NamedTuple):
-  """How one operand is read and brought to the middle rate.
+  """Describes how one operand is read and brought to the middle rate.
 
   Attributes:
-    rate: Its upsampling factor.
-    advance: Rows that a step takes in.
-    first_row: Row that the strip begins with.
-    alive: Rows that a step needs at once.
-    row_taps: For each phase (middle row of a step) and term, its taps.
-    first_column: Column that the strip begins with.
-    columns: Columns that the strip needs, a multiple of 16.
+    rate: Upsampling factor.
+    advance: Number of rows that a step reads.
+    first_row: First row that the strip needs.
+    alive: Number of rows that a step needs at once.
+    row_taps: Taps along h for each middle row of a step and each term.
+    first_column: First column that the strip needs.
+    columns: Number of columns that the strip needs, a multiple of 16.
     matrices: For each term, the pass along w: [middle, columns] float64.
     reads: How often rows are read, see `Tile`.
-    arrival: What is done to them first.
-    slots: Rows buffered in shared memory.
+    arrival: Conversion of the rows when they reach registers.
+    slots: Number of rows buffered in shared memory.
   """
 
   rate: int
@@ -78,22 +79,22 @@ class Stream(NamedTuple):
 
   @property
   def is_resident(self) -> bool:
-    """Whether the rows alive are in registers."""
+    """Whether the live rows stay in registers."""
     return self.reads == RESIDENT
 
   @property
   def group(self) -> int:
-    """Phases that are filtered along h at once."""
+    """Number of middle rows that are filtered along h at once."""
     return min(max(self.reads, 1), self.rate)
 
   @property
   def rank(self) -> int:
-    """Terms of the operand's filter."""
+    """Number of terms of the operand's filter."""
     return len(self.matrices)
 
   @property
   def rows_read(self) -> int:
-    """Rows that a step loads from shared memory."""
+    """Number of rows that a step loads from shared memory."""
     if self.is_resident:
       return self.advance
     groups = [
@@ -107,25 +108,25 @@ class Stream(NamedTuple):
 
   @property
   def rows_in_registers(self) -> float:
-    """Rows that take registers at the same time, as ptxas goes about it."""
+    """Number of rows in registers at the same time, as ptxas schedules them."""
     if self.is_resident:
       return 1.15 * self.alive
     return 2 if self.group == self.rank == 1 else self.alive
 
 
 class Geometry(NamedTuple):
-  """Everything about a chain and a strip width that is fixed while tracing.
+  """All values of a chain and a strip width that are static when tracing.
 
   Attributes:
-    width: Columns of the strip.
+    width: Number of columns of the strip.
     middle: Middle samples along w, padded to a multiple of 16.
-    phases: Middle rows a step makes.
-    down: Decimation factor of the result; a group is that many middle rows.
-    groups: Groups that an output row is a sum over.
-    groups_per_step: Output rows a step finishes.
-    streams: One for each operand.
+    phases: Number of middle rows that a step computes.
+    down: Decimation factor of the result, and middle rows in a group.
+    groups: Number of groups that are summed to an output row.
+    groups_per_step: Number of output rows that a step completes.
+    streams: One stream for each operand.
     row_taps: For each term of the result, its taps along h, zero-padded to
-      groups * down of them.
+      groups * down taps.
     matrix: The passes of all terms along w: [terms * width, middle] float64.
   """
 
@@ -141,58 +142,58 @@ class Geometry(NamedTuple):
 
   @property
   def rank(self) -> int:
-    """Terms of the result."""
+    """Number of terms of the result."""
     return len(self.row_taps)
 
   @property
   def matrices(self) -> tuple[np.ndarray, ...]:
-    """All matrices: those of the operands in turn, then the result's."""
+    """All matrices: those of each operand, then that of the result."""
     return (*(m for s in self.streams for m in s.matrices), self.matrix)
 
   @property
   def row_unit(self) -> int:
-    """The number that the rows of a strip must be a multiple of."""
+    """Number of which the rows of a strip must be a multiple."""
     rates = [stream.rate // self.down for stream in self.streams]
     return max(1, *rates)
 
   def steps(self, rows: int) -> int:
-    """Returns the steps that a strip of so many rows takes."""
+    """Returns the number of steps for a strip with a number of rows."""
     return -(-(rows + self.groups - 1) // self.groups_per_step)
 
   @property
   def shared_bytes(self) -> int:
-    """Bytes of shared memory of a block."""
+    """Shared memory of a block, in bytes."""
     rows = sum(s.slots * s.columns for s in self.streams) + self.width
     constants = sum(m.size for m in self.matrices)
     return 2 * (rows * CHANNELS + constants) + 1024
 
   @property
   def blocks_each(self) -> int:
-    """Blocks that a multiprocessor runs at once."""
+    """Number of blocks that a multiprocessor runs at once."""
     return 2 if self.shared_bytes <= _SHARED_MEMORY_OF_TWO else 1
 
   @property
   def registers(self) -> float:
-    """Estimate of the registers a thread needs, fitted to what ptxas used."""
-    # A row of 64 channels x n columns is n / 4 registers of two halves, an
-    # accumulator n / 2 of one float32 each. ptxas loads all the rows that a sum
-    # reads before it adds the first, if several sums do.
+    """Estimate of the registers per thread, fitted to the usage by ptxas."""
+    # A row of 64 channels x n columns takes n / 4 registers of two halves, and
+    # an accumulator n / 2 of one float32 each. If several sums read the same
+    # rows, ptxas loads all of them before it adds the first.
     rows = sum(s.columns / 4 * s.rows_in_registers for s in self.streams)
     partial = (self.groups - 1) * self.width / 2
     middle = len(self.streams) * self.middle / 4
     results = self.groups_per_step * self.rank * self.width / 2
     overhead = 20 + 6.5 * max(self.phases - 2, 0)
     for s in self.streams:
-      # A bias within the image's borders is as large as a row.
+      # A bias that is masked to the image is as large as a row.
       overhead += 2 * s.arrival.is_scaled + s.arrival.is_biased * s.columns / 4
     return overhead + rows + 0.95 * partial + 1.35 * middle + 1.4 * results
 
   @property
   def instructions(self) -> float:
-    """Estimate of the instructions a thread issues in a step."""
+    """Estimate of the instructions that a thread issues in a step."""
     cost = 60.0 * self.groups_per_step
     for s in self.streams:
-      # Barriers, then the rows from shared memory.
+      # Barriers, then the loads of rows from shared memory.
       cost += s.advance * 12
       cost += s.rows_read * s.columns / 8
       is_wide, is_scaled, is_biased = s.arrival
@@ -206,8 +207,8 @@ class Geometry(NamedTuple):
     product = self.middle / 16 + self.rank * self.width / 2
     sums = self.groups * self.rank * self.width / 2
     cost += self.phases * (pointwise + product + sums)
-    # Rows that stay in registers beside those of another operand are moved
-    # about a lot.
+    # Rows that stay in registers together with rows of another operand are
+    # moved between registers often.
     is_moved = len(self.streams) > 1 and any(
       s.is_resident for s in self.streams
     )
@@ -215,7 +216,7 @@ class Geometry(NamedTuple):
 
   @property
   def shared_traffic(self) -> int:
-    """Bytes that a step moves in or out of shared memory."""
+    """Bytes that a step reads from or writes to shared memory."""
     rows = sum(s.columns * (s.advance + s.rows_read) for s in self.streams)
     rows += 2 * self.groups_per_step * self.width
     matrices = sum(m.size for m in self.matrices)
@@ -223,17 +224,18 @@ class Geometry(NamedTuple):
 
   @property
   def cycles(self) -> float:
-    """Estimate of the cycles that a step takes a multiprocessor.
+    """Estimate of the cycles that a multiprocessor needs for a step.
 
-    Issuing instructions (four warps, as many schedulers) or shared memory (128
-    bytes a cycle) limits it, tensor cores do not. The efficiencies are guesses.
+    The limit is the instruction issue (four warps on four schedulers) or shared
+    memory (128 bytes per cycle), not the tensor cores. The efficiencies are
+    guesses.
     """
     issue = self.instructions / 0.75
     return max(issue, self.shared_traffic / 128 / 0.85)
 
 
 def significant(terms: Terms) -> Terms:
-  """Returns the terms of a sum that 16-bit arithmetic can see."""
+  """Returns the terms of a sum that are significant in 16-bit arithmetic."""
 
   def weight(term: tuple[Pass, Pass]) -> float:
     return math.prod(float(np.linalg.norm(p.taps)) for p in term)
@@ -243,7 +245,7 @@ def significant(terms: Terms) -> Terms:
 
 
 def simplify(chain: Chain) -> Chain:
-  """Returns the chain without the terms that 16-bit arithmetic cannot see."""
+  """Returns the chain without terms that are insignificant in 16 bits."""
   return dataclasses.replace(
     chain,
     expand=tuple(map(significant, chain.expand)),
@@ -258,10 +260,11 @@ def make_geometry(
   reads: tuple[int, ...],
   arrivals: tuple[Arrival, ...],
 ) -> Geometry:
-  """Returns the geometry of a chain for one kind of `Tile`.
+  """Returns the geometry of a chain for tiles of one width and `reads`.
 
-  The gain's magnitude is in the matrices of the operands, where the bound of
-  the activation comes after it; its sign is in the taps of the result.
+  The magnitude of the gain is multiplied into the matrices of the operands,
+  because the activation clamps after the gain. Its sign is multiplied into the
+  taps of the result.
   """
   contract_h, contract_w = chain.contract[0]
   down = contract_h.down
@@ -343,7 +346,7 @@ def _stream(
     ),
     reads=reads,
     arrival=arrival,
-    # While a step runs, the rows of the next one or two arrive.
+    # While a step runs, the rows of the next one or two steps are copied.
     slots=2 * advance + 2 if reads == RESIDENT else alive + advance,
   )
 

@@ -1,23 +1,27 @@
 """`filtered_lrelu` as one fused kernel for Hopper GPUs, in Mosaic GPU.
 
-Nothing at the middle rate leaves the registers. A block (one warpgroup) owns 64
-channels of a strip of the output and walks down its rows (`gpu.tiling`):
+Signals at the middle rate stay in registers. A block (one warpgroup) computes
+64 channels of a strip of the output, from top to bottom (`gpu.tiling`):
 
-  read      a row [w, c] by TMA, zeros outside the image, into registers as
-            [c, w]; multiply by the channels' factors, add the bias
-  along h   of the rows alive, multiply-adds in packed halves
-  along w   wgmma with a banded matrix, from registers, into the middle rate
-  combine   the activation, or the product with its derivative
-  along w   wgmma with a banded matrix again: an accumulator's layout is that of
-            the next product's operand
-  along h   multiply-adds in float32 into a ring of partial output rows
-  write     times the channels' factors, by TMA, clipped at the border
+  read      Copy a row [w, c] by TMA, with zeros outside the image, load it into
+            registers as [c, w], multiply by the factors of the channels and add
+            the bias.
+  along h   Filter the live rows with multiply-adds in packed halves.
+  along w   Multiply by a banded matrix with wgmma, from registers, to the
+            middle rate.
+  combine   Apply the activation, or multiply by its derivative.
+  along w   Multiply by a banded matrix with wgmma again: an accumulator has the
+            layout of the next product's operand.
+  along h   Filter with multiply-adds in float32, into a ring of partial sums of
+            output rows.
+  write     Multiply by the factors of the channels and copy the row by TMA,
+            clipped at the border.
 
 Derivatives have the same form (`plan.Chain`). Arithmetic is in float16 with
-float32 accumulators, for bfloat16 operands too: its 8 bits do not suffice for
-the taps and for four roundings in a row. Of two operands, the one in which the
-chain is linear is scaled to float16's range if its own is wider; the other, and
-a single one, must fit it.
+float32 accumulators, also for bfloat16 operands: the 8 bits of bfloat16 are not
+enough for the taps and for four consecutive roundings. If there are two
+operands, the second, in which the chain is linear, is scaled to the range of
+float16 if it is bfloat16. The first must be within that range.
 """
 
 import dataclasses
@@ -43,17 +47,17 @@ _LARGEST = 6e4  # A little below the largest float16.
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """Holds what all blocks of a launch have in common.
+  """Holds the parameters that all blocks of a launch share.
 
   Attributes:
-    chain: What to compute, `geometry.simplify`d.
-    geometry: How a block goes about it.
+    chain: Chain to compute, from `geometry.simplify`.
+    geometry: Geometry of the chain.
     tile: Columns and rows of a block.
-    scaling: The structure of the `Scaling` whose arrays the kernel gets.
+    scaling: Tree structure of the `Scaling` whose arrays the kernel receives.
     inner: Dtype of the arithmetic.
     outer: Dtype of the operands and of the result.
-    border: Rows and columns of zeros in front of the operands.
-    is_interpreted: Whether the kernel runs on a CPU.
+    border: Rows and columns of zeros before the operands.
+    is_interpreted: Whether the kernel is interpreted on a CPU.
   """
 
   chain: Chain
@@ -67,16 +71,16 @@ class Program:
 
   @property
   def grid(self) -> tuple[int, int]:
-    """Strips along h and along w."""
+    """Number of strips along h and along w."""
     height, width = self.chain.out_size
     return -(-height // self.tile.rows), -(-width // self.tile.width)
 
   @property
   def scratch(self) -> list[Any]:
-    """The shared memory of a block, in the order of `Block`'s arguments.
+    """The shared memory of a block, in the order of the arguments of `Block`.
 
-    Rows of the operands, matrices, a row of the result, and a barrier for each
-    row and for all matrices together.
+    It holds rows of the operands, matrices, a row of the result, a barrier for
+    each row and one barrier for all matrices.
     """
     streams, matrices = self.geometry.streams, self.geometry.matrices
     return [
@@ -89,20 +93,20 @@ class Program:
 
 
 class Block:
-  """One block of the grid: a strip of the result, from its top row to its last.
+  """One block of the grid, which computes a strip of the result.
 
-  A step of the loop over rows is traced once. It carries the rows of the
-  operands that stay in registers, and the rows of the result that are partial
-  sums: partial[g] is the one that g groups after the present one complete.
+  A step of the loop over rows is traced once. Its carry consists of the rows of
+  the operands that stay in registers, and of partial sums of rows of the
+  result: partial[g] is completed g groups after the current one.
   """
 
   def __init__(self, program: Program, *refs: Any):
-    """Reads what does not change from row to row, and starts the copies.
+    """Loads the values that all rows share, and starts to copy rows.
 
     Args:
-      program: What all blocks have in common.
+      program: Parameters that all blocks share.
       *refs: The operands, the arrays of the scaling, the matrices and the
-        result in memory, then `Program.scratch`.
+        result in global memory, then `Program.scratch`.
     """
     geometry, tile = program.geometry, program.tile
     self._program, self._geometry, self._tile = program, geometry, tile
@@ -133,7 +137,7 @@ class Block:
     for source, buffer in zip(matrices, matrix_buffers, strict=True):
       plgpu.copy_gmem_to_smem(source, buffer, ready)
     plgpu.barrier_wait(ready)
-    # The matrices of each operand, of which there is one for each term.
+    # Each operand has one matrix for each term.
     of_stream = iter(matrix_buffers)
     self._expand = [
       [next(of_stream) for _ in s.matrices] for s in geometry.streams
@@ -141,7 +145,7 @@ class Block:
     (self._contract,) = of_stream
 
   def run(self) -> None:
-    """Walks down the rows of the strip."""
+    """Computes the rows of the strip from top to bottom."""
     rows = tuple(reader.start() for reader in self._readers)
     partial = (self._zeros(),) * (self._geometry.groups - 1)
     steps = self._geometry.steps(self._tile.rows)
@@ -149,7 +153,7 @@ class Block:
     plgpu.wait_smem_to_gmem(0)
 
   def _reader(self, i: int, source: Any, buffer: Any, barriers: Any) -> Reader:
-    """Returns what reads operand i."""
+    """Returns the reader of operand i."""
     geometry, tile = self._geometry, self._tile
     stream, border = geometry.streams[i], self._program.border
     steps = geometry.steps(tile.rows)
@@ -171,13 +175,13 @@ class Block:
     )
 
   def _step(self, index: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Takes in rows of the operands and finishes rows of the result."""
+    """Reads rows of the operands and completes rows of the result."""
     geometry = self._geometry
     rows, partial = carry
     for reader, alive in zip(self._readers, rows, strict=True):
       reader.begin(index, alive)
     for group in range(geometry.groups_per_step):
-      # Passing to the next group shifts the ring, which costs nothing.
+      # The next group shifts the ring, which costs nothing at run time.
       partial = [*partial, None]
       for r in range(geometry.down):
         self._add_row(partial, r, self._middle_row(group * geometry.down + r))
@@ -187,7 +191,7 @@ class Block:
     return tuple(reader.end() for reader in self._readers), tuple(partial)
 
   def _middle_row(self, phase: int) -> Array | None:
-    """Returns a row at the middle rate, combined: [64, middle], or zero."""
+    """Returns a combined row at the middle rate, [64, middle]; None if zero."""
     expanded = []
     for reader, buffers in zip(self._readers, self._expand, strict=True):
       pairs = [
@@ -196,7 +200,7 @@ class Block:
         if row is not None
       ]
       if not pairs:
-        return None  # And so is what becomes of it.
+        return None  # The combined row is zero too.
       expanded.append(
         self._multiply(pairs, self._geometry.middle).astype(self._program.inner)
       )
@@ -205,11 +209,11 @@ class Block:
   def _add_row(
     self, partial: list[Array | None], r: int, y: Array | None
   ) -> None:
-    """Adds row r of a group at the middle rate to the rows that it is part of.
+    """Adds row r of a group at the middle rate to the output rows it affects.
 
     Args:
       partial: The partial sums, changed in place.
-      r: Row of the group.
+      r: Index of the row in its group.
       y: The row, [64, middle], or None for zero.
     """
     if y is None:
@@ -224,7 +228,7 @@ class Block:
           partial[g] = mosaic.add(partial[g], part * taps[tap])
 
   def _write(self, index: Any, value: Array) -> None:
-    """Writes row `index` of the strip, if there is such a row."""
+    """Writes row `index` of the strip if it is within the strip and result."""
     rows, width = self._tile.rows, self._tile.width
     row = self._row * rows + index
     is_there = (index >= 0) & (index < rows)
@@ -258,8 +262,8 @@ class Block:
 def _combine(activation: Activation, *ys: Array) -> Array:
   """Returns the activation of y, or v times its derivative at y.
 
-  Gains have been multiplied into y and v. Masks are made by arithmetic: selects
-  on packed halves are slow.
+  y and v include the gain. Masks are computed by arithmetic, because selects on
+  packed halves are slow.
   """
   y = ys[0]
 
@@ -281,7 +285,7 @@ def _combine(activation: Activation, *ys: Array) -> Array:
     return jnp.minimum(jnp.maximum(y, constant(-clamp)), constant(clamp))
   v = ys[1]
   if activation.slope != 1:
-    # One at y >= 0, `slope` at y <= -2^-15.
+    # The factor is 1 at y >= 0 and `slope` at y <= -2^-15.
     is_positive = saturate(y * steep + constant(1))
     v = v * (is_positive * constant(1 - activation.slope) + slope)
   if clamp is not None:
@@ -291,6 +295,9 @@ def _combine(activation: Activation, *ys: Array) -> Array:
 
 
 def _split(values: Sequence[Any], sizes: Sequence[int]) -> list[Sequence[Any]]:
-  """Returns consecutive parts of the sizes; the last may be shorter."""
+  """Splits values into consecutive parts of given sizes.
+
+  The last part may be shorter.
+  """
   ends = list(itertools.accumulate(sizes))
   return [values[i:j] for i, j in zip([0, *ends], ends, strict=False)]

@@ -1,7 +1,7 @@
 """Launches the Mosaic GPU kernel: checks, scales, pads, sets up the grid.
 
-The kernel computes in float16. Operands whose range or alignment does not suit
-it are scaled and padded here.
+The kernel computes in float16. This module scales operands outside of the range
+of float16 and pads operands without the alignment that the kernel requires.
 """
 
 import functools
@@ -28,9 +28,9 @@ from sg3jax.types import AnyArray, Array
 
 _OLDEST_JAX = (0, 11)
 _HOPPER = r'\bG?H(100|200|800|20)\b'
-_GAINS = (2.0**-6, 2.0**6)  # Leave float16's range to the signal.
+_GAINS = (2.0**-6, 2.0**6)  # Larger gains would exceed the range of float16.
 
-# Power of two that the largest magnitude of a linear operand is scaled to.
+# Binary exponent to which the largest magnitude of a linear operand is scaled.
 _LINEAR_EXPONENT = 4
 
 
@@ -40,23 +40,28 @@ def unsupported(
   """Returns why the kernel cannot compute a chain, or None if it can.
 
   Args:
-    chain: What to compute.
+    chain: Chain to compute.
     *operands: Arrays or their shapes and dtypes, [n, h, w, c].
-    scaling: Factors and bias, likewise.
-    kind: The kind of the device, as JAX names it; 'cpu' to interpret.
+    scaling: Factors and bias: arrays, or their shapes and dtypes.
+    kind: Device kind in JAX; 'cpu' for the interpreter.
   """
   if mosaic.plgpu is None or jax.__version_info__ < _OLDEST_JAX:
-    return f'it needs JAX 0.11 or newer, here is {jax.__version__}'
+    return f'it needs JAX 0.11 or newer, got {jax.__version__}'
   if kind != 'cpu' and not re.search(_HOPPER, kind):
-    return f'it is for Hopper GPUs (H100, H200), here is {kind}'
+    return f'the device must be a Hopper GPU (H100, H200), got {kind}'
   dtypes = {jnp.dtype(x.dtype).name for x in operands}
   if len(dtypes) > 1 or not dtypes <= {'float16', 'bfloat16'}:
-    return f'it takes float16 or bfloat16, not {", ".join(sorted(dtypes))}'
+    return (
+      f'operands must be float16 or bfloat16, got {", ".join(sorted(dtypes))}'
+    )
   gain, slope = chain.activation.gain, chain.activation.slope
   if not 0 <= slope <= 1:
-    return f'it takes a slope in [0, 1], not {slope}'
+    return f'the slope must be in [0, 1], got {slope}'
   if gain and not _GAINS[0] <= abs(gain) <= _GAINS[1]:
-    return f'the gain {gain} takes signals out of the range of float16'
+    return (
+      f'the magnitude of the gain must be in [{_GAINS[0]}, {_GAINS[1]}], got '
+      f'{abs(gain)}'
+    )
   chain = simplify(chain)
   return tiling.unsupported(
     chain, _out_shape(chain, operands[-1]), _arrivals(operands, scaling)
@@ -70,21 +75,22 @@ def run(
   kind: str = 'H100',
   interpret: Any = None,
 ) -> Array:
-  """Returns the chain's result, computed by the kernel.
+  """Returns the result of a chain, computed by the kernel.
 
   Args:
-    chain: What to compute.
+    chain: Chain to compute.
     *operands: One or two arrays [n, h, w, c], float16 or bfloat16.
     scaling: Factors, in the range of float16, and bias.
-    kind: The kind of the device, as JAX names it; 'cpu' to interpret.
+    kind: Device kind in JAX; 'cpu' for the interpreter.
     interpret: None or False compiles for the GPU; True or
-      `plgpu.InterpretGPUParams` runs on the CPU, slowly.
+      `plgpu.InterpretGPUParams` interprets the kernel on the CPU, slowly.
 
   Returns:
-    The result [n, h, w, c], of the operands' dtype.
+    The result [n, h, w, c], in the dtype of the operands.
 
   Raises:
-    NotImplementedError: The kernel cannot compute this; the message says why.
+    NotImplementedError: If the kernel does not support the chain; the message
+      contains the reason.
   """
   reason = unsupported(chain, *operands, scaling=scaling, kind=kind)
   if reason is not None:
@@ -97,7 +103,7 @@ def run(
 def choose_tile(
   chain: Chain, *operands: Any, scaling: Scaling = NONE
 ) -> Tile | None:
-  """Returns the tile for a chain, `simplify`d, or None if there is none."""
+  """Returns the tile for a chain from `simplify`, or None if none fits."""
   return tiling.choose(
     chain, _out_shape(chain, operands[-1]), _arrivals(operands, scaling)
   )
@@ -106,7 +112,7 @@ def choose_tile(
 def geometry_of(
   chain: Chain, tile: Tile, *operands: Any, scaling: Scaling = NONE
 ) -> Geometry:
-  """Returns how a block goes about a chain, `simplify`d, with a tile."""
+  """Returns the geometry of a chain from `simplify`, for a tile."""
   arrivals = _arrivals(operands, scaling)
   return make_geometry(chain, tile.width, tile.reads, arrivals)
 
@@ -116,12 +122,12 @@ def _out_shape(chain: Chain, operand: Any) -> tuple[int, ...]:
 
 
 def _arrivals(operands: Sequence[Any], scaling: Scaling) -> tuple[Arrival, ...]:
-  """Returns what is done to each operand's rows first."""
+  """Returns how the rows of each operand are converted."""
   is_wide = operands[0].dtype == jnp.bfloat16
   return tuple(
     Arrival(
       is_wide=is_wide,
-      # The second one is also brought into the range of float16.
+      # The second operand is also scaled to the range of float16.
       is_scaled=factors is not None or (is_wide and i == 1),
       is_biased=i == 0 and scaling.bias is not None,
     )
@@ -138,14 +144,14 @@ def _run(
   # Jitted so that equal layers share one trace.
   chain = simplify(chain)
   c = operands[0].shape[-1]
-  # The strides of an array that TMA reads are multiples of 16 bytes.
+  # TMA requires strides that are multiples of 16 bytes.
   spare = -c % 8
   if spare:
     operands, scaling = jax.tree.map(
       lambda v: pad_channels(v, c + spare), (operands, scaling)
     )
   tile = choose_tile(chain, *operands, scaling=scaling)
-  assert tile is not None  # `unsupported` has asked.
+  assert tile is not None  # `unsupported` has checked it.
   y = launch(chain, tile, *operands, scaling=scaling, interpret=interpret)
   return y[..., :c] if spare else y
 
@@ -158,21 +164,21 @@ def launch(
   interpret: Any = None,
   inner: Any = jnp.float16,
 ) -> Array:
-  """Returns the chain's result, for one choice of tile.
+  """Returns the result of a chain, computed with a given tile.
 
   Args:
-    chain: What to compute, `geometry.simplify`d.
+    chain: Chain to compute, from `geometry.simplify`.
     tile: Columns and rows of a block.
     *operands: Arrays [n, h, w, c], c a multiple of 8.
-    scaling: Factors and bias of as many channels.
+    scaling: Factors and bias, for c channels.
     interpret: None or `plgpu.InterpretGPUParams`.
-    inner: Dtype of the arithmetic; float32 only when interpreting, to test the
-      geometry without rounding.
+    inner: Dtype of the arithmetic; float32 only with the interpreter, to test
+      the geometry without rounding.
 
   Returns:
-    The result [n, h, w, c], of the operands' dtype.
+    The result [n, h, w, c], in the dtype of the operands.
   """
-  with jax.enable_x64(False):  # Indices are 32 bits wide on the device.
+  with jax.enable_x64(False):  # Indices on the device have 32 bits.
     return _launch(chain, tile, operands, scaling, interpret, inner)
 
 
@@ -189,12 +195,12 @@ def _launch(
   outer = operands[0].dtype
   if outer == jnp.bfloat16 and len(operands) == 2:
     scaling = _fit_range(scaling, operands[1])
-  # They are loaded from memory in whole blocks of channels.
+  # Factors and bias are loaded in whole blocks of channels.
   whole = round_up(c, CHANNELS)
   vectors, structure = jax.tree.flatten(
     jax.tree.map(lambda v: pad_channels(v.astype(jnp.float32), whole), scaling)
   )
-  # The interpreter has no zeros in front of an array.
+  # The interpreter does not read zeros before the start of an array.
   border = 0 if interpret is None else _border(geometry)
   edges = ((0, 0), (border, 0), (border, 0), (0, 0))
   if border:
@@ -223,7 +229,7 @@ def _launch(
 
 
 def _border(geometry: Geometry) -> int:
-  """Returns how far strips begin above or left of an operand, at most."""
+  """Returns the largest distance of a strip's start before an operand's."""
   streams = geometry.streams
   return max(
     0, *(-s.first_row for s in streams), *(-s.first_column for s in streams)
@@ -231,11 +237,12 @@ def _border(geometry: Geometry) -> int:
 
 
 def _fit_range(scaling: Scaling, x: Array) -> Scaling:
-  """Returns it with a power of two for each image that fits x to float16.
+  """Returns a scaling that also brings x into the range of float16.
 
-  x, the second operand, is multiplied by it, the result is divided by it.
+  Each image of x, the second operand, is multiplied by a power of two, and its
+  result is divided by it.
   """
-  # Gradients of a mean over pixels are below float16's smallest.
+  # Gradients of a mean over pixels are smaller than the smallest float16.
   largest = jnp.max(jnp.abs(x), axis=(1, 2)).astype(jnp.float32)
   factors = scaling.operands[1]
   if factors is None:

@@ -1,6 +1,6 @@
-"""Mosaic GPU, where it is installed, and functions around it that blocks share.
+"""Imports Mosaic GPU, if it is installed, and wraps some of its functions.
 
-Rows are [64, columns] in registers, in the layout of wgmma's operands.
+Rows are [64, columns] in registers, in the layout of operands of wgmma.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from jax import lax
 from sg3jax.ops.filtered_lrelu.gpu.geometry import CHANNELS
 from sg3jax.types import Array
 
-# Installations without Mosaic GPU can import this module too.
+# This module can be imported without Mosaic GPU.
 pl: Any = None
 plgpu: Any = None
 with contextlib.suppress(ImportError):
@@ -28,7 +28,7 @@ def multiply(
   is_interpreted: bool, pairs: Sequence[tuple[Array, Any]], size: int
 ) -> Array:
   """Returns the sum of a @ b^T: [64, size] float32, b in shared memory."""
-  if is_interpreted:  # It has no wgmma from registers.
+  if is_interpreted:  # The interpreter has no wgmma from registers.
     return functools.reduce(
       jnp.add,
       [
@@ -50,7 +50,7 @@ def multiply(
 
 
 def load_vector(vector: Any, image: Any, channel: Any) -> Array:
-  """Returns a block's part of factors [n, c] or of a bias [c]: [64]."""
+  """Returns the part [64] of factors [n, c] or a bias [c] for a block."""
   if len(vector.shape) == 2:
     vector = vector.at[image]
   layout = plgpu.Layout.WGMMA.reduce(1)
@@ -59,7 +59,7 @@ def load_vector(vector: Any, image: Any, channel: Any) -> Array:
 
 
 def along_rows(vector: Array, like: Array) -> Array:
-  """Returns a vector [64] repeated in columns, like an array [64, w]."""
+  """Returns a vector [64] repeated along w, in the shape [64, w] of `like`."""
   return lax.broadcast_in_dim(vector, like.shape, (0,))
 
 
@@ -96,7 +96,7 @@ def matrix_buffer(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def _buffer(shape: tuple[int, ...], dtype: Any, *transforms: Any) -> Any:
-  # The interpreter alone computes in float32, and ignores them.
+  # Only the interpreter computes in float32, and it ignores transforms.
   is_narrow = jnp.dtype(dtype).itemsize == 2
   return plgpu.SMEM(shape, dtype, transforms=transforms if is_narrow else ())
 
@@ -104,7 +104,7 @@ def _buffer(shape: tuple[int, ...], dtype: Any, *transforms: Any) -> Any:
 def call(
   body: Callable[..., None], out_type: Any, scratch: Any, **options: Any
 ) -> Callable[..., Array]:
-  """Returns `plgpu.kernel` of a body; JAX has renamed its arguments."""
+  """Returns `plgpu.kernel` of a body, with the argument names of this JAX."""
   names = ('out_type', 'scratch_types')
   if names[0] not in inspect.signature(plgpu.kernel).parameters:
     names = ('out_shape', 'scratch_shapes')

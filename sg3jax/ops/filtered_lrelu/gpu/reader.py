@@ -18,13 +18,14 @@ from sg3jax.types import Array
 
 
 class Reader:
-  """One operand on its way into registers: TMA, a ring in shared memory, rows.
+  """Copies rows of an operand by TMA to a ring in shared memory, and filters.
 
-  A resident stream's rows are read once and stay in registers while a step
-  needs them. Those of another stay in shared memory and are read again by each
-  step, which takes fewer registers and more instructions.
+  Rows of a resident stream are loaded once and stay in registers as long as
+  steps need them. Rows of other streams stay in shared memory, and each step
+  loads them again, which takes fewer registers and more instructions.
 
-  A step calls `begin`, `filter` for each phase in turn and `end`.
+  A step calls `begin`, then `filter` for each of its middle rows ("phases") in
+  order, then `end`.
   """
 
   def __init__(
@@ -52,7 +53,7 @@ class Reader:
     self._inner = inner
     self._factors, self._border, self._height = factors, border, size[0]
     self._bias = None
-    if bias is not None:  # Within the image's columns.
+    if bias is not None:  # Mask it to the columns of the image.
       shape = (CHANNELS, stream.columns)
       index = self._column - border
       index = index + plgpu.broadcasted_iota(
@@ -62,31 +63,35 @@ class Reader:
       bias = lax.broadcast_in_dim(bias.astype(inner), shape, (0,))
       self._bias = jnp.where(is_inside, bias, jnp.zeros_like(bias))
     self._is_changed = buffer.dtype != inner or any(stream.arrival)
-    # Of the step that is being traced: its first row, how many of its rows have
-    # arrived, those in registers, and the results for a group of phases.
+    # State of the step that is being traced: its first row, the number of its
+    # rows that have arrived, its rows in registers, and the filtered rows of
+    # the current group of phases.
     self._first: Any = 0
     self._arrived = 0
     self._alive: list[Array] = []
     self._group: list[list[Array | None]] = []
 
   def fetch(self) -> None:
-    """Fetches as many rows as there are slots."""
+    """Starts to copy the first rows, one into each slot."""
     for row in range(min(self._stream.slots, self._count)):
       self._copy(row, row)
 
   def start(self) -> tuple[Array, ...]:
-    """Returns what the first step's `begin` takes."""
+    """Returns the carry for `begin` of the first step."""
     self._await(self._old)
     return tuple(self._alive)
 
   def begin(self, step: Any, carry: tuple[Array, ...]) -> None:
-    """Begins a step, with what the one before returned at its end."""
+    """Begins a step with the carry that the previous `end` returned."""
     self._first = step * self._stream.advance
     self._arrived, self._alive = self._old, list(carry)
 
   def filter(self, phase: int) -> list[Array | None]:
-    """Returns a row filtered along h for each term: [64, columns] or zero."""
-    # Rows arrive when first needed: the fewer are alive the better.
+    """Returns, for each term, a row [64, columns] filtered along h, or None.
+
+    None stands for zero.
+    """
+    # Load rows only when they are needed, to keep few in registers.
     self._await(self._old + phase // self._stream.rate + 1)
     size = self._stream.group
     if phase % size == 0:
@@ -94,12 +99,12 @@ class Reader:
     return self._group[phase % size]
 
   def end(self) -> tuple[Array, ...]:
-    """Ends a step; returns what the next one's `begin` takes."""
+    """Ends a step and returns the carry for `begin` of the next one."""
     self._await(self._stream.alive)
     advance = self._stream.advance
     if self._stream.is_resident:
       return tuple(self._alive[advance:])
-    # All warps have read the rows: TMA may overwrite their slots.
+    # All warps have read the rows, so TMA may overwrite their slots.
     plgpu.commit_smem()
     for i in range(advance):
       self._replace(self._first + i)
@@ -107,13 +112,13 @@ class Reader:
 
   @property
   def _old(self) -> int:
-    """Rows that a step finds arrived."""
+    """Number of rows that have arrived before a step begins."""
     return self._stream.alive - self._stream.advance
 
   def _filter(
     self, row_taps: Sequence[Sequence[RowTaps]]
   ) -> list[list[Array | None]]:
-    """Returns, for some phases and each term, a row or None for zero."""
+    """Returns a row, or None for zero, for each given phase and each term."""
     sums: list[list[Array | None]] = [[None] * len(p) for p in row_taps]
     for i in sorted({i for p in row_taps for taps in p for i, _ in taps}):
       row = self._get(i)
@@ -134,7 +139,8 @@ class Reader:
         plgpu.commit_smem()
         self._replace(row)
       elif self._is_changed:
-        # Once for all reads, in place: the bits of float16 in 16 bits.
+        # Convert the row once for all reads, and store the bits of float16 in
+        # its place.
         value = self._arrive(self._load(row), row)
         buffer = self._buffer.at[self._slot(row)].T
         buffer[...] = bitcast(value, buffer.dtype)
@@ -147,12 +153,12 @@ class Reader:
     return bitcast(self._load(self._first + index), self._inner)
 
   def _load(self, row: Any) -> Array:
-    # In the layout of wgmma's operands.
+    # Load in the layout of operands of wgmma.
     ref = self._buffer.at[self._slot(row)].T
     return plgpu.load(ref, layout=plgpu.Layout.WGMMA)
 
   def _arrive(self, value: Array, row: Any) -> Array:
-    """Returns a row of the operand in the dtype of the arithmetic, scaled."""
+    """Returns a row, scaled and biased, in the dtype of the arithmetic."""
     if value.dtype != self._inner:
       value = value.astype(jnp.float32)
     if self._factors is not None:
@@ -168,7 +174,7 @@ class Reader:
     return value
 
   def _replace(self, row: Any) -> None:
-    """Fetches another row into the slot of one that all warps have read."""
+    """Copies a new row into the slot of a row that all warps have read."""
     new, slot = row + self._stream.slots, self._slot(row)
     pl.when(new < self._count)(lambda: self._copy(new, slot))
 
@@ -176,8 +182,8 @@ class Reader:
     return lax.rem(jnp.int32(row), jnp.int32(self._stream.slots))
 
   def _copy(self, row: Any, slot: Any) -> None:
-    # Only the channels are tiled: along an axis that is, TMA cannot start
-    # outside of the array.
+    # Tile only the channels: TMA cannot start outside of the array along a
+    # tiled axis.
     plgpu.copy_gmem_to_smem(
       self._source.at[
         self._row + row,

@@ -14,7 +14,7 @@ from sg3jax.ops.filtered_lrelu.gpu.geometry import (
 )
 from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
 
-# Multiprocessors of an H100, and bytes of shared memory that a block can have.
+# Multiprocessors of an H100, and the most shared memory of a block, in bytes.
 _MULTIPROCESSORS = 132
 _SHARED_MEMORY = 227 * 1024
 
@@ -22,20 +22,20 @@ _RATES = (1, 2, 4)
 _MOST_TERMS = 4
 _WIDTHS = (8, 16, 24, 32)
 
-# Of `Geometry.registers`, an estimate: the spilling begins above, as compiling
-# for an H100 shows; a thread has 255.
+# Limit of the estimate `Geometry.registers`. A thread has 255 registers;
+# programs compiled for an H100 spill above this estimate.
 _MOST_REGISTERS = 238
 
 
 class Tile(NamedTuple):
-  """The size of a block's part, and how the block reads operands.
+  """The size of a block's output, and how the block reads operands.
 
   Attributes:
-    width: Output columns.
-    rows: Output rows.
-    reads: For each operand, how its rows get from shared memory to registers:
-      RESIDENT, once, and they stay there while alive; 1, again for each middle
-      row; 2, again for each pair of middle rows. Registers are scarce.
+    width: Number of output columns.
+    rows: Number of output rows.
+    reads: For each operand, when its rows are loaded from shared memory to
+      registers: RESIDENT loads them once and keeps them in registers, 1 loads
+      them for each middle row, 2 for each pair of middle rows.
   """
 
   width: int
@@ -46,45 +46,45 @@ class Tile(NamedTuple):
 def unsupported(
   chain: Chain, out_shape: tuple[int, ...], arrivals: tuple[Arrival, ...]
 ) -> str | None:
-  """Returns why the kernel's geometry has no place for a chain, or None.
+  """Returns why the kernel has no tile for a chain, or None if it has one.
 
   Args:
-    chain: What to compute, `simplify`d.
+    chain: Chain to compute, from `simplify`.
     out_shape: Shape of the result, [n, h, w, c].
-    arrivals: What is done to each operand first.
+    arrivals: Conversion of the rows of each operand.
   """
   sums = (*chain.expand, chain.contract)
   passes = [p for terms in sums for term in terms for p in term]
   most_taps, most_terms = max(len(p.taps) for p in passes), max(map(len, sums))
   if most_terms > _MOST_TERMS:
-    return f'it takes sums of {_MOST_TERMS} terms, not {most_terms}'
+    return f'a filter must have at most {_MOST_TERMS} terms, got {most_terms}'
   for terms in sums:
     rates = {rate for term in terms for p in term for rate in (p.up, p.down)}
     is_square = len({(p.up, p.down) for term in terms for p in term}) == 1
     if not is_square or not rates <= set(_RATES):
       found = ', '.join(map(str, sorted(rates)))
-      return f'it takes the rates 1, 2 and 4, equal on both axes, not {found}'
+      return f'factors must be 1, 2 or 4, equal on both axes, got {found}'
     for axis in (0, 1):
       if len({(term[axis].low, len(term[axis].taps)) for term in terms}) > 1:
-        return 'the terms of a sum differ in padding or number of taps'
+        return 'all terms of a filter must have equal padding and lengths'
   if most_taps == 1:
     return 'without filters XLA fuses it into its neighbours'
   if not all(_middle_is_covered(chain, axis) for axis in (0, 1)):
-    return 'the result depends on samples outside of the middle rate'
+    return 'the result depends on undefined samples at the middle rate'
   if choose(chain, out_shape, arrivals) is None:
     return (
-      f'filters of {most_taps} taps and {most_terms} terms take more registers '
-      'or shared memory than there are'
+      f'filters of {most_taps} taps and {most_terms} terms need more registers '
+      'or shared memory than a block has'
     )
   return None
 
 
 def _middle_is_covered(chain: Chain, axis: int) -> bool:
-  """Whether the zeros outside of the middle rate's samples need no masking.
+  """Returns whether the signal at the middle rate needs no masking.
 
-  The kernel computes the middle rate wherever the result looks at it. Outside
-  of the samples that a chain defines it must come out as zero by itself or not
-  be looked at. One of both holds for each chain of a `Plan`.
+  The kernel computes the middle signal wherever the result reads it. Outside of
+  the samples that a chain defines, the computed signal must be zero or must not
+  be read. One of the two holds for each chain of a `Plan`.
   """
   reader, source = chain.contract[0][axis], chain.expand[-1][0][axis]
   first = -reader.low
@@ -99,15 +99,15 @@ def _middle_is_covered(chain: Chain, axis: int) -> bool:
 def choose(
   chain: Chain, out_shape: tuple[int, ...], arrivals: tuple[Arrival, ...]
 ) -> Tile | None:
-  """Returns the cheapest tile whose block fits, or None if there is none.
+  """Returns the cheapest tile whose block fits, or None if none does.
 
-  The cost is the time of the whole grid: rounds of blocks that run at once,
-  times the steps of a block, times the cycles of a step.
+  The cost is the time of the whole grid: the rounds of concurrent blocks, times
+  the steps of a block, times the cycles of a step.
 
   Args:
-    chain: What to compute, `simplify`d.
+    chain: Chain to compute, from `simplify`.
     out_shape: Shape of the result, [n, h, w, c].
-    arrivals: What is done to each operand first.
+    arrivals: Conversion of the rows of each operand.
   """
   n, h, w, c = out_shape
   best, least = None, math.inf
@@ -116,13 +116,13 @@ def choose(
     geometry = make_geometry(chain, width, reads, arrivals)
     if not fits(geometry):
       continue
-    # A block alone cannot hide its waiting: it takes as long as two at once.
+    # A single block cannot hide its latency: it takes as long as two at once.
     at_once = _MULTIPROCESSORS * geometry.blocks_each
     strips = n * -(-c // CHANNELS) * -(-w // width)
     for divisor in range(1, h + 1):
       rows = round_up(-(-h // divisor), geometry.row_unit)
       if divisor > 1 and rows < 2 * geometry.groups:
-        break  # Mostly warm-up.
+        break  # Most steps would only fill the ring of partial sums.
       rounds = -(-strips * -(-h // rows) // at_once)
       cost = rounds * (geometry.steps(rows) + 4) * geometry.cycles
       if cost < least:
@@ -131,11 +131,11 @@ def choose(
 
 
 def fits(geometry: Geometry) -> bool:
-  """Whether a block compiles without spilling registers."""
+  """Returns whether a block compiles without spilling registers."""
   return (
     geometry.registers <= _MOST_REGISTERS
     and geometry.shared_bytes <= _SHARED_MEMORY
-    # The widest product and the widest copy there are.
+    # The hardware limits products and copies to a width of 256.
     and max(geometry.middle, geometry.rank * geometry.width) <= 256
     and max(s.columns for s in geometry.streams) <= 256
   )

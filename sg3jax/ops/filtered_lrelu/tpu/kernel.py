@@ -1,23 +1,24 @@
 """`filtered_lrelu` as one Pallas kernel for TPUs, channels in the lanes.
 
-A grid step computes a tile of the result for 128 channels in three loops, all
-of them products on the matrix unit:
+A grid step computes a tile of the result for 128 channels in three loops, each
+of which multiplies on the matrix unit:
 
-  rows     of each operand's window: expand along w, [m_w, w] @ [w, c]
-  columns  of the middle signal: expand along h, [m_h, h] @ [h, c], combine the
-           operands pointwise, contract along h, [t_h, m_h] @ [m_h, c]
-  rows     of the result: contract along w, [t_w, m_w] @ [m_w, c]
+  1. For each row of an operand's window, expand along w, [m_w, w] @ [w, c].
+  2. For each column of the middle signal, expand along h, [m_h, h] @ [h, c],
+     combine the operands pointwise, contract along h, [t_h, m_h] @ [m_h, c].
+  3. For each row of the result, contract along w, [t_w, m_w] @ [m_w, c].
 
-Between the loops the signal turns from rows to columns and back in vector
-memory: it is stored row after row, and a column is read with a stride. The
+Between the loops, the signal is transposed from rows to columns and back in
+vector memory: it is stored row by row, and a column is read with a stride. The
 signal at the middle rate along both axes exists only as single columns, in
-registers. Strides are odd, which spreads a column over the memory's banks.
+registers. Strides are odd, which spreads a column over the memory banks.
 
-Several terms (a radial filter) are stacked: along the rows of the matrix that
-makes them, and along the contracted axis of the one that sums them.
+The terms of a radial filter are stacked along the rows of the matrix that
+produces them, and along the contracted axis of the matrix that sums them.
 
-Operands are bfloat16 or float32, products accumulate in float32; bfloat16 is
-rounded before each of the four products, as the matrix unit takes it.
+Operands are bfloat16 or float32, and products accumulate in float32. For
+bfloat16, the operands of each of the four products are rounded to bfloat16, as
+the matrix unit requires.
 """
 
 import dataclasses
@@ -34,17 +35,17 @@ from sg3jax.ops.filtered_lrelu.plan import Chain, round_up
 from sg3jax.ops.filtered_lrelu.tpu.tiling import LANES, Tiling, Window
 from sg3jax.types import Array
 
-# Rows or columns that one iteration of a loop takes, at most.
+# Largest number of rows or columns in one iteration of a loop.
 _UNROLL = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """Holds what all steps of the grid have in common.
+  """Holds the parameters that all steps of the grid share.
 
   Attributes:
-    chain: What to compute.
-    tiling: Its tiles.
+    chain: Chain to compute.
+    tiling: Tiles of the chain.
     dtype: Dtype of the operands, of the matrices and of the result.
     is_scaled: Whether the result is multiplied by factors.
   """
@@ -56,20 +57,21 @@ class Program:
 
   @property
   def wide(self) -> int:
-    """Rows or columns that go through the matrix unit side by side."""
+    """Rows or columns that are multiplied side by side on the matrix unit."""
     return 2 if self.tiling.pair else 1
 
   @property
   def rows(self) -> int:
-    """Rows of the result that a term takes in a column, padded."""
+    """Rows of the result in a column of one term, padded to a multiple of 8."""
     return round_up(self.tiling.h.tile, 8)
 
   @property
   def line_sizes(self) -> list[tuple[int, int]]:
-    """Lines of the stored signals, and the vectors from one to the next.
+    """Number of lines of each stored signal, and vectors between two lines.
 
-    Rows of each operand, expanded along w, then columns of the middle signal,
-    contracted along h. The distances are odd: see the top of the file.
+    The signals are the rows of each operand, expanded along w, then the columns
+    of the middle signal, contracted along h. The distances are odd to avoid
+    bank conflicts, see the module's docstring.
     """
     h, w = self.tiling.h, self.tiling.w
     rows = [
@@ -83,13 +85,13 @@ class Step:
   """One step of the grid: a tile of the result, for 128 channels."""
 
   def __init__(self, program: Program, *refs: Any):
-    """Sorts the arguments of the kernel.
+    """Initializes the step from the arguments of the kernel.
 
     Args:
-      program: What all steps have in common.
-      *refs: The windows of the operands; for each of them the matrices along w
-        and h; those of the result along h and w; its factors, if there are any;
-        the result; then the memory of `Program.line_sizes`.
+      program: Parameters that all steps share.
+      *refs: The windows of the operands; the matrices of each operand along w
+        and h; the matrices of the result along h and w; the factors of the
+        result, if any; the result; the scratch memory of `Program.line_sizes`.
     """
     count = len(program.chain.expand)
     self._program = program
@@ -125,7 +127,8 @@ class Step:
       window_start(window, pl.program_id(i))
       for i, window in ((2, along_h), (3, along_w))
     ]
-    # What lies past the operand's end is undefined, and zero times NaN is NaN.
+    # Values past the end of the operand are undefined, and zero times NaN is
+    # NaN.
     inside = None
     if along_w.over:
       shape = (along_w.size, LANES)
@@ -196,7 +199,8 @@ class Step:
       self._out[0, row + e] = result.astype(self._out.dtype)
 
   def _dot(self, a: Array, b: Array) -> Array:
-    # float32 on the matrix unit is made of bfloat16 products: ask for them all.
+    # The matrix unit computes float32 as several bfloat16 products: request all
+    # of them.
     is_exact = self._program.dtype == jnp.float32
     precision = lax.Precision.HIGHEST if is_exact else None
     return jnp.dot(
@@ -204,13 +208,13 @@ class Step:
     )
 
   def _put(self, ref: Any, at: list[Any], x: Array) -> None:
-    """Stores columns of 128 lanes from the given vectors on."""
+    """Stores columns of 128 lanes, each beginning at a given vector."""
     for k, first in enumerate(at):
       part = x[:, k * LANES : (k + 1) * LANES]
       ref[pl.ds(first, x.shape[0]), :] = part
 
   def _get(self, ref: Any, at: list[Any], size: int, stride: int) -> Array:
-    """Loads vectors `stride` apart, from each of the given ones on."""
+    """Loads vectors `stride` apart, beginning at each of the given ones."""
     dtype = self._program.dtype
     return _beside(
       [ref[pl.ds(first, size, stride), :].astype(dtype) for first in at]
@@ -218,17 +222,18 @@ class Step:
 
 
 def window_start(window: Window, tile: Array) -> Array:
-  """Returns `Window.start` of a traced tile."""
-  # Written as a product, so that the compiler sees the alignment.
+  """Returns `Window.start` for a traced tile index."""
+  # Written as a product, from which the compiler infers the alignment.
   units = jnp.clip(window.step * tile - window.back, 0, window.last)
   return units * window.align
 
 
 def _combine(activation: Activation, *ys: Array) -> Array:
-  """`Activation.combine` of float32 arrays that hold the gain already."""
+  """Returns `Activation.combine` of float32 arrays that include the gain."""
   y, slope, clamp = ys[0], activation.slope, activation.clamp
   if len(ys) == 1:
-    # A maximum is one instruction less than a selection, where it is the same.
+    # A maximum, where it is equivalent, takes one instruction less than a
+    # select.
     is_maximum = 0 <= slope <= 1
     y = jnp.maximum(y, slope * y) if is_maximum else _bend(y, y, slope)
     return y if clamp is None else jnp.clip(y, -clamp, clamp)
@@ -252,24 +257,24 @@ def _above(parts: Sequence[Array]) -> Array:
 
 
 def _group(count: int, wide: int, most: int) -> int:
-  """Returns how many of `count` steps to unroll: a divisor, a multiple."""
+  """Returns the steps to unroll: a divisor of `count`, a multiple of `wide`."""
   return max(k for k in range(wide, most + 1, wide) if count % k == 0)
 
 
 def loop_trips(tiling: Tiling) -> tuple[int, ...]:
-  """Returns how often each loop of a grid step runs, in their order."""
+  """Returns the number of iterations of each loop of a grid step, in order."""
   wide = 2 if tiling.pair else 1
 
   def trips(count: int) -> int:
     return count // _group(count, wide, _UNROLL)
 
   rows = [trips(window.size) for window in tiling.h.windows]
-  # The pipelined loop over columns has one trip less.
+  # The pipelined loop over columns has one iteration less.
   return (*rows, trips(tiling.w.middle) - 1, trips(tiling.h.tile))
 
 
 def _loop(count: int, wide: int, body: Callable[[Any], None]) -> None:
-  """Calls body(first) for every `wide` of `count`, a few an iteration."""
+  """Calls body(first) for every `wide` of `count`, several per iteration."""
   group = _group(count, wide, _UNROLL)
 
   def step(k: Any, _: Any) -> int:
@@ -286,7 +291,7 @@ def _pipelined(
   produce: Callable[[Any], Array],
   consume: Callable[[Any, Array], None],
 ) -> None:
-  """Produces a group of items while it consumes the group before."""
+  """Produces each group of items while consuming the previous group."""
   group = _group(count, wide, _UNROLL)
 
   def produced(k: Any) -> tuple[Array, ...]:

@@ -1,4 +1,4 @@
-"""Launches the TPU kernel: checks operands, makes its matrices and grid."""
+"""Launches the TPU kernel: checks operands, builds matrices and the grid."""
 
 import functools
 from typing import Any
@@ -25,21 +25,21 @@ def unsupported(
   """Returns why the kernel cannot compute a chain, or None if it can.
 
   Args:
-    chain: What to compute.
+    chain: Chain to compute.
     *operands: Arrays or their shapes and dtypes, [n, h, w, c].
-    scaling: Any is served.
-    kind: The kind of the device, see `run`.
+    scaling: Ignored: every scaling is supported.
+    kind: Device kind, see `run`.
   """
   del scaling
   x = operands[0]
   if jnp.dtype(x.dtype).name not in _DTYPES:
-    return f'it takes {" and ".join(_DTYPES)}, not {x.dtype}'
+    return f'operands must be {" or ".join(_DTYPES)}, got {x.dtype}'
   if not chain.activation.gain > 0:
-    return f'it takes a positive gain, not {chain.activation.gain}'
+    return f'the gain must be positive, got {chain.activation.gain}'
   if tpu_tiling.generation_of(kind) is None:
-    return f'it has no tiles for {kind}'
+    return f'it has no tiles for the device kind {kind}'
   if tiling(chain, x, kind) is None:
-    return 'no tile of it fits the vector memory'
+    return 'none of its tiles fits the vector memory'
   return None
 
 
@@ -53,22 +53,23 @@ def run(
   kind: str,
   interpret: Any = False,
 ) -> Array:
-  """Returns the chain's result, of the operands' dtype.
+  """Returns the result of the chain, in the dtype of the operands.
 
   Args:
-    chain: What to compute; `unsupported` must have no objection.
-    *operands: [n, h, w, c] each, bfloat16 or float32.
-    scaling: Applied to the operands by XLA, which fuses it into what makes them
-      and relays them out in one go, and to the result by the kernel.
-    kind: The device kind, as JAX names it ('TPU v5 lite'), or a key of
-      `tpu.tiling.GENERATIONS`; 'cpu' takes the tiles of a v5e.
-    interpret: As of `pl.pallas_call`: True or `pltpu.InterpretParams()` to run
-      on a CPU.
+    chain: Chain to compute, for which `unsupported` returns None.
+    *operands: Arrays [n, h, w, c], bfloat16 or float32.
+    scaling: Scaling. XLA applies it to the operands, fused with the operations
+      that produce them and with the change of layout; the kernel applies it to
+      the result.
+    kind: Device kind in JAX ('TPU v5 lite'), or a key of
+      `tpu.tiling.GENERATIONS`; 'cpu' selects the tiles of a v5e.
+    interpret: Passed to `pl.pallas_call`: True or `pltpu.InterpretParams()`
+      interprets the kernel on a CPU.
   """
   cut = tiling(chain, operands[0], kind)
   assert cut is not None
   operands, factors = scaling.enter(*operands), scaling.result
-  with jax.enable_x64(False):  # The TPU counts in 32 bits.
+  with jax.enable_x64(False):  # Indices on a TPU have 32 bits.
     if not cut.pack:
       return launch(chain, cut, interpret, factors, *operands)
     n, c = operands[0].shape[0], operands[0].shape[-1]
@@ -99,14 +100,14 @@ def launch(
   factors: Array | None,
   *operands: Array,
 ) -> Array:
-  """Returns the chain's result, for one choice of tiles.
+  """Returns the result of the chain, computed with given tiles.
 
   Args:
-    chain: What to compute.
+    chain: Chain to compute.
     tiling: The tiles.
     interpret: See `run`.
     factors: Factors on the result, [n, c], or None for 1.
-    *operands: [n, h, w, c] each, samples packed into the lanes already.
+    *operands: Arrays [n, h, w, c], with samples already packed into the lanes.
   """
   n, _, _, c = operands[0].shape
   dtype = operands[0].dtype
@@ -119,7 +120,7 @@ def launch(
   windows = list(zip(h.windows, w.windows, strict=True))
   if interpret:
     operands = tuple(
-      # What lies past an operand's end is undefined: take the worst.
+      # Values past the end of an operand are undefined: use the worst case.
       jnp.pad(
         x,
         ((0, 0), (0, wh.over), (0, ww.over), (0, -c % LANES)),
@@ -131,7 +132,7 @@ def launch(
   out_shape = jax.ShapeDtypeStruct(
     (n, *chain.out_size, c),
     dtype,
-    # Within `jax.shard_map`: the result varies over what the operands do.
+    # In `jax.shard_map`, the result varies over the same axes as the operands.
     manual_axis_type=jax.typeof(operands[0]).manual_axis_type,
   )
   return pl.pallas_call(
@@ -156,8 +157,9 @@ def launch(
 def _operand_spec(
   window_h: Window, window_w: Window, channels: int, interpret: Any
 ) -> pl.BlockSpec:
-  """Returns which part of an operand a grid step sees."""
-  # Interpreted, a window must not reach past its operand, which is padded.
+  """Returns the block of an operand that a grid step reads."""
+  # The interpreter allows no window past the end of an operand, so operands are
+  # padded for it.
   pads = [0 if interpret else a.over for a in (window_h, window_w)]
   lanes = 0 if interpret else -channels % LANES
   return pl.BlockSpec(
@@ -187,7 +189,7 @@ def _scratch(lines: int, stride: int) -> Any:
 
 
 def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
-  """Returns the cost that XLA plans with: the multiply-adds of the filters."""
+  """Returns the FLOPs and bytes that XLA schedules with."""
   return pl.CostEstimate(
     flops=int(chain.flops * n * c),
     bytes_accessed=chain.samples * n * c * dtype.itemsize,
@@ -198,17 +200,19 @@ def _cost(chain: Chain, n: int, c: int, dtype: jnp.dtype) -> pl.CostEstimate:
 def _matrices(
   chain: Chain, tiling: Tiling, dtype: jnp.dtype
 ) -> tuple[list[Array], list[pl.BlockSpec]]:
-  """Returns the matrices in the kernel's order and which part a tile sees.
+  """Returns the matrices in the order of the kernel, and the blocks of a tile.
 
-  For each operand [tiles, rank * middle_w, window_w], whose terms lie along the
-  rows, and [tiles, middle_h, rank * window_h], whose terms lie along the
-  columns; for the result [rank * rows, middle_h] and [tile_w, rank * middle_w].
+  Each operand has a matrix [tiles, rank * middle_w, window_w], with the terms
+  along the rows, and a matrix [tiles, middle_h, rank * window_h], with the
+  terms along the columns. The result has [rank * rows, middle_h] and
+  [tile_w, rank * middle_w].
   """
   arrays, specs = [], []
   contract = [tpu_tiling.passes(chain.contract, axis)[0] for axis in (0, 1)]
   for k, terms in enumerate(chain.expand):
-    # Every operand is seen after the gain: the mask compares it to the clamp,
-    # and the second one is multiplied by it.
+    # The matrices of every operand include the gain: the mask compares the
+    # first operand after the gain to the clamp, and the derivative multiplies
+    # the second operand by the gain.
     expanded = [
       [
         tpu_tiling.expand_matrices(step, axis.windows[k], axis, contract[i])

@@ -1,10 +1,11 @@
-"""Tiles of the TPU kernel: windows, matrices, their cost, and the choice.
+"""Tiles of the TPU kernel: windows, matrices, costs, and the choice of a tile.
 
-Pure Python: nothing here needs a device. One grid step computes `tile` x `tile`
-outputs of 128 channels. Along each axis it needs a stretch of the middle signal
-and, for each operand, a window of samples; the passes become dense matrices
-over these, one per tile, which hold the image's borders and any cropping, so
-that no operand is padded or cropped outside of the kernel.
+This is pure Python and needs no device. One grid step computes one tile of the
+outputs for 128 channels. Along each axis it needs a stretch of the middle
+signal and, for each operand, a window of samples. The passes become dense
+matrices between these, one per tile. The matrices contain the borders of the
+image and any cropping, so no operand is padded or cropped outside of the
+kernel.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ import numpy as np
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms, round_up
 
 LANES = 128
-# Rows of a matrix operand: a packed bfloat16 tile has 16 of them.
+# Rows in a packed bfloat16 tile of a matrix operand.
 _ROWS = 16
-# Where a window may begin along w: at whole tiles of sublanes.
+# Windows begin at multiples of this along w: at tiles of sublanes.
 _SUBLANES = 8
-# Tiles of fewer outputs along an axis waste most of their windows on borders,
-# those of more waste matrix products on the zeros outside of the band.
+# Tiles with fewer outputs along an axis waste most of their windows on borders;
+# tiles with more waste matrix products on the zeros outside of the band.
 _LEAST_OUTPUTS, _MOST_OUTPUTS = 8, 192
 
 
@@ -32,7 +33,7 @@ class Generation:
   """Describes one core of a TPU generation.
 
   Attributes:
-    vmem: Bytes of vector memory that a kernel may plan with.
+    vmem: Bytes of vector memory that a kernel may use.
     mxu: Rows and columns of a matrix unit.
   """
 
@@ -40,8 +41,8 @@ class Generation:
   mxu: int
 
 
-# Of what the compiler lets a kernel allocate, three quarters at most: the rest
-# is its own. 128 MiB are more than any tile wants.
+# At most three quarters of the memory that the compiler lets a kernel allocate;
+# the compiler needs the rest. No tile needs 128 MiB.
 GENERATIONS = {
   'v4': Generation(vmem=12 << 20, mxu=128),
   'v5e': Generation(vmem=48 << 20, mxu=128),
@@ -49,7 +50,8 @@ GENERATIONS = {
   'v6e': Generation(vmem=48 << 20, mxu=256),
   'tpu7x': Generation(vmem=48 << 20, mxu=256),
 }
-# Parts of JAX's names of devices ('TPU v5 lite', 'TPU v6 lite'), in this order.
+# Substrings of device kinds in JAX ('TPU v5 lite', 'TPU v6 lite'), tried in
+# order.
 _KINDS = {
   'v4': 'v4',
   'v5 lite': 'v5e',
@@ -58,7 +60,7 @@ _KINDS = {
   'v6': 'v6e',
   'tpu7': 'tpu7x',
   'v7': 'tpu7x',
-  'cpu': 'v5e',  # To interpret.
+  'cpu': 'v5e',  # For the interpreter.
 }
 
 
@@ -76,12 +78,13 @@ class Window:
   last); some may lie past the end of the operand, where the matrix is zero.
 
   Attributes:
-    size: Samples in a window.
-    align: Every start is a multiple of it.
-    step: Distance of tiles, in units of `align`.
-    back: Where tile 0 would start before the operand, in units of `align`.
+    size: Number of samples in a window.
+    align: Number of which every start is a multiple.
+    step: Distance between the windows of two tiles, in units of `align`.
+    back: Distance by which the unclipped start of tile 0 precedes the operand,
+      in units of `align`.
     last: Largest start, in units of `align`.
-    over: Samples by which the last window exceeds the operand.
+    over: Number of samples by which the last window exceeds the operand.
   """
 
   size: int
@@ -98,12 +101,13 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class AxisTiling:
-  """One axis of a chain, cut into tiles.
+  """One axis of a chain, divided into tiles.
 
   Attributes:
-    tile: Outputs in a tile.
-    tiles: Tiles.
-    middle: Samples of the middle signal in a tile, rounded up to matrix rows.
+    tile: Number of outputs in a tile.
+    tiles: Number of tiles.
+    middle: Number of samples of the middle signal in a tile, rounded up to
+      matrix rows.
     windows: The window of each operand.
   """
 
@@ -115,14 +119,14 @@ class AxisTiling:
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-  """How the kernel covers a chain.
+  """The tiles with which the kernel computes a chain.
 
   Attributes:
-    h: Rows.
-    w: Columns.
-    pair: Whether two rows (or columns) of 128 channels go through the matrix
-      unit side by side, where it is 256 wide.
-    pack: Whether samples are packed into the lanes beside the channels.
+    h: Tiling of the rows.
+    w: Tiling of the columns.
+    pair: Whether two rows (or columns) of 128 channels are multiplied side by
+      side, on matrix units 256 wide.
+    pack: Whether samples are packed into the lanes together with channels.
   """
 
   h: AxisTiling
@@ -134,13 +138,13 @@ class Tiling:
 def tile_axis(
   expand: Sequence[Pass], contract: Pass, tile: int, align: int
 ) -> AxisTiling | None:
-  """Cuts an axis into tiles, or returns None where windows would not align.
+  """Divides an axis into tiles, or returns None if windows would not align.
 
   Args:
     expand: The pass of each operand, down = 1.
     contract: The pass to the result, up = 1.
-    tile: Outputs in a tile.
-    align: Multiple that every window must start at.
+    tile: Number of outputs in a tile.
+    align: Number of which every start of a window must be a multiple.
   """
   tiles = math.ceil(contract.out_size / tile)
   stretch = (tile - 1) * contract.down + len(contract.taps)
@@ -163,7 +167,7 @@ def tile_axis(
     size = needed + max(
       first[t] - align * (moved // align * t - back) for t in range(tiles)
     )
-    # Whole matrix rows; a window need not exceed the operand by more.
+    # Round up to matrix rows; a window need not exceed the operand by more.
     size = round_up(max(size, 1), _ROWS)
     last = max(round_up(step.in_size, align) - size, 0) // align
     window = Window(size, align, moved // align, back, last, 0)
@@ -178,14 +182,14 @@ def expand_matrices(
   """Returns the matrix of each tile, float64 [tiles, middle, window].
 
   Raises:
-    AssertionError: A window misses a sample that a tile needs (a bug here).
+    AssertionError: If a window lacks a sample that a tile needs (a bug here).
   """
   matrices = np.zeros((axis.tiles, axis.middle, window.size))
   whole = step.matrix
   stretch = (axis.tile - 1) * contract.down + len(contract.taps)
   for t in range(axis.tiles):
     first = t * axis.tile * contract.down - contract.low
-    # Where all of a tile's samples are cropped, none.
+    # The slice is empty if all samples of a tile are cropped.
     rows = slice(max(first, 0), max(first + stretch, 0))
     start = window.start(t)
     columns = slice(start, min(start + window.size, step.in_size))
@@ -193,12 +197,12 @@ def expand_matrices(
     top = rows.start - first
     matrices[t, top : top + part.shape[0], : part.shape[1]] = part
     if np.count_nonzero(part) != np.count_nonzero(whole[rows]):
-      raise AssertionError(f'The window of tile {t} misses samples: {window}.')
+      raise AssertionError(f'the window of tile {t} lacks samples: {window}')
   return matrices
 
 
 def contract_matrix(contract: Pass, axis: AxisTiling) -> np.ndarray:
-  """Returns the matrix of every tile, float64 [tile, middle]."""
+  """Returns the matrix that all tiles share, float64 [tile, middle]."""
   matrix = np.zeros((axis.tile, axis.middle))
   for o in range(axis.tile):
     first = o * contract.down
@@ -212,11 +216,11 @@ def passes(terms: Terms, axis: int) -> list[Pass]:
 
 
 def matrix_passes(chain: Chain, tiling: Tiling, mxu: int) -> float:
-  """Returns the matrix work of one grid step: 16-row passes over the unit."""
+  """Returns the work of one grid step, in 16-row passes of the matrix unit."""
   h, w = tiling.h, tiling.w
 
   def product(rows: int, contracted: int) -> float:
-    # A fixed part stands for filling the unit with its stationary operand.
+    # The constant accounts for loading the stationary operand into the unit.
     return math.ceil(contracted / mxu) * (rows / _ROWS + 2)
 
   total = 0.0
@@ -233,7 +237,7 @@ def matrix_passes(chain: Chain, tiling: Tiling, mxu: int) -> float:
 
 
 def vmem_bytes(chain: Chain, tiling: Tiling, itemsize: int) -> int:
-  """Returns the vector memory of the kernel; blocks are double-buffered."""
+  """Returns the bytes of vector memory, with double-buffered blocks."""
   h, w = tiling.h, tiling.w
   blocks = h.tile * w.tile * LANES
   scratch = w.middle * (len(chain.contract) * round_up(h.tile, 8) + 1) * LANES
@@ -257,7 +261,8 @@ def _candidates(chain: Chain, is_pair: bool, axis: int) -> Iterator[AxisTiling]:
   fewest = math.ceil(out_size / _MOST_OUTPUTS)
   seen = set()
   for tiles in range(fewest, max(fewest, out_size // _LEAST_OUTPUTS) + 1):
-    # The least tile that makes this many tiles, if its windows align.
+    # Yield the smallest tile of those that make this number of tiles and whose
+    # windows align.
     tile = round_up(math.ceil(out_size / tiles), unit)
     while tile not in seen and math.ceil(out_size / tile) == tiles:
       seen.add(tile)
@@ -271,20 +276,21 @@ def _candidates(chain: Chain, is_pair: bool, axis: int) -> Iterator[AxisTiling]:
 def choose(
   chain: Chain, n: int, c: int, itemsize: int, generation: str
 ) -> Tiling | None:
-  """Returns the cheapest tiling that fits, or None if none does.
+  """Returns the cheapest tiling that fits in memory, or None if none does.
 
   Args:
-    chain: What to compute.
-    n: Samples.
-    c: Channels.
+    chain: Chain to compute.
+    n: Number of samples.
+    c: Number of channels.
     itemsize: Bytes of an element.
     generation: A key of `GENERATIONS`.
   """
   target = GENERATIONS[generation]
   is_pair = target.mxu > LANES
   best, least = None, math.inf
-  # Moving samples into idle lanes costs copies: it pays for the narrowest only.
-  # At 64 channels XLA keeps the layout of the convolutions without a copy.
+  # Packing samples into idle lanes costs copies, and pays off only for the
+  # narrowest layers. At 64 channels XLA keeps the layout of the convolutions
+  # without a copy.
   pack = n > 1 and c < LANES and packing_gain(n, c) > 2
   for h, w in itertools.product(
     _candidates(chain, is_pair, 0), list(_candidates(chain, is_pair, 1))
@@ -297,5 +303,5 @@ def choose(
 
 
 def packing_gain(n: int, c: int) -> float:
-  """Returns how many times fewer lane groups packed samples take."""
+  """Returns the factor by which packing samples reduces the lane groups."""
   return n * math.ceil(c / LANES) / math.ceil(n * c / LANES)
