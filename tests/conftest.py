@@ -1,6 +1,7 @@
 """Shared by all tests: fake devices, compiled programs, goldens, commands."""
 
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -24,6 +25,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Workers have it.
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 if jax.__version_info__ < (0, 11):
@@ -61,6 +63,19 @@ def load_golden(name: str):
     return json.loads(path.read_text())
   with np.load(path) as arrays:
     return {key: arrays[key] for key in arrays.files}
+
+
+# Programs that JAX keeps in memory would grow to several GiB a worker.
+_MAX_MEMORY = 3 * 2**30
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _bounded_memory():
+  """Forgets compiled programs after a module if there are too many of them."""
+  yield
+  if psutil.Process().memory_info().rss > _MAX_MEMORY:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')

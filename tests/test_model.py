@@ -123,6 +123,7 @@ def test_official_words_are_understood(model, z):
 _BITS = {'bf16': 8, 'fp16': 11}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('precision', list(_BITS))
 @pytest.mark.parametrize(
   'name', ['stylegan3_t32', 'stylegan3_r32_cond', 'stylegan2_32']

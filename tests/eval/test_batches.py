@@ -62,6 +62,7 @@ def test_multiples_are_kept_whatever_the_memory():
     assert found == batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('design', 'resolution'), [('t', 32), ('r', 32), ('2', 64)]
 )

@@ -211,6 +211,7 @@ def test_errors_name_the_remedy(options, message):
     _evaluator(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', ['t', 'r'])
 def test_recorded_values(golden, config):
   arrays = golden('equivariance_metrics.npz')

@@ -9,6 +9,8 @@ import pytest
 import worker
 from hardware import stages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):

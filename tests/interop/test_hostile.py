@@ -459,6 +459,7 @@ def test_zip_pickles_are_read_by_the_same_machine():
 # Byte flips.
 
 
+@pytest.mark.slow
 def test_fuzzed_checkpoints_are_harmless():
   """Ten thousand damaged files: each is read or refused, in time and memory.
 

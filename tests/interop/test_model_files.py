@@ -250,6 +250,7 @@ def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
     np.testing.assert_array_equal(found[name], array, strict=True)
 
 
+@pytest.mark.slow
 def test_stylegan2_is_imported_by_the_command(cli, tmp_path):
   pkl = GOLDENS / 'official_stylegan2_32.pkl'
   status, out, error = cli('import', pkl, f'--output={tmp_path / "model"}')

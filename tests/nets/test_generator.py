@@ -97,6 +97,7 @@ def _nhwc(images):
   return images.transpose(0, 2, 3, 1)
 
 
+@pytest.mark.slow
 def test_variables_are_those_of_init(recorded):
   ours = jax.eval_shape(
     recorded.generator.init,
@@ -160,6 +161,7 @@ def test_magnitudes_are_those_of_the_recorded_activations(recorded):
     np.testing.assert_allclose(ours, mean**2 + std**2, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_loss_gradients_and_averages(recorded):
   arrays = recorded.arrays
 

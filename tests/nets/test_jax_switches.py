@@ -151,6 +151,7 @@ GENERATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', GENERATORS)
 @pytest.mark.parametrize('switch', SWITCHES)
 def test_generators(switch, name):

@@ -55,6 +55,7 @@ def test_parameters_at_256(name, count):
   assert sum(x.size for x in jax.tree.leaves(variables['params'])) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'millions'),
   [
@@ -192,6 +193,7 @@ def _draw(spec, transform=None):
   return jax.jit(network.apply)(variables, ws, transform)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('radial', [False, True])
 def test_p4_networks_turn_with_their_input(radial):
   spec = _tiny(p4=True, radial_filters=radial)

@@ -53,6 +53,7 @@ def _assert_close(actual, expected):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('overrides', 'noise_mode'),
   [({}, 'const'), ({'noise': True}, 'random'), ({'p4': True}, 'const')],

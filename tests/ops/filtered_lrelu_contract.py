@@ -317,6 +317,7 @@ class ValuesContract:
     assert_close(y, expected, self.dtype)
     self.assert_gradients_close(gradients, expected_gradients)
 
+  @pytest.mark.slow
   def test_random_operators(self):
     @settings(
       max_examples=self.random_examples, deadline=None, derandomize=True

@@ -91,6 +91,7 @@ def test_tiles_compute_what_the_passes_do(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('generation', 'make_spec'),
   [('v4', spec_lib.stylegan3_r), ('v6e', spec_lib.stylegan3_t)],

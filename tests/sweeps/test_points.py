@@ -174,6 +174,7 @@ def test_points_that_cannot_run_say_why_and_the_others_do(tmp_path):
   assert len(sweep.invalid()) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'path', sorted(_EXAMPLES.glob('*.toml')), ids=lambda p: p.stem
 )

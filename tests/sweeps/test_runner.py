@@ -52,6 +52,7 @@ def _run(cluster, todo, stop=None, **resources):
   return outcomes
 
 
+@pytest.mark.slow
 def test_killed_jobs_start_again_and_failing_ones_stop_nobody(
   cluster, tmp_path
 ):

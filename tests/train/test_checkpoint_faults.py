@@ -150,6 +150,7 @@ _RESTORE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('turn', [False, True])
 def test_a_damaged_checkpoint_is_told_of_in_one_line(run, turn):
   # Orbax gives up the other arrays. They fail in the last turn of its loop, or

@@ -18,6 +18,8 @@ from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import sharding
 from sg3jax.train.checkpoint import reader, storage
 
+pytestmark = pytest.mark.slow
+
 _OPTIONS = {'train': {'batch': 8}}
 _STEPS = (3, 7)
 _LIKE = fake_state.like(fake_state.make_state(0, width=8))

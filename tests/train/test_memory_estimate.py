@@ -8,6 +8,8 @@ from sg3jax.train import config as config_lib
 from sg3jax.train import memory_estimate, sharding
 from sg3jax.train.step import build
 
+pytestmark = pytest.mark.slow
+
 
 def _trainer(**train):
   config = tiny.tiny_config(**train)
