@@ -19,9 +19,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 # `pathlib` merges two slashes into one.
-_ADDRESS = re.compile(
-  r'[a-z][a-z0-9+.-]*://|(https?|ftp|gs|s3):/', re.IGNORECASE
-)
+_ADDRESS = re.compile('[a-z][a-z0-9+.-]+:/', re.IGNORECASE)
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -13,7 +13,7 @@ _PACKAGE = pathlib.Path(sg3jax.__file__).parent
 _FILES = sorted(_PACKAGE.rglob('*.py'))
 
 # Modules that know no room: any room may import them.
-_BASE = {'types', 'version', 'files', 'text', 'trees', 'platforms'}
+_BASE = {'types', 'version', 'files', 'text', 'trees'}
 
 _OPERATORS = _BASE | {'ops'}
 _NETWORKS = _OPERATORS | {'nets'}
@@ -26,7 +26,6 @@ _ALLOWED = {
   'files': _BASE,
   'text': _BASE,
   'trees': _BASE,
-  'platforms': _BASE,
   'data': _BASE,
   'ops': _BASE,
   'nets': _OPERATORS,

@@ -164,7 +164,10 @@ def _parse_transform(translate: list[str], rotate: float) -> Any:
       '--translate must be two numbers X,Y in units of the image width, got '
       f'{",".join(translate)}'
     ) from error
-  return resampling.inverse_transform((x, y), rotate)
+  try:
+    return resampling.inverse_transform((x, y), rotate)
+  except ValueError as error:
+    raise ValueError(f'--{error}') from error
 
 
 def parse_seeds(text: str) -> list[int]:

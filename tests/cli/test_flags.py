@@ -277,5 +277,5 @@ def test_a_label_of_many_classes_is_made_alone():
 def test_data_that_number_their_classes_differently_are_refused():
   evaluate._check_classes(('a', 'b'), ('a', 'b'))
   evaluate._check_classes(None, ('a', 'b'))
-  with pytest.raises(ValueError, match='got 1, 10, 2 for 1, 2, 10: name'):
+  with pytest.raises(ValueError, match='got 1, 10, 2 for 1, 2, 10: use'):
     evaluate._check_classes(('1', '10', '2'), ('1', '2', '10'))

@@ -88,7 +88,7 @@ def test_what_is_not_read_is_counted_and_named(tmp_path):
   assert len(source) == 1
   assert sources.notes(source) == (
     '6 files skipped for the format: 5 of .heic, 1 of no suffix '
-    ' (README, c/0.heic, c/1.heic and 3 more)',
+    '(README, c/0.heic, c/1.heic and 3 more)',
     '2 hidden files skipped: .DS_Store, c/.b.png',
   )
   lines = sources.describe(source)

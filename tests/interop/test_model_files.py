@@ -167,7 +167,7 @@ _ONE = np.zeros(1, np.float32)
     ({'generator_ema': _ONE}, r'is \(1,\), not absent'),
     ({'generator_ema/params': _ONE}, r'params is \(1,\), not absent'),
     ({'generator_ema/params/mapping/fc0/bias/x': _ONE}, 'bias/x is .* absent'),
-    ({'generator/params/x': _ONE}, 'arrays of the generator are not'),
+    ({'generator/params/x': _ONE}, 'arrays of the generator do not match'),
     ({'generator_ema/params/mapping/fc0/bias': np.zeros(16, int)}, 'is I64'),
     ({'generator_ema/params/mapping/fc0/bias': np.zeros(16)}, 'is F64, not'),
   ],

@@ -329,7 +329,7 @@ def test_designs_that_do_not_add_up(path, change, match):
     ('', {'_init_kwargs': {'channel_base': 0}}, 'impossible design'),
     ('', {'_init_kwargs': {'channel_max': 1}}, r' is \(.*, not \('),
     ('', {'img_channels': 3}, 'img_channels|fromrgb'),
-    ('', {'img_resolution': 17}, 'resolution 17'),
+    ('', {'img_resolution': 17}, 'resolution must be .* got 17'),
   ],
 )
 def test_discriminators_of_other_architectures(path, change, match):
@@ -415,7 +415,7 @@ def test_doubles_beyond_float32_are_refused():
 def test_checkpoints_without_networks():
   for value, match in (
     ({'D': None, 'a' * 999: 1}, "no network G_ema, but 'D', 'aaa"),
-    ([], 'no dictionary'),
+    ([], 'must be a network or a dictionary'),
     ({'G_ema': writer.module('Net', {}, {}, {})}, "no part 'synthesis'"),
   ):
     with pytest.raises(records.CheckpointError, match=match):

@@ -166,7 +166,7 @@ def test_points_that_cannot_run_say_why_and_the_others_do(tmp_path):
     'did you mean model.synthesis.margin?',
     'model.synthesis.filter_size must be an integer, got True',
     '7',
-    'config.train.g_lr must be above 0',
+    'train.g_lr must be above 0',
     "model.synthesis.margin must be an integer, got 'two'",
   ]
   for (name, error), reason in zip(errors.items(), reasons, strict=True):

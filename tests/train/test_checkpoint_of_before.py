@@ -65,8 +65,8 @@ def run(tmp_path_factory, globals_before_and_after):
   look()
   launch.train(
     config,
-    source,
     workdir,
+    source=source,
     mesh=sharding.make_mesh(1),
     stop=preemption.Stop(),
   )

@@ -177,7 +177,7 @@ def test_broken_options_are_an_error_that_names_the_file(tmp_path):
   (tmp_path / 'training_options.json').write_text('{"batch": ')
   with (
     writer_lib.RunWriter(tmp_path) as run,
-    pytest.raises(ValueError, match=r'training_options\.json is not valid'),
+    pytest.raises(ValueError, match=r'training_options\.json must be valid'),
   ):
     run.open_options({'batch': 32})
 
@@ -323,7 +323,9 @@ def test_the_home_folder_and_addresses_are_understood(tmp_path, monkeypatch):
   with writer_lib.RunWriter('~/run') as run:
     assert run.workdir == tmp_path / 'run'
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(ValueError, match=r"local .* got 'gs://bucket/run'"):
+  with pytest.raises(
+    ValueError, match='local .* got the address gs://bucket/run'
+  ):
     writer_lib.RunWriter('gs://bucket/run')
   assert [path.name for path in tmp_path.iterdir()] == ['run']
 

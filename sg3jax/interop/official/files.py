@@ -125,7 +125,10 @@ def _is_npz(data: bytes) -> bool:
     reader.check_directory(memoryview(data))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
       names = archive.namelist()
-  except (CheckpointError, zipfile.BadZipFile, ValueError, OSError):
+  except (
+    CheckpointError, zipfile.BadZipFile, ValueError, OSError,
+    NotImplementedError,
+  ):  # fmt: skip
     return False  # The reader of zips reports what is wrong.
   return bool(names) and all(name.endswith('.npy') for name in names)
 

@@ -56,7 +56,9 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
   only if there is no `obstacle`.
   """
 
-  def sharded(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
+  def sharded(
+    chain: Chain, *operands: AnyArray, scaling: Scaling = NONE
+  ) -> Array:
     axes = open_axes()
     if not axes:
       return run(chain, *operands, scaling=scaling)
@@ -107,7 +109,9 @@ def over_parts(run: Callable[..., Array]) -> Callable[..., Array]:
   same way. Elsewhere `run` is called unchanged.
   """
 
-  def sharded(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
+  def sharded(
+    chain: Chain, *operands: AnyArray, scaling: Scaling = NONE
+  ) -> Array:
     axes = explicit.axes(operands[0])
     if not axes:
       return run(chain, *operands, scaling=scaling)
