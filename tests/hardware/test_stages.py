@@ -82,7 +82,7 @@ def test_a_spoiled_device_gets_another_process(run):
 def test_a_stage_without_tasks_has_failed(run):
   failures, record = run('empty')
   assert failures == 1
-  assert 'no task' in record['empty']['error']
+  assert 'must have tasks' in record['empty']['error']
 
 
 def test_sessions_of_one_folder_are_kept(run, tmp_path):

@@ -107,7 +107,7 @@ def test_networks_of_another_function_are_refused(field, value, imported):
   with pytest.raises(ValueError, match='does not fit: ') as error:
     _prepare(config, model)
   assert f'model.{field} is ' in str(error.value).splitlines()[0]
-  assert f'--config=finetune:{folder} takes' in str(error.value)
+  assert f' config=finetune:{folder} takes' in str(error.value)
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
@@ -122,7 +122,7 @@ def test_the_usual_clamp_comes_and_goes_with_the_precision(precision, imported):
 
 
 def test_sources_that_cannot_be_are_one_clear_error(imported, tmp_path):
-  with pytest.raises(ValueError, match=r'--config=finetune:FOLDER'):
+  with pytest.raises(ValueError, match='config=finetune:FOLDER'):
     _get_config('')
   with pytest.raises(ValueError, match='no run or checkpoint folder'):
     _get_config(str(tmp_path / 'nowhere'))

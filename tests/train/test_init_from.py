@@ -284,14 +284,14 @@ def test_ten_layers_are_three_blocks_and_thirteen_are_four():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'discriminator_layers': 27}, 'between 0 and 26, the conv.* is 27'),
+    ({'discriminator_layers': 27}, 'between 0 and 26, the conv.* got 27'),
     ({'discriminator_layers': -1}, 'between 0 and 26'),
     ({'generator_parts': ['style']}, "'style': use mapping, synthesis, embed"),
     ({'generator_parts': ['embedding']}, 'embedding, but .* no labels'),
   ],
 )
 def test_parts_that_are_not_there(options, message):
-  with pytest.raises(ValueError, match=rf'^config\.train\.freeze_.*{message}'):
+  with pytest.raises(ValueError, match=rf'^train\.freeze_.*{message}'):
     _frozen(**options)
 
 

@@ -324,7 +324,7 @@ def test_the_home_folder_and_addresses_are_understood(tmp_path, monkeypatch):
     assert run.workdir == tmp_path / 'run'
   monkeypatch.chdir(tmp_path)
   with pytest.raises(
-    ValueError, match='local .* got the address gs://bucket/run'
+    ValueError, match=r'local .* got the address gs://bucket/run'
   ):
     writer_lib.RunWriter('gs://bucket/run')
   assert [path.name for path in tmp_path.iterdir()] == ['run']

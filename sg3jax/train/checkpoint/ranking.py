@@ -147,7 +147,7 @@ def old_best(name: str) -> Best:
   kind = match[0] if match else name
   if kind not in _OLD_LOWER + _OLD_HIGHER:
     raise ValueError(
-      'config.log.keep_best must be the name of a metric that begins with '
+      'log.keep_best must be the name of a metric that begins with '
       f'{", ".join(_OLD_LOWER + _OLD_HIGHER)}, got {name!r}'
     )
   return Best(name, kind in _OLD_HIGHER)

@@ -35,7 +35,7 @@ class WandbRun:
       wandb = importlib.import_module('wandb')
     except ImportError as error:
       raise ImportError(
-        'config.log.wandb_project needs a package that is missing: run pip '
+        'log.wandb_project needs a package that is missing: run pip '
         'install "sg3jax[wandb]", or leave that field unset'
       ) from error
     path = workdir / _ID_FILE

@@ -71,12 +71,12 @@ def make_frozen(
   unknown = sorted(set(generator_parts) - set(GENERATOR_PARTS))
   if unknown:
     raise ValueError(
-      f'config.train.freeze_g has the part {unknown[0]!r}: use '
+      f'train.freeze_g has the part {unknown[0]!r}: use '
       + ', '.join(GENERATOR_PARTS)
     )
   if 'embedding' in generator_parts and not generator.label_dim:
     raise ValueError(
-      'config.train.freeze_g has the part embedding, but the networks take no '
+      'train.freeze_g has the part embedding, but the networks take no '
       'labels: leave it out'
     )
   paths: dict[str, Paths] = {
@@ -89,7 +89,7 @@ def make_frozen(
   layers = _convolutions(discriminator)
   if not 0 <= discriminator_layers <= len(layers):
     raise ValueError(
-      f'config.train.freeze_d must be between 0 and {len(layers)}, the '
+      f'train.freeze_d must be between 0 and {len(layers)}, the '
       f'convolutions of D, got {discriminator_layers}'
     )
   return Frozen(
