@@ -94,7 +94,7 @@ _USER_ERRORS = (
 )
 
 _FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
-_CONFIG_ARGUMENT = re.compile(r'(?<= )config=')
+_CONFIG_ARGUMENT = re.compile(r'(?<=\s)config=')
 
 
 def run(

@@ -107,7 +107,7 @@ def test_networks_of_another_function_are_refused(field, value, imported):
   with pytest.raises(ValueError, match='does not fit: ') as error:
     _prepare(config, model)
   assert f'model.{field} is ' in str(error.value).splitlines()[0]
-  assert f' config=finetune:{folder} takes' in str(error.value)
+  assert f'\nconfig=finetune:{folder} takes' in str(error.value)
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
