@@ -101,15 +101,7 @@ class Model:
     names = self.options.get('class_names')
     if names is None:
       return None
-    if (
-      not isinstance(names, list | tuple)
-      or not all(isinstance(name, str) for name in names)
-      or len(names) != self.label_dim
-    ):
-      raise ValueError(
-        f'class_names of the model must be a list of {self.label_dim} strings: '
-        'correct or remove it'
-      )
+    schema.check_class_names(names, self.label_dim)
     return tuple(names)
 
   @property
@@ -214,9 +206,9 @@ class Model:
       self.variables,
       z,
       c,
-      jnp.float32(truncation_psi),
-      truncation_cutoff,
-      center,
+      truncation_psi=jnp.float32(truncation_psi),
+      truncation_cutoff=truncation_cutoff,
+      truncation_center=center,
     )
 
   def mean_styles(
@@ -240,7 +232,7 @@ class Model:
     means = []
     for _ in range(_AVERAGED // _AVERAGED_BATCH):
       z = rng.randn(_AVERAGED_BATCH, self.z_dim).astype(np.float32)
-      ws = self._mapping(self.variables, z, c, jnp.float32(1), 0, None)
+      ws = self._mapping(self.variables, z, c)
       means.append(np.mean(ws[:, 0], axis=0))
     return np.mean(means, axis=0)
 
@@ -336,17 +328,7 @@ class Model:
 
   @functools.cached_property
   def _mapping(self):
-    return jax.jit(
-      lambda variables, z, c, psi, cutoff, center: self.generator.apply(
-        variables,
-        z,
-        c,
-        truncation_psi=psi,
-        truncation_cutoff=cutoff,
-        truncation_center=center,
-        method='mapping',
-      )
-    )
+    return jax.jit(functools.partial(self.generator.apply, method='mapping'))
 
   @functools.cached_property
   def _synthesis(self):

@@ -48,6 +48,23 @@ def _traced_shapes(network: str, text: str) -> dict[str, tuple[int, ...]]:
   return {path: leaf.shape for path, leaf in flatten(shapes).items()}
 
 
+def check_class_names(names: Any, label_dim: int) -> None:
+  """Checks that there is a name for each class.
+
+  Raises:
+    ValueError: If there is not.
+  """
+  if (
+    not isinstance(names, list | tuple)
+    or not all(isinstance(name, str) for name in names)
+    or len(names) != label_dim
+  ):
+    raise ValueError(
+      f'class_names of the model must be a list of {label_dim} strings: '
+      'correct or remove it'
+    )
+
+
 def check_design(model: Mapping[str, Any]) -> None:
   """Checks that networks can be built, even without arrays.
 
