@@ -261,7 +261,9 @@ def test_names_of_data_are_compared_by_what_they_name(here, a, b, same):
 
 def test_messages_say_what_was_typed(here):
   del here
-  with pytest.raises(FileNotFoundError, match=r"the data '~/nowhere' do not"):
+  with pytest.raises(
+    FileNotFoundError, match=r"got '~/nowhere', which does not exist"
+  ):
     sources.open_source('~/nowhere')
 
 

@@ -57,31 +57,48 @@ def _quick(monkeypatch):
     monkeypatch.setattr(trainer, name, take)
 
 
-@pytest.mark.usefixtures('_quick')
-@pytest.mark.parametrize('name', [*'ABCDEFGHTR', *_CHANGES])
-def test_trains_goes_on_draws_and_is_measured(name, tmp_path):
-  config = _config(name)
+def _train(config, workdir):
+  """Trains, and returns the kimg of every tick."""
   source, mesh = noise.Noise(), sharding.make_mesh(1)
+  launch.train(config, workdir, source=source, mesh=mesh)
+  lines = (workdir / 'stats.jsonl').read_text().splitlines()
+  return [json.loads(line)['Progress/kimg']['mean'] for line in lines]
 
-  def train():
-    launch.train(config, tmp_path, source=source, mesh=mesh)
-    lines = (tmp_path / 'stats.jsonl').read_text().splitlines()
-    return [json.loads(line)['Progress/kimg']['mean'] for line in lines]
 
-  np.testing.assert_allclose(train(), [0.004, 0.008, 0.012])
+def _check_grid(path):
+  with Image.open(path) as image:
+    assert image.size == (32, 16)
+    assert np.std(image) > 0.1  # Not of one colour.
+
+
+@pytest.mark.usefixtures('_quick')
+@pytest.mark.parametrize('name', 'ABCDEFGHTR')
+def test_a_step_trains_resumes_and_is_measured(name, tmp_path):
+  config = _config(name)
+  np.testing.assert_allclose(_train(config, tmp_path), [0.004, 0.008, 0.012])
   config.train.total_kimg = 0.016
   if name != 'A':  # Its input is a constant, which nothing moves.
     config.log.metrics = ('eqt', 'eqt_frac', 'eqr')
-  np.testing.assert_allclose(train(), [0.004, 0.008, 0.012, 0.016])
-
+  np.testing.assert_allclose(
+    _train(config, tmp_path), [0.004, 0.008, 0.012, 0.016]
+  )
   assert model_lib.load_model(tmp_path).step == 4
-  for picture in ('fakes_init.png', 'fakes000000.png'):
-    with Image.open(tmp_path / picture) as image:
-      assert image.size == (32, 16)
-      assert np.std(image) > 0.1  # Not of one colour.
+  for name in ('fakes_init.png', 'fakes000000.png'):
+    _check_grid(tmp_path / name)
   results = [
     json.loads(path.read_text().splitlines()[-1])['results']
     for path in tmp_path.glob('metric-*.jsonl')
   ]
   assert len(results) == len(config.log.metrics)
   assert np.all(np.isfinite([x for r in results for x in r.values()]))
+
+
+@pytest.mark.usefixtures('_quick')
+@pytest.mark.parametrize('name', _CHANGES)
+def test_a_change_of_t_or_r_trains(name, tmp_path):
+  """Resuming and measuring are the same code for all steps, tried above."""
+  config = _config(name)
+  np.testing.assert_allclose(_train(config, tmp_path), [0.004, 0.008, 0.012])
+  assert model_lib.load_model(tmp_path).step == 3
+  for name in ('fakes_init.png', 'fakes000000.png'):
+    _check_grid(tmp_path / name)
