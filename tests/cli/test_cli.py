@@ -116,6 +116,17 @@ def _to_uint8(images):
 
 
 @pytest.mark.slow
+def _fails(cli, *args) -> str:
+  """Runs a command that must end with one line; returns that line."""
+  status, out, error = cli(*args)
+  assert status not in (0, None)
+  assert not out
+  first, *rest = error.splitlines()
+  assert first.startswith('error: ')
+  assert rest in ([], ['(--debug shows where)'])
+  return first
+
+
 class TestTrain:
   def test_leaves_a_run_folder(self, run):
     assert (run / 'checkpoints' / '2').is_dir()
