@@ -115,7 +115,6 @@ def _to_uint8(images):
   return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.slow
 def _fails(cli, *args) -> str:
   """Runs a command that must end with one line; returns that line."""
   status, out, error = cli(*args)
@@ -127,6 +126,7 @@ def _fails(cli, *args) -> str:
   return first
 
 
+@pytest.mark.slow
 class TestTrain:
   def test_leaves_a_run_folder(self, run):
     assert (run / 'checkpoints' / '2').is_dir()
