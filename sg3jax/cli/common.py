@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -14,6 +14,7 @@ from sg3jax import files
 from sg3jax.cli import compilation_cache, official_options
 from sg3jax.nets import factory
 from sg3jax.train import sharding
+from sg3jax.train.config import fields
 
 
 class PathParser(flags.ArgumentParser):
@@ -165,22 +166,13 @@ def with_flags(message: str) -> str:
   """
   if 'config' not in flags.FLAGS:
     return message
-  fields = dict(_leaves(flags.FLAGS['config'].value or {}))
+  known = dict(fields.leaves(flags.FLAGS['config'].value or {}))
 
   def replace(match: re.Match[str]) -> str:
-    is_field = '.' in match[0] and match[1] in fields
+    is_field = '.' in match[0] and match[1] in known
     return f'--config.{match[1]}' if is_field else match[0]
 
   return _CONFIG_ARGUMENT.sub('--config=', _FIELD.sub(replace, message))
-
-
-def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields the dotted name and the value of each field of a configuration."""
-  for key, value in config.items():
-    if hasattr(value, 'items'):
-      yield from _leaves(value, f'{prefix}{key}.')
-    else:
-      yield f'{prefix}{key}', value
 
 
 def _parse(args: list[str], module: str) -> list[str]:
@@ -247,7 +239,7 @@ def _check_finite() -> None:
   }
   if 'config' in flags.FLAGS:
     config = flags.FLAGS['config'].value
-    values |= {f'--config.{k}': v for k, v in _leaves(config or {})}
+    values |= {f'--config.{k}': v for k, v in fields.leaves(config or {})}
   for name, value in values.items():
     if isinstance(value, float) and not math.isfinite(value):
       sys.exit(f'error: {name} must be a finite number, got {value}')

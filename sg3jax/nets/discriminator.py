@@ -36,7 +36,7 @@ def images_in_group(n: int, group_size: int) -> int:
   """Returns the size of the groups into which `minibatch_std` divides n images.
 
   Raises:
-    ValueError: As in `minibatch_std`.
+    ValueError: See `minibatch_std`.
   """
   if group_size < 1:
     raise ValueError(f'mbstd_group must be at least 1, got {group_size}')

@@ -48,7 +48,7 @@ def make_spec(model: Mapping[str, Any]) -> generator_lib.Spec:
   """Returns the design of the synthesis network.
 
   Args:
-    model: As in `make_generator`.
+    model: See `make_generator`.
 
   Raises:
     ValueError: If the design is impossible or the generator is unknown.
@@ -73,7 +73,7 @@ def make_discriminator(
   """Returns the discriminator that a configuration's `model` part describes.
 
   Args:
-    model: As in `make_generator`.
+    model: See `make_generator`.
 
   Raises:
     ValueError: If the precision is unknown.

@@ -40,7 +40,7 @@ _T = TypeVar('_T')
 
 _FOLDER = 'sg3jax.eval.metrics'  # Its modules register metrics.
 
-# What a metric can need besides a generator.
+# A metric can need these besides a generator.
 REALS = 'reals'  # Real images to compare with.
 LABELS = 'labels'  # Real images with labels.
 TRANSFORMS = 'transforms'  # A generator whose input can be transformed.
@@ -124,7 +124,7 @@ def register(
     title: Name in plots.
     unit: Label of its axis in plots.
     higher_is_better: Whether the highest value is the best one.
-    needs: What it needs besides a generator.
+    needs: Its requirements besides a generator.
     result: Name of its main value; by default `name`.
     panel: Title of its panel among curves; by default `title`.
     labels: Labels of its values; by default `title` for the main value.

@@ -144,7 +144,7 @@ def _recognised(
   Args:
     network: Our name for the network.
     arrays: Its arrays.
-    config: As in `convert`.
+    config: See `convert`.
     model: The fields that are known from previous networks.
   """
   shapes = {name: array.shape for name, array in arrays.items()}
@@ -181,7 +181,7 @@ def convert_network(
     its variables, float32; and the number of arrays compared with the design.
 
   Raises:
-    CheckpointError: As in `convert`.
+    CheckpointError: See `convert`.
   """
   if network in schema.GENERATORS:
     model = hyperparameters.generator_model(module)

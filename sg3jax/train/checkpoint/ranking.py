@@ -106,7 +106,7 @@ def best_step(
   Only values of one metric are compared. Among equal values, the newest wins.
 
   Args:
-    measured: What was measured on each checkpoint, by step.
+    measured: Measurements of each checkpoint, by step.
     best: The metric to choose by; by default the one that the newest
       checkpoint with such a record names.
   """

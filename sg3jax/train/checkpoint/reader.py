@@ -60,7 +60,7 @@ def load_networks(
       set to use.
     OSError: If it cannot be read now, although it may be intact.
   """
-  folder = _locate(files.local_path(path).absolute())
+  folder = _locate(path)
   restored = _read(folder, (NETWORKS, 'options'))
   return restored['options'], restored[NETWORKS], int(folder.name)
 
@@ -69,12 +69,12 @@ def load_nimg(path: str | pathlib.Path) -> int:
   """Reads the number of real images shown up to a checkpoint.
 
   Args:
-    path: As in `load_networks`.
+    path: See `load_networks`.
 
   Raises:
-    FileNotFoundError, ValueError, OSError: As in `load_networks`.
+    FileNotFoundError, ValueError, OSError: See `load_networks`.
   """
-  folder = _locate(files.local_path(path).absolute())
+  folder = _locate(path)
   return int(_read(folder, (PROGRESS,), only={'nimg': 0})[PROGRESS]['nimg'])
 
 
@@ -82,12 +82,12 @@ def load_options(path: str | pathlib.Path) -> dict[str, Any]:
   """Reads the options of a run or of one checkpoint, but no arrays.
 
   Args:
-    path: As in `load_networks`.
+    path: See `load_networks`.
 
   Raises:
-    FileNotFoundError, ValueError, OSError: As in `load_networks`.
+    FileNotFoundError, ValueError, OSError: See `load_networks`.
   """
-  folder = _locate(files.local_path(path).absolute())
+  folder = _locate(path)
   return _read(folder, ('options',))['options']
 
 
@@ -104,12 +104,12 @@ def load_arrays(path: str | pathlib.Path) -> dict[str, Tree]:
   """Reads all arrays of a checkpoint, including optimizers, as NumPy arrays.
 
   Args:
-    path: As in `load_networks`.
+    path: See `load_networks`.
 
   Raises:
-    FileNotFoundError, ValueError, OSError: As in `load_networks`.
+    FileNotFoundError, ValueError, OSError: See `load_networks`.
   """
-  folder = _locate(files.local_path(path).absolute())
+  folder = _locate(path)
   return _read(folder, (NETWORKS, PROGRESS))
 
 
@@ -202,8 +202,9 @@ def _read_unchecked(
     return dict(orbax.restore(path, args=ocp.args.Composite(**args)))
 
 
-def _locate(path: pathlib.Path) -> pathlib.Path:
-  """Returns the folder of the checkpoint that a path refers to."""
+def _locate(path: str | pathlib.Path) -> pathlib.Path:
+  """Returns the absolute folder of the checkpoint that a path refers to."""
+  path = files.local_path(path).absolute()
   if path.name == BEST and path.parent.name == FOLDER:
     return _locate_best(path.parent)
   if not path.is_dir():
