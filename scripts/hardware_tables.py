@@ -141,6 +141,8 @@ def _sections(sessions: Sessions) -> Iterable[str]:
   for stage, title in (
     ('bench', 'Layers at 256 pixels'),
     ('bench-large', 'Layers at 1024 pixels'),
+    ('depthwise', 'Depthwise convolutions at 256 pixels'),
+    ('depthwise-large', 'Depthwise convolutions at 1024 pixels'),
     ('train', 'Training'),
     ('generate', 'Generating'),
     ('operators', 'Forms of operators'),

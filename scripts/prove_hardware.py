@@ -95,9 +95,13 @@ def make_stages() -> list[stages.Stage]:
     return timed(
       name,
       f'Speed at {size} pixels',
-      lambda: _bench_tasks(size),
+      lambda: _bench_tasks(size, 'kernel', 'banded'),
       summarize=speed.summarize_bench,
     )
+
+  def depthwise(name: str, size: int) -> stages.Stage:
+    title = f'Speed of depthwise convolutions at {size} pixels'
+    return timed(name, title, lambda: _bench_tasks(size, 'depthwise'))
 
   return [
     timed(
@@ -114,6 +118,8 @@ def make_stages() -> list[stages.Stage]:
     timed('generate', 'Generating', _generate_tasks),
     check('check-large', large),
     bench('bench-large', large),
+    depthwise('depthwise', main),
+    depthwise('depthwise-large', large),
     timed(
       'pretrain',
       'A small model',
@@ -143,9 +149,10 @@ def _check_tasks(size: int) -> list[stages.Task]:
   ]
 
 
-def _bench_tasks(size: int) -> list[stages.Task]:
+def _bench_tasks(size: int, *forms: str) -> list[stages.Task]:
   return speed.bench_tasks(
     _cases(size, 'forward', 'backward'),
+    forms,
     2 if _TINY.value else 8,
     'bfloat16',
     1e9 * _machine()['copy']['GB/s'],

@@ -39,14 +39,24 @@ _FRESH = 3  # Number of different random inputs, to find races.
 
 
 def check_tasks(selected: Sequence[Case], batch: int) -> list[stages.Task]:
-  """Returns a task for each case and supported dtype."""
+  """Returns a task for each case and supported dtype.
+
+  In each dtype, one case of each kind comes first, since a kernel is used by
+  default for the kinds that were checked.
+  """
+  kinds: set[str] = set()
+  first, others = [], []
+  for case in selected:
+    kind = case.columns['kind']
+    (others if kind in kinds else first).append(case)
+    kinds.add(kind)
   return [
     stages.Task(
       case.columns | {'dtype': dtype},
       functools.partial(_prepare_check, case, dtype, batch),
     )
     for dtype in ('bfloat16', 'float16', 'float32')
-    for case in selected
+    for case in (*first, *others)
     if dtype in cases_lib.dtypes(case)
   ]
 

@@ -17,29 +17,32 @@ _CACHED = 256 << 20
 
 
 def bench_tasks(
-  selected: Sequence[Case], batch: int, dtype: str, bandwidth: float
+  selected: Sequence[Case],
+  forms: Sequence[str],
+  batch: int,
+  dtype: str,
+  bandwidth: float,
 ) -> list[stages.Task]:
-  """Returns tasks for the kernel, `banded` and depthwise convolutions.
+  """Returns a task for each case and form.
 
-  The kernel and `banded` alternate, so that the rows measured when the time is
-  up can be compared. The depthwise form, forward and backward, comes last.
+  The forms alternate, so that the rows measured when the time is up can be
+  compared.
 
   Args:
     selected: The cases.
+    forms: What to time: 'kernel', 'banded' and 'depthwise'. The depthwise
+      convolutions are forward and backward only.
     batch: Number of images per call.
     dtype: Dtype of the operands.
     bandwidth: Bytes per second of the device, which determine the floor.
   """
-  pairs = [(case, form) for case in selected for form in ('kernel', 'banded')]
-  pairs += [
-    (case, 'depthwise') for case in selected if case.direction != 'tangent'
-  ]
   return [
     stages.Task(
       case.columns | {'dtype': dtype, 'implementation': form},
       functools.partial(_prepare_bench, case, dtype, batch, bandwidth, form),
     )
-    for case, form in pairs
+    for case in selected
+    for form in forms
   ]
 
 
@@ -89,30 +92,21 @@ def _random(case: Case, structures: Any, seed: int) -> tuple[Any, ...]:
 
 
 def summarize_bench(rows: Sequence[stages.Row]) -> list[str]:
-  """Returns lines with the geometric mean of the kernel's speed-ups."""
+  """Returns a line with the geometric mean of the kernel's speedups."""
 
-  def key(row: stages.Row) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype'))
-
-  times = {
-    name: {
-      key(row): row['ms']
+  def times(form: str) -> dict[tuple[Any, ...], float]:
+    return {
+      tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype')): row['ms']
       for row in rows
-      if row['implementation'] == name and 'ms' in row
+      if row['implementation'] == form and 'ms' in row
     }
-    for name in ('kernel', 'banded', 'depthwise')
-  }
-  lines = []
-  for name in ('banded', 'depthwise'):
-    ratios = [
-      ms / times['kernel'][k]
-      for k, ms in times[name].items()
-      if k in times['kernel']
-    ]
-    if ratios:
-      lines.append(
-        f'The kernel is {np.exp(np.mean(np.log(ratios))):.2f} times faster '
-        f'than {name} in the geometric mean of {len(ratios)} cases, at least '
-        f'{min(ratios):.2f} and at most {max(ratios):.2f} times.'
-      )
-  return lines
+
+  kernel, banded = times('kernel'), times('banded')
+  ratios = [banded[k] / ms for k, ms in kernel.items() if k in banded]
+  if not ratios:
+    return []
+  return [
+    f'The kernel is {np.exp(np.mean(np.log(ratios))):.2f} times faster than '
+    f'banded in the geometric mean of {len(ratios)} cases, at least '
+    f'{min(ratios):.2f} and at most {max(ratios):.2f} times.'
+  ]

@@ -3,14 +3,16 @@
 Every stage runs in separate processes: a kernel that faults makes the device
 unusable for its process, and each process compiles only one kernel at a time.
 The tasks of an untimed stage are distributed over several processes. For a
-timed stage, several processes compile the programs into a cache, then a single
-process runs them. If a process dies, a new one continues after the task at
-which it died.
+timed stage, several processes compile some of the programs into a cache, then a
+single process runs them, and so on until all have run. If a process dies, a new
+one continues after the task at which it died.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import os
@@ -39,6 +41,10 @@ _TASK, _ROW = 'task: ', 'row: '
 # Number of workers that compile a timed stage. XLA's autotuning for GPUs times
 # kernels on the device, so more workers would disturb each other.
 _COMPILERS = 4
+
+# Number of tasks of a timed stage that are compiled before they are run, so that
+# a stage whose time is up while it compiles has the rows of the tasks before.
+_ROUND = 48
 
 # Disables autotuning, which takes most of the time, in untimed workers.
 _UNTUNED = '--xla_gpu_autotune_level=0'
@@ -172,13 +178,7 @@ def run(
     results.begin(stage)
     end = deadline + stage.grace_seconds
     try:
-      if stage.is_timed and processes > 1:
-        # Ignore failures to compile here: the run reports them.
-        compilers = min(processes, _COMPILERS)
-        for _ in _work_apart(command, stage, compilers, 'compile', end):
-          pass
-      parts = 1 if stage.is_timed else processes
-      for row in _work_apart(command, stage, parts, 'run', end):
+      for row in _rows(command, stage, processes, end):
         results.add(stage, row)
         print(_line(row), flush=True)
         failures += is_failure(row)
@@ -189,6 +189,31 @@ def run(
       print(error, flush=True)
       failures += 1
   return failures
+
+
+def _rows(
+  command: Sequence[str], stage: Stage, processes: int, deadline: float
+) -> Iterator[Row]:
+  """Yields the rows of a stage.
+
+  Raises:
+    TimeoutError: If the deadline is reached.
+  """
+  work_apart = functools.partial(_work_apart, command, stage, deadline)
+  if not stage.is_timed:
+    yield from work_apart(processes, 'run', 0)
+    return
+  for first in itertools.count(step=_ROUND):
+    if processes > 1:
+      # Ignore failures to compile here: the run reports them.
+      for _ in work_apart(min(processes, _COMPILERS), 'compile', first):
+        pass
+    number = 0
+    for row in work_apart(1, 'run', first):
+      yield row
+      number += 1
+    if number < _ROUND:
+      return
 
 
 def is_failure(row: Row) -> bool:
@@ -262,11 +287,12 @@ class _Worker:
 def _work_apart(
   command: Sequence[str],
   stage: Stage,
+  deadline: float,
   parts: int,
   mode: str,
-  deadline: float,
+  first: int,
 ) -> Iterator[Row]:
-  """Yields the rows of a stage as its workers print them.
+  """Yields the rows of a stage from a task on, as its workers print them.
 
   Raises:
     TimeoutError: If the deadline is reached.
@@ -276,7 +302,7 @@ def _work_apart(
   workers = [
     _Worker(
       command,
-      f'{stage.name}:{part}/{parts}:{mode}',
+      f'{stage.name}:{part}/{parts}:{mode}:{first}',
       is_alone=parts == 1,
       is_tuned=stage.is_timed,
     )
@@ -311,15 +337,18 @@ def work(stages: Sequence[Stage], which: str, only: str) -> None:
 
   Args:
     stages: All stages.
-    which: `STAGE:PART/PARTS:MODE:DONE`. MODE is `run`, or `compile` to compile
-      only; DONE is the number of the part's tasks to skip.
+    which: `STAGE:PART/PARTS:MODE:FIRST:DONE`. MODE is `run`, or `compile` to
+      compile only; FIRST is the first task, and of a timed stage `_ROUND` tasks
+      are run from there; DONE is the number of the part's tasks to skip.
     only: Text that the names of tasks must contain.
   """
-  name, share, mode, done = which.split(':')
+  name, share, mode, first, done = which.split(':')
   part, parts = map(int, share.split('/'))
   stage = next(stage for stage in stages if stage.name == name)
   try:
     tasks = [task for task in stage.make_tasks() if only in task.name]
+    if stage.is_timed:
+      tasks = tasks[int(first) : int(first) + _ROUND]
   except Exception as error:
     if not part:
       _print(_ROW, {'what': 'tasks', **_describe(error)})
