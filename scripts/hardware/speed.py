@@ -96,7 +96,9 @@ def summarize_bench(rows: Sequence[stages.Row]) -> list[str]:
 
   def times(form: str) -> dict[tuple[Any, ...], float]:
     return {
-      tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype')): row['ms']
+      tuple(row[k] for k in ('design', 'layer', 'direction', 'dtype')): row[
+        'ms'
+      ]
       for row in rows
       if row['implementation'] == form and 'ms' in row
     }

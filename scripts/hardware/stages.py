@@ -42,8 +42,8 @@ _TASK, _ROW = 'task: ', 'row: '
 # kernels on the device, so more workers would disturb each other.
 _COMPILERS = 4
 
-# Number of tasks of a timed stage that are compiled before they are run, so that
-# a stage whose time is up while it compiles has the rows of the tasks before.
+# Number of tasks of a timed stage that are compiled before they are run. If the
+# time is up while the stage compiles, it has the rows of the rounds before.
 _ROUND = 48
 
 # Disables autotuning, which takes most of the time, in untimed workers.
