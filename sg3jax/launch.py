@@ -5,7 +5,7 @@ the training of a sweep's points.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -14,12 +14,14 @@ from sg3jax import model as model_lib
 from sg3jax.data import sources
 from sg3jax.eval import evaluators, image_generator
 from sg3jax.eval.metrics import base
+from sg3jax.interop import feature_weights as feature_weights_lib
 from sg3jax.nets import factory
+from sg3jax.nets.features import base as features
 from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import files as config_files
 from sg3jax.train.step.state import TrainState
-from sg3jax.types import Config, Snapshot
+from sg3jax.types import Config, Snapshot, Variables
 
 
 def load_config(value: str) -> Config:
@@ -93,6 +95,37 @@ def best_by(config: Config) -> ranking.Best | None:
   if not name or name.lower() == 'none':
     return None
   return ranking.Best(name, base.value_of(name).higher_is_better)
+
+
+def feature_weights(
+  names: Iterable[str], folder: str | pathlib.Path | None = None
+) -> dict[str, Variables]:
+  """Returns the variables of feature networks by name.
+
+  All of them are read and checked at once, so that weights that are missing or
+  damaged are known before anything is computed.
+
+  Args:
+    names: Names of feature networks, such as 'inception'.
+    folder: The folder of weights; see `interop.feature_weights.folder_of`.
+
+  Returns:
+    NumPy arrays as they were imported. The weights of networks that are random
+    by design are sampled from the key 0.
+
+  Raises:
+    FileNotFoundError: If weights are missing. The message states for each
+      network what to get and where to put it.
+    ValueError: If there is no such network, or a file is damaged.
+  """
+  networks = [features.find(name) for name in dict.fromkeys(names)]
+  feature_weights_lib.require([network.name for network in networks], folder)
+  return {
+    network.name: network.init(jax.random.key(0))
+    if network.init is not None
+    else feature_weights_lib.load(network.name, folder)
+    for network in networks
+  }
 
 
 def evaluate(

@@ -73,6 +73,14 @@ _COMPILATION_CACHE = flags.DEFINE(
   'Folder that caches compiled programs between commands, or none; by default '
   'the folder configured in JAX, or else sg3jax/compiled in your cache folder.',
 )
+WEIGHTS_DIR = flags.DEFINE(
+  PATH,
+  'weights_dir',
+  None,
+  'Folder with the weights of feature networks; by default that of the '
+  'environment variable SG3JAX_WEIGHTS_DIR, or else sg3jax/weights in your '
+  'cache folder.',
+)
 OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
 OUTPUT = flags.DEFINE(
   PATH,
@@ -103,6 +111,7 @@ def run(
   argv: list[str] | None = None,
   *,
   arguments: int = 0,
+  optional: int = 0,
 ) -> None:
   """Parses the flags and runs a command; reports wrong input in one message.
 
@@ -110,6 +119,7 @@ def run(
     main: The command. `--help` shows its module's docstring and flags.
     argv: The program's name and its arguments; `sys.argv` if None.
     arguments: Number of positional arguments that `main` takes.
+    optional: Number of further ones that it may be given.
   """
 
   def parse(args: list[str]) -> list[str]:
@@ -126,10 +136,10 @@ def run(
       logging.set_verbosity(logging.WARNING)
     try:
       values = args[1:]
-      if len(values) > arguments:
+      most = arguments + optional
+      if len(values) > most:
         raise ValueError(
-          f'unexpected argument {values[arguments]!r}: write options as '
-          '--name=value'
+          f'unexpected argument {values[most]!r}: write options as --name=value'
         )
       if len(values) < arguments:
         raise ValueError('a FILE is required: --help shows how')

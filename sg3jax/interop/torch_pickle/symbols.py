@@ -23,6 +23,7 @@ from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   Module,
   NumpyArray,
+  ScriptObject,
   Storage,
   Tensor,
   UnsafeCheckpointError,
@@ -118,6 +119,22 @@ _STORAGES = {
 
 _NDARRAY = Type('numpy.ndarray')
 
+# The classes of a TorchScript archive are in modules below this name. Their
+# code is in other members of the archive, which nothing reads.
+_SCRIPT = '__torch__'
+
+# What TorchScript wraps lists and dictionaries in.
+_TYPED_LISTS = [
+  ('torch.jit._pickle', name)
+  for name in (
+    'build_boollist',
+    'build_doublelist',
+    'build_intlist',
+    'build_tensorlist',
+    'restore_type_tag',
+  )
+]
+
 STORAGE_TYPES: dict[Name, Any] = {
   ('torch', name): Type(f'torch.{name}', np.dtype(dtype))
   for name, dtype in _STORAGES.items()
@@ -171,6 +188,7 @@ def allowed_symbols(
     ('torch._utils', '_rebuild_parameter'): calls.parameter,
     ('torch.storage', '_load_from_bytes'): calls.load_storage,
     ('numpy', 'dtype'): calls.dtype,
+    **dict.fromkeys(_TYPED_LISTS, calls.typed_value),
     **names,
   }
   for numpy_core in ('numpy.core', 'numpy._core'):
@@ -189,12 +207,25 @@ def allowed_symbols(
   }
 
 
-def find_in(symbols: dict[Name, Any]) -> Callable[[str, str], Any]:
-  """Returns a function that looks up a name or refuses it."""
-  return functools.partial(_find, symbols)
+def find_in(
+  symbols: dict[Name, Any], *, has_scripts: bool = False
+) -> Callable[[str, str], Any]:
+  """Returns a function that looks up a name or refuses it.
+
+  Args:
+    symbols: The substitutes by name.
+    has_scripts: Whether classes of TorchScript, which can have any name, get
+      records as substitutes too.
+  """
+  return functools.partial(_find, symbols, has_scripts)
 
 
-def _find(symbols: dict[Name, Any], module: str, name: str) -> Any:
+def _find(
+  symbols: dict[Name, Any], has_scripts: bool, module: str, name: str
+) -> Any:
+  if has_scripts and module.partition('.')[0] == _SCRIPT:
+    path = f'{module}.{name}'
+    return Function(path, lambda *args: ScriptObject(path))
   symbol = symbols.get((module, name))
   if symbol is None:
     raise UnsafeCheckpointError(
@@ -237,6 +268,9 @@ class _Calls:
     except UnicodeEncodeError:
       pass
     raise CheckpointError('a byte string of the checkpoint is damaged')
+
+  def typed_value(self, *args: Any) -> Any:
+    return _only(args, 1, list | dict, at_least=True)[0]
 
   def size(self, *args: Any) -> tuple:
     return _only(args, 1, tuple)[0]
@@ -323,7 +357,7 @@ class _PickledArray(NumpyArray):
     self.value = self._from_buffer(_bytes(data), dtype, shape, order)
 
 
-def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
+def _only(args: tuple, count: int, *types: Any, at_least=False) -> tuple:
   """Returns the first arguments after checking their types."""
   if (
     not isinstance(args, tuple)
