@@ -144,3 +144,22 @@ def test_published_weights(net, golden):
   )
   identical = list(recorded['pair_names']).index('identical')
   assert (found[identical] == 0).all()
+
+
+@pytest.mark.parametrize('kind', ['Auto', 'Explicit'])
+def test_batches_may_be_sharded(kind, recorded):
+  """Distances are those of one device, and are sharded as the images are."""
+  a, b = (_floats(recorded[f'images{i}']) for i in (0, 1))
+  expected = np.asarray(per_layer(weights('alex'), a, b, 'alex'))
+  axis_type = getattr(jax.sharding.AxisType, kind)
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(axis_type,))
+  spec = jax.sharding.PartitionSpec
+  batch = jax.NamedSharding(mesh, spec('data'))
+  with jax.set_mesh(mesh):
+    found = per_layer(
+      jax.device_put(weights('alex'), jax.NamedSharding(mesh, spec())),
+      *jax.device_put((a, b), batch),
+      'alex',
+    )
+  assert found.sharding.spec[0] == 'data'
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)

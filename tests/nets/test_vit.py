@@ -416,3 +416,28 @@ def test_outputs(name):
   outputs = jax.eval_shape(network.apply, variables, images)
   assert {k: x.shape[1] for k, x in outputs.items()} == dict(network.dims)
   assert all(x.dtype == jnp.float32 for x in outputs.values())
+
+
+@pytest.mark.parametrize('kind', ['Auto', 'Explicit'])
+def test_batches_may_be_sharded(kind):
+  """Features are those of one device, and are sharded as the images are."""
+  variables = _variables('dinov2', _tensors(dinov2_shapes(12, 2, 4, 5)))
+
+  @jax.jit
+  def apply(variables, images):
+    images = vit.prepare(images, 24, (0.5,) * 3, (0.2,) * 3)
+    return DINO.apply(variables, images)
+
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (4, 16, 20, 4), np.uint8)
+  expected = np.asarray(apply(variables, images))
+  axis_type = getattr(jax.sharding.AxisType, kind)
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(axis_type,))
+  spec = jax.sharding.PartitionSpec
+  with jax.set_mesh(mesh):
+    found = apply(
+      jax.device_put(variables, jax.NamedSharding(mesh, spec())),
+      jax.device_put(images, jax.NamedSharding(mesh, spec('data'))),
+    )
+  assert found.sharding.spec[0] == 'data'
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -148,7 +148,8 @@ class VisionTransformer(nn.Module):
       name='patches',
     )(x).reshape(n, -1, self.width)
     first = self.param('class_token', _zeros, self.width, jnp.float32)
-    first = jnp.broadcast_to(_token(first), (n, 1, self.width))
+    # Made of the patches, it is sharded as they are.
+    first = jnp.zeros_like(patches[:, :1]) + _token(first)
     x = jnp.concatenate([first, patches], axis=1)
     x += self._positions(height // self.patch, width // self.patch)
     if self.norm_first:
