@@ -20,6 +20,7 @@ import numpy as np
 import official_networks
 import official_writer as writer
 import safetensors.numpy
+import script_archive
 
 from sg3jax.interop.official import convert, files
 from sg3jax.interop.torch_pickle import records
@@ -54,6 +55,7 @@ def checkpoints() -> list[bytes]:
     writer.dumps({'g_ema': writer.state_dict(arrays)}),
     safetensors.numpy.save(arrays),
     npz.getvalue(),
+    script_archive.archive({'layer.weight': weight, 'layer.bias': weight[0]}),
   ]
 
 
@@ -86,7 +88,8 @@ def main() -> None:
   wholes = checkpoints()
   for whole in wholes:
     value = files.read_bytes(whole)  # Imports what it needs; is indeed whole.
-    if 'G' not in value:  # The networks of others are none of ours.
+    # The networks of others are none of ours.
+    if isinstance(value, dict) and 'G' not in value:
       convert.convert(value)
   with open('/proc/self/statm') as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
