@@ -247,7 +247,7 @@ def _check_same(name: str, path: pathlib.Path, digest: str) -> None:
     is_same = digest_of(_read(name, path)) == digest
   except CheckpointError as error:
     raise FileExistsError(
-      f'{path} exists, but {error}: remove it and import again'
+      f'{path} exists and cannot be compared: {error}'
     ) from error
   if not is_same:
     raise FileExistsError(
@@ -260,7 +260,7 @@ def _read(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the arrays of an imported file after checking all of them."""
   again = 'remove it and import the published file again'
   if not path.is_file():
-    raise CheckpointError('it must be a file')
+    raise CheckpointError(f'the weights must be a file: {again}')
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       about = file.metadata() or {}

@@ -270,7 +270,12 @@ class _Calls:
     raise CheckpointError('a byte string of the checkpoint is damaged')
 
   def typed_value(self, *args: Any) -> Any:
-    return _only(args, 1, list | dict, at_least=True)[0]
+    value = _only(args, 1, object, at_least=True)[0]
+    if type(value) not in (list, dict):
+      raise CheckpointError(
+        f'a list of the checkpoint must be one, got {quoted(value)}'
+      )
+    return value
 
   def size(self, *args: Any) -> tuple:
     return _only(args, 1, tuple)[0]
@@ -357,7 +362,7 @@ class _PickledArray(NumpyArray):
     self.value = self._from_buffer(_bytes(data), dtype, shape, order)
 
 
-def _only(args: tuple, count: int, *types: Any, at_least=False) -> tuple:
+def _only(args: tuple, count: int, *types: type, at_least=False) -> tuple:
   """Returns the first arguments after checking their types."""
   if (
     not isinstance(args, tuple)
