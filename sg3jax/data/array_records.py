@@ -53,7 +53,7 @@ class ArrayRecords:
         pass
     try:
       self._records = grain.sources.ArrayRecordDataSource(shards)
-      count = len(self._records)
+      count = len(self._records)  # pyright: ignore[reportArgumentType]
     except RuntimeError as error:
       raise ValueError(
         f'an ArrayRecord file in {path} is damaged ({error}): copy it again'

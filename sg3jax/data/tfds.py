@@ -176,6 +176,11 @@ class TfdsSource:
 
 
 def import_tfds() -> Any:
+  """Returns the module `tensorflow_datasets`.
+
+  Raises:
+    ImportError: If it or `array_record` is not installed.
+  """
   try:
     import array_record  # noqa: F401  # tensorflow_datasets imports it late.
     import tensorflow_datasets as tfds
@@ -220,6 +225,11 @@ def prepared_builder(
 
 
 def image_key(tfds: Any, name: str, features: dict[str, Any]) -> str:
+  """Returns the name of the feature that holds the images.
+
+  Raises:
+    ValueError: If there is no such feature or several, or if it is not uint8.
+  """
   images = {
     key: feature
     for key, feature in features.items()

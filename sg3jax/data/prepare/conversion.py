@@ -14,7 +14,7 @@ from sg3jax.data.prepare import options as options_lib
 
 # Pillow would run other programs for some formats.
 _FORMATS = (
-  'PNG', 'JPEG', 'MPO', 'WEBP', 'BMP', 'DIB', 'GIF', 'TIFF', 'PPM', 'TGA',
+  'PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'GIF', 'TIFF', 'PPM', 'TGA',
 )  # fmt: skip
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
@@ -23,7 +23,7 @@ _CHANNELS = {mode: channels for channels, mode in MODES.items()}
 # What was done to images, as phrases that follow a number of images.
 NOTES = {
   'turned': 'turned upright as their orientation tag says',
-  'animated': 'animated or with several pages, of which the first image is kept',
+  'animated': 'animated or with several pages, reduced to the first image',
   'palette': 'converted from a palette',
   'print': 'converted to RGB from CMYK or YCbCr',
   'bilevel': 'converted to grey from black and white',
@@ -154,7 +154,7 @@ def _convert(
   if image.mode == target:
     return image
   if image.mode == 'RGBA':
-    opaque = image.getextrema()[3] == (255, 255)
+    opaque = image.getchannel('A').getextrema() == (255, 255)
     notes.append('alpha_dropped' if opaque else 'flattened')
     colour = (options.background,) * 3 + (255,)
     behind = Image.new('RGBA', image.size, colour)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -25,7 +25,7 @@ def default_workers() -> int:
 
 def ordered_map(
   function: Callable[[int], Any], items: Sequence[int], workers: int
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
   """Yields the results for items in their order.
 
   At most a few chunks are computed ahead, so memory does not depend on the

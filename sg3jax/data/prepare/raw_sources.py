@@ -42,7 +42,7 @@ class RawSource(Protocol):
     """
     ...
 
-  def labels(self) -> list[Label | None] | None:
+  def labels(self) -> Sequence[Label | None] | None:
     """Returns the label of each image, None for those without one.
 
     Classes are numbers, or names. The result is None if the source has no
@@ -145,11 +145,12 @@ class Files:
   ):
     self.archive = archive
     everything = archive.names()
-    self.names = [name for name in everything if files.is_image(name)]
+    names = [name for name in everything if files.is_image(name)]
     if isinstance(archive, archives.Folder):
-      self.names.sort(key=lambda name: name.split('/'))
+      names.sort(key=lambda name: name.split('/'))
+    self.names: Sequence[str] = names
     self.class_names: tuple[str, ...] | None = None
-    self.notes = archive.notes
+    self.notes: tuple[str, ...] = archive.notes
     if not isinstance(archive, Tar):  # Labels and captions are beside images.
       self.notes += tuple(files.describe_skipped(everything))
     if not self.names:

@@ -121,11 +121,11 @@ def prepare(
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
       _check_plan(partial, _plan(job))
-      preparer = images.Preparer(source, options, has_label)
-      shape = _shape(preparer, count, on_error)
-      preparer = dataclasses.replace(preparer, shape=shape)
       writer = writers.open_writer(partial, dest, shard_images)
       try:
+        preparer = images.Preparer(source, options, has_label)
+        shape = _shape(preparer, count, on_error)
+        preparer = dataclasses.replace(preparer, shape=shape)
         rate = _write(
           preparer,
           writer,
@@ -141,6 +141,8 @@ def prepare(
         writer.finish(texts, dest)
       finally:
         writer.close()
+        if not writer.entries:  # There is nothing to continue.
+          shutil.rmtree(partial)
     shutil.rmtree(partial)
   return result
 

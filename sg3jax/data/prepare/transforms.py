@@ -125,7 +125,9 @@ def crop_box(
     rows = _across((width, height), target, options.transform)
     return _middle(width, height, width, rows)
   if options.transform.endswith('-tall'):
-    columns = _across((height, width), target[::-1], options.transform)
+    columns = _across(
+      (height, width), (target[1], target[0]), options.transform
+    )
     return _middle(width, height, columns, height)
   return Box(0, 0, width, height)
 

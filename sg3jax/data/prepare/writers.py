@@ -272,7 +272,7 @@ class ArrayRecordWriter:
 
 
 def _open_shard(path: pathlib.Path) -> Any:
-  from array_record.python import array_record_module
+  from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
   # One image per group: reading an image then reads no others.
   return array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
