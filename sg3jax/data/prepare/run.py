@@ -294,8 +294,8 @@ def _write(
     Images per second, or None if stopped.
   """
   begin = len(writer.entries)
-  if begin:
-    log(f'{begin:,} of {count:,} images are there already')
+  there = f', {begin:,} of them are there already' if begin else ''
+  log(f'{count:,} images to prepare{there}')
   start = reported = time.monotonic()
   todo = range(begin, count)
   with contextlib.closing(

@@ -19,9 +19,9 @@ Transforms, for a target of W columns and H rows:
 import dataclasses
 import hashlib
 import statistics
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 from PIL import Image
 
 from sg3jax.data.prepare import options as options_lib
@@ -233,29 +233,31 @@ def resize(
 
 
 def _resize_area(image: Image.Image, width: int, height: int) -> Image.Image:
-  pixels = np.asarray(image, np.float64)
+  pixels = np.asarray(image)
   rows, columns = pixels.shape[:2]
-  # All products and sums are integers below 2**53, so float64 is exact and the
-  # result does not depend on the order of summation.
-  pixels = np.tensordot(_overlaps(rows, height), pixels, (1, 0))
-  pixels = np.tensordot(_overlaps(columns, width), pixels, (1, 1))
-  total = rows * columns
-  mean = (2 * pixels.astype(np.int64) + total) // (2 * total)
-  mean = np.ascontiguousarray(np.moveaxis(mean, 0, 1), np.uint8)
-  if image.mode == 'RGBa':
-    return Image.frombytes('RGBa', (width, height), mean.tobytes())
-  return Image.fromarray(mean)
+  channels = pixels.size // (rows * columns)
+  # Integers, so that the only rounding is the last step.
+  total = pixels.reshape(rows, -1).astype(np.int64)
+  total = _overlaps(rows, height) @ total
+  total = total.reshape(height, columns, channels).swapaxes(0, 1)
+  total = _overlaps(columns, width) @ total.reshape(columns, -1)
+  total = total.reshape(width, height, channels).swapaxes(0, 1)
+  area = rows * columns
+  mean = ((2 * total + area) // (2 * area)).astype(np.uint8)
+  return Image.frombytes(image.mode, (width, height), mean.tobytes())
 
 
-def _overlaps(source: int, target: int) -> Float64[np.ndarray, 'target source']:
+def _overlaps(source: int, target: int) -> Any:
   """Returns how much of each source pixel each target pixel covers.
 
-  The unit is 1 / target of a source pixel, so that all are integers; rows sum
-  to `source`.
+  The result is a sparse int64 matrix [target, source]. The unit is 1 / target
+  of a source pixel, so that all numbers are integers; rows sum to `source`.
   """
-  first = np.arange(target)[:, None] * source
-  other = np.arange(source)[None, :] * target
-  overlap = np.minimum(first + source, other + target) - np.maximum(
-    first, other
+  from scipy import sparse  # Most calls do not need it.
+
+  # Both grids cut the axis into pieces that lie in one pixel of each.
+  edges = np.union1d(
+    np.arange(target + 1) * source, np.arange(source + 1) * target
   )
-  return np.maximum(overlap, 0).astype(np.float64)
+  place = (edges[:-1] // source, edges[:-1] // target)
+  return sparse.csr_array((np.diff(edges), place), shape=(target, source))

@@ -1,0 +1,79 @@
+"""Images of all kinds, for the tests of preparation."""
+
+import gzip
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+
+def waves(index, width, height, channels=3):
+  """Returns smooth pixels, uint8 [h, w, c], that differ for each index."""
+  random = np.random.RandomState(index)
+  y, x = np.mgrid[0:height, 0:width]
+  rates = random.uniform(0.02, 0.2, [2, channels])
+  angle = x[..., None] * rates[0] + y[..., None] * rates[1] + index
+  return np.rint(127.5 + 127 * np.sin(angle)).astype(np.uint8)
+
+
+def encoded(image, kind='png', **options):
+  buffer = io.BytesIO()
+  image.save(buffer, kind, **options)
+  return buffer.getvalue()
+
+
+def turned(image):
+  """Returns a JPEG file that is upright only after a turn to the right."""
+  tags = Image.Exif()
+  tags[0x0112] = 6
+  return encoded(image.transpose(Image.Transpose.ROTATE_90), 'jpeg', exif=tags)
+
+
+def write_mixed(folder, count):
+  """Writes images of ten kinds; every 13th is damaged.
+
+  Returns:
+    The number of damaged ones.
+  """
+  damaged = 0
+  for i in range(count):
+    width, height = 40 + 7 * (i % 9), 40 + 11 * (i % 7)
+    image = Image.fromarray(waves(i, width, height))
+    kind, data = [
+      ('png', lambda: encoded(image)),
+      ('jpg', lambda: encoded(image, 'jpeg')),
+      ('webp', lambda: encoded(image, 'webp')),
+      ('bmp', lambda: encoded(image, 'bmp')),
+      ('tif', lambda: encoded(image, 'tiff')),
+      ('gif', lambda: encoded(image.convert('P'), 'gif')),
+      ('png', lambda: encoded(image.convert('L'))),
+      ('png', lambda: encoded(with_alpha(image))),
+      ('jpg', lambda: turned(image)),
+      ('jpg', lambda: encoded(image.convert('CMYK'), 'jpeg')),
+    ][i % 10]
+    contents = data()
+    if i % 13 == 5:
+      damaged += 1
+      contents = contents[: len(contents) // 3]
+    path = folder / f'class{i % 3}' / f'{i:05d}.{kind}'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(contents)
+  return damaged
+
+
+def with_alpha(image):
+  image = image.copy()
+  alpha = np.full([image.height, image.width], 255, np.uint8)
+  alpha[: image.height // 2] = 100
+  image.putalpha(Image.fromarray(alpha))
+  return image
+
+
+def idx(values, compress=False):
+  """Returns a file in MNIST's format."""
+  header = struct.pack(
+    f'>{1 + values.ndim}I', 0x800 + values.ndim, *values.shape
+  )
+  data = header + values.astype(np.uint8).tobytes()
+  return gzip.compress(data) if compress else data
