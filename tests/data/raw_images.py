@@ -39,26 +39,14 @@ def write_mixed(folder, count):
   damaged = 0
   for i in range(count):
     width, height = 40 + 7 * (i % 9), 40 + 11 * (i % 7)
-    image = Image.fromarray(waves(i, width, height))
-    kind, data = [
-      ('png', lambda: encoded(image)),
-      ('jpg', lambda: encoded(image, 'jpeg')),
-      ('webp', lambda: encoded(image, 'webp')),
-      ('bmp', lambda: encoded(image, 'bmp')),
-      ('tif', lambda: encoded(image, 'tiff')),
-      ('gif', lambda: encoded(image.convert('P'), 'gif')),
-      ('png', lambda: encoded(image.convert('L'))),
-      ('png', lambda: encoded(with_alpha(image))),
-      ('jpg', lambda: turned(image)),
-      ('jpg', lambda: encoded(image.convert('CMYK'), 'jpeg')),
-    ][i % 10]
-    contents = data()
+    kind, convert = _KINDS[i % 10]
+    data = convert(Image.fromarray(waves(i, width, height)))
     if i % 13 == 5:
       damaged += 1
-      contents = contents[: len(contents) // 3]
+      data = data[: len(data) // 3]
     path = folder / f'class{i % 3}' / f'{i:05d}.{kind}'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(contents)
+    path.write_bytes(data)
   return damaged
 
 
@@ -68,6 +56,20 @@ def with_alpha(image):
   alpha[: image.height // 2] = 100
   image.putalpha(Image.fromarray(alpha))
   return image
+
+
+_KINDS = (
+  ('png', encoded),
+  ('jpg', lambda image: encoded(image, 'jpeg')),
+  ('webp', lambda image: encoded(image, 'webp')),
+  ('bmp', lambda image: encoded(image, 'bmp')),
+  ('tif', lambda image: encoded(image, 'tiff')),
+  ('gif', lambda image: encoded(image.convert('P'), 'gif')),
+  ('png', lambda image: encoded(image.convert('L'))),
+  ('png', lambda image: encoded(with_alpha(image))),
+  ('jpg', turned),
+  ('jpg', lambda image: encoded(image.convert('CMYK'), 'jpeg')),
+)
 
 
 def idx(values, compress=False):
