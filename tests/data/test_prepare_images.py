@@ -233,12 +233,24 @@ def test_sixteen_bits():
 
 
 @pytest.mark.parametrize(
-  'data',
-  [b'', b'text', raw_images.encoded(Image.new('RGB', (99, 99)), 'bmp')[:500]],
+  ('data', 'message'),
+  [
+    (b'', 'not an image'),
+    (b'text', 'not an image'),
+    (raw_images.encoded(Image.new('RGB', (99, 99)))[:60], 'cannot be decoded'),
+  ],
 )
-def test_damage_is_an_error_with_a_reason(data):
-  with pytest.raises(conversion.UnusableError, match='cannot be decoded'):
+def test_damage_is_an_error_with_a_reason(data, message):
+  with pytest.raises(conversion.UnusableError, match=message):
     load(data)
+
+
+def test_reasons_are_the_same_in_every_process():
+  """They are stored, and an address of memory would differ each time."""
+  error = ValueError(f'cannot use {io.BytesIO()}\nat all')
+  assert '0x' in str(error)
+  assert conversion.reason(error) == 'cannot use an object at all'
+  assert conversion.reason(EOFError()) == 'EOFError'
 
 
 def test_only_pixels_are_kept():

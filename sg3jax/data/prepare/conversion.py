@@ -4,10 +4,11 @@ Conversions are stated by notes, whose phrases are in `NOTES`.
 """
 
 import io
+import re
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sg3jax.data import decoding
 from sg3jax.data.prepare import options as options_lib
@@ -81,8 +82,22 @@ def _decode(
     raise
   except MemoryError:
     raise
+  except UnidentifiedImageError as error:
+    raise UnusableError(
+      'it is not an image of a known format, or its beginning is damaged'
+    ) from error
   except Exception as error:  # Decoders raise almost anything.
-    raise UnusableError(f'it cannot be decoded ({error})') from error
+    raise UnusableError(f'it cannot be decoded ({reason(error)})') from error
+
+
+def reason(error: Exception) -> str:
+  """Returns an error's message on one line, the same in every process.
+
+  Messages may contain the address of an object. They are stored, and what is
+  stored must not depend on the process.
+  """
+  text = re.sub(r'<[^<>]* at 0x[0-9a-fA-F]+>', 'an object', str(error))
+  return ' '.join(text.split()) or type(error).__name__
 
 
 def _properties(image: Image.Image) -> list[str]:

@@ -63,7 +63,9 @@ class Preparer:
           f'{name} cannot be read ({error.strerror}): it may be intact; check '
           'its permissions, the disk and the network'
         ) from error
-      return Outcome(index, error=f'it cannot be read ({error})')
+      return Outcome(
+        index, error=f'it cannot be read ({conversion.reason(error)})'
+      )
     try:
       image, notes = conversion.load(contents, self.options)
       image, more = transforms.apply(image, self.options, name)

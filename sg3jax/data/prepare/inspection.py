@@ -70,7 +70,7 @@ class _Inspector:
     except Exception as error:
       if isinstance(error, OSError) and error.errno is not None:
         raise
-      return Look(index, error=str(error))
+      return Look(index, error=conversion.reason(error))
     digest = hashlib.sha256(f'{image.mode}{image.size}'.encode())
     digest.update(image.tobytes())
     thumbnail = None
