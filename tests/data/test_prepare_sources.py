@@ -259,6 +259,14 @@ def test_tfds(tmp_path):
   assert dataset.class_names == ('cat', 'dog')
 
 
+def test_an_archive_among_images_is_not_the_source(tmp_path):
+  source = write(tmp_path / 'in', ['1.png', '2.png'])
+  tar_of(source / 'backup.tar', {'x.png': png(7)})
+  report = prepare(source, tmp_path / 'x.zip')
+  assert report.images == 2
+  assert any('backup.tar' in note for note in report.notes)
+
+
 # Labels.
 
 
@@ -331,6 +339,13 @@ def test_unused_class_folders_are_named(tmp_path):
   source = write(tmp_path / 'in', ['a/1.png', 'b/2.png'])
   report = prepare(source, tmp_path / 'x.zip')
   assert any('2 subfolders, which may be classes' in n for n in report.notes)
+
+
+@pytest.mark.parametrize('name', ['1.png', '00000/1.png'])
+def test_folders_must_be_classes(name, tmp_path):
+  source = write(tmp_path / 'in', [name])
+  with pytest.raises(ValueError, match='labels can be folders only if'):
+    prepare(source, tmp_path / 'x.zip', labels='folders')
 
 
 def test_class_names_in_dataset_json(tmp_path):

@@ -48,7 +48,14 @@ def choose(source: raw_sources.RawSource, choice: str) -> Chosen:
   if choice == 'none':
     return Chosen(None)
   if choice == 'folders':
-    labels = labels_lib.from_folders(source.names, 'the source')
+    try:
+      labels = labels_lib.from_folders(source.names, 'the source')
+    except ValueError as error:
+      raise ValueError(
+        'labels can be folders only if each image is in a subfolder that is '
+        'named after its class (five digits only divide a large set), got '
+        f'{report.examples(source.names)}: pass a .csv or .json file, or none'
+      ) from error
     return Chosen(labels.values.tolist(), labels.class_names)
   if choice != 'auto':
     raw, class_names, notes = _from_file(pathlib.Path(choice), source.names)

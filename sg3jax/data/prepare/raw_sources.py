@@ -119,10 +119,16 @@ def _open_archive(path: pathlib.Path) -> RawSource:
 
 
 def _of_kind(path: pathlib.Path, suffix: str) -> list[pathlib.Path]:
-  """Returns a file of a kind, or those directly in a folder, sorted."""
-  if path.is_dir():
-    return sorted(p for p in path.iterdir() if p.name.endswith(suffix))
-  return [path] if path.name.lower().endswith(suffix) else []
+  """Returns a file of a kind, or those directly in a folder, sorted.
+
+  A folder that also contains images or folders is a folder of images.
+  """
+  if not path.is_dir():
+    return [path] if path.name.lower().endswith(suffix) else []
+  visible = [p for p in path.iterdir() if not p.name.startswith('.')]
+  if any(p.is_dir() or files.is_image(p.name) for p in visible):
+    return []
+  return sorted(p for p in visible if p.name.endswith(suffix))
 
 
 class Files:

@@ -192,8 +192,11 @@ class ZipWriter:
 
   def close(self) -> None:
     """Records what is stored; later images continue there."""
-    if not self._file.closed:
+    if self._file.closed:
+      return
+    try:
       self._sync()
+    finally:
       # Not `ZipFile.close`, which would write the directory.
       self._zip.fp = None
       self._file.close()
