@@ -2,10 +2,14 @@
 
 import gzip
 import io
+import json
 import struct
 
 import numpy as np
 from PIL import Image
+
+from sg3jax.data.prepare import options as options_lib
+from sg3jax.data.prepare import run
 
 
 def waves(index, width, height, channels=3):
@@ -79,3 +83,33 @@ def idx(values, compress=False):
   )
   data = header + values.astype(np.uint8).tobytes()
   return gzip.compress(data) if compress else data
+
+
+def png(i, side=16, channels=3):
+  pixels = waves(i, side, side, channels)
+  return encoded(Image.fromarray(np.squeeze(pixels)))
+
+
+def write(folder, names, labels=None):
+  for i, name in enumerate(names):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(i))
+  if labels is not None:
+    text = json.dumps({'labels': labels})
+    (folder / 'dataset.json').write_text(text)
+  return folder
+
+
+def prepare(source, dest, **arguments):
+  fields = {
+    name: arguments.pop(name)
+    for name in ('width', 'height', 'channels')
+    if name in arguments
+  }
+  return run.prepare(
+    str(source),
+    dest,
+    options_lib.Options(**fields),
+    **{'workers': 1, 'log': lambda _: None} | arguments,
+  )

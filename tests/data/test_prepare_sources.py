@@ -4,7 +4,6 @@ import io
 import json
 import pickle
 import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -14,48 +13,14 @@ from PIL import Image
 from sg3jax.data import archives, array_records, files, loader, sources
 from sg3jax.data.prepare import (
   chosen_labels,
-  inspection,
   raw_sources,
-  run,
-  verification,
 )
-from sg3jax.data.prepare import options as options_lib
-
-
-def png(i, side=16, channels=3):
-  pixels = raw_images.waves(i, side, side, channels)
-  return raw_images.encoded(Image.fromarray(np.squeeze(pixels)))
-
-
-def write(folder, names, labels=None):
-  for i, name in enumerate(names):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(i))
-  if labels is not None:
-    text = json.dumps({'labels': labels})
-    (folder / 'dataset.json').write_text(text)
-  return folder
-
-
-def prepare(source, dest, **arguments):
-  fields = {
-    name: arguments.pop(name)
-    for name in ('width', 'height', 'channels')
-    if name in arguments
-  }
-  return run.prepare(
-    str(source),
-    dest,
-    options_lib.Options(**fields),
-    **{'workers': 1, 'log': lambda _: None} | arguments,
-  )
 
 
 def made(source, tmp_path, **arguments):
   """Prepares a source; returns the dataset as training reads it."""
   dest = tmp_path / 'made.zip'
-  prepare(source, dest, **arguments)
+  raw_images.prepare(source, dest, **arguments)
   return files.ImageFiles(dest, use_labels=True)
 
 
@@ -78,7 +43,7 @@ def test_webdataset(tmp_path):
     members = {}
     for i in range(3):
       key = f'{3 * shard + i:04d}'
-      members[f'{key}.png'] = png(3 * shard + i)
+      members[f'{key}.png'] = raw_images.png(3 * shard + i)
       members[f'{key}.cls'] = str(i).encode()
       members[f'{key}.txt'] = b'a caption'
     tar_of(shards / f'train-{shard}.tar', members)
@@ -91,9 +56,9 @@ def test_webdataset(tmp_path):
 
 def test_a_tar_with_names_of_classes(tmp_path):
   members = {
-    'a.png': png(0),
+    'a.png': raw_images.png(0),
     'a.cls': b'dog\n',
-    'b.png': png(1),
+    'b.png': raw_images.png(1),
     'b.cls': b'cat',
   }
   dataset = made(tar_of(tmp_path / 'x.tar', members), tmp_path)
@@ -115,7 +80,7 @@ def test_parquet(form, tmp_path):
   pa = pytest.importorskip('pyarrow')
   from pyarrow import parquet
 
-  data = [png(i) for i in range(5)]
+  data = [raw_images.png(i) for i in range(5)]
   images = [{'bytes': d, 'path': None} for d in data]
   about = {'info': {'features': {'label': {'names': ['cat', 'dog']}}}}
   columns = {'image': data if form == 'binary' else images}
@@ -198,7 +163,7 @@ def test_mnist_with_other_labels(tmp_path):
   labels = tmp_path / 't10k-labels-idx1-ubyte'
   labels.write_bytes(raw_images.idx(np.array([5, 0])))
   with pytest.raises(ValueError, match='must have 4 labels, got 2'):
-    prepare(source, tmp_path / 'other.zip')
+    raw_images.prepare(source, tmp_path / 'other.zip')
 
 
 def test_truncated_mnist(tmp_path):
@@ -210,8 +175,8 @@ def test_truncated_mnist(tmp_path):
 
 
 def test_prepared_data_can_be_prepared_again(tmp_path):
-  source = write(tmp_path / 'in', ['a/1.png', 'b/2.png', 'b/3.png'])
-  prepare(source, tmp_path / 'x.array_record', labels='folders')
+  source = raw_images.write(tmp_path / 'in', ['a/1.png', 'b/2.png', 'b/3.png'])
+  raw_images.prepare(source, tmp_path / 'x.array_record', labels='folders')
   dataset = made(tmp_path / 'x.array_record', tmp_path, width=8, height=8)
   assert dataset.resolution == 8
   assert dataset.class_names == ('a', 'b')
@@ -260,9 +225,9 @@ def test_tfds(tmp_path):
 
 
 def test_an_archive_among_images_is_not_the_source(tmp_path):
-  source = write(tmp_path / 'in', ['1.png', '2.png'])
-  tar_of(source / 'backup.tar', {'x.png': png(7)})
-  report = prepare(source, tmp_path / 'x.zip')
+  source = raw_images.write(tmp_path / 'in', ['1.png', '2.png'])
+  tar_of(source / 'backup.tar', {'x.png': raw_images.png(7)})
+  report = raw_images.prepare(source, tmp_path / 'x.zip')
   assert report.images == 2
   assert any('backup.tar' in note for note in report.notes)
 
@@ -273,7 +238,7 @@ def test_an_archive_among_images_is_not_the_source(tmp_path):
 def chosen(names, tmp_path, text, suffix):
   path = tmp_path / f'labels{suffix}'
   path.write_text(text)
-  source = raw_sources.open_raw(str(write(tmp_path / 'in', names)))
+  source = raw_sources.open_raw(str(raw_images.write(tmp_path / 'in', names)))
   return chosen_labels.choose(source, str(path))
 
 
@@ -327,30 +292,30 @@ def test_labels_for_missing_images_are_named(tmp_path):
 
 
 def test_missing_labels_are_skipped_only_if_asked(tmp_path):
-  source = write(tmp_path / 'in', ['a.png', 'b.png'], [['b.png', 1]])
+  source = raw_images.write(tmp_path / 'in', ['a.png', 'b.png'], [['b.png', 1]])
   with pytest.raises(ValueError, match=r'1 image without one \(a.png\)'):
-    prepare(source, tmp_path / 'x.zip')
-  report = prepare(source, tmp_path / 'x.zip', on_error='skip')
+    raw_images.prepare(source, tmp_path / 'x.zip')
+  report = raw_images.prepare(source, tmp_path / 'x.zip', on_error='skip')
   assert report.skipped == (('a.png', 'it has no label, but others have'),)
   assert '1 class without images: 0' in report.notes
 
 
 def test_unused_class_folders_are_named(tmp_path):
-  source = write(tmp_path / 'in', ['a/1.png', 'b/2.png'])
-  report = prepare(source, tmp_path / 'x.zip')
+  source = raw_images.write(tmp_path / 'in', ['a/1.png', 'b/2.png'])
+  report = raw_images.prepare(source, tmp_path / 'x.zip')
   assert any('2 subfolders, which may be classes' in n for n in report.notes)
 
 
 @pytest.mark.parametrize('name', ['1.png', '00000/1.png'])
 def test_folders_must_be_classes(name, tmp_path):
-  source = write(tmp_path / 'in', [name])
+  source = raw_images.write(tmp_path / 'in', [name])
   with pytest.raises(ValueError, match='labels can be folders only if'):
-    prepare(source, tmp_path / 'x.zip', labels='folders')
+    raw_images.prepare(source, tmp_path / 'x.zip', labels='folders')
 
 
 def test_class_names_in_dataset_json(tmp_path):
   """Training reads them, and refuses too few of them."""
-  source = write(tmp_path / 'in', ['a.png', 'b.png'])
+  source = raw_images.write(tmp_path / 'in', ['a.png', 'b.png'])
   path = source / 'dataset.json'
   about = {
     'labels': [['a.png', 1], ['b.png', 0]],
@@ -369,13 +334,13 @@ def test_class_names_in_dataset_json(tmp_path):
 
 
 def test_never_overwrites(tmp_path):
-  source = write(tmp_path / 'in', ['a.png'])
+  source = raw_images.write(tmp_path / 'in', ['a.png'])
   (tmp_path / 'x.zip').write_bytes(b'mine')
   with pytest.raises(FileExistsError, match='choose another dest'):
-    prepare(source, tmp_path / 'x.zip')
+    raw_images.prepare(source, tmp_path / 'x.zip')
   assert (tmp_path / 'x.zip').read_bytes() == b'mine'
   with pytest.raises(ValueError, match=r'must end in .zip or .array_record'):
-    prepare(source, tmp_path / 'x')
+    raw_images.prepare(source, tmp_path / 'x')
 
 
 # ArrayRecord folders as sources of training.
@@ -383,9 +348,11 @@ def test_never_overwrites(tmp_path):
 
 @pytest.fixture
 def records(tmp_path):
-  source = write(tmp_path / 'in', [f'{"ab"[i % 2]}/{i}.png' for i in range(9)])
+  source = raw_images.write(
+    tmp_path / 'in', [f'{"ab"[i % 2]}/{i}.png' for i in range(9)]
+  )
   dest = tmp_path / 'x.array_record'
-  prepare(source, dest, labels='folders', shard_images=4)
+  raw_images.prepare(source, dest, labels='folders', shard_images=4)
   return dest
 
 
@@ -428,82 +395,3 @@ def test_damaged_records(records):
   last.unlink()
   with pytest.raises(ValueError, match='must be 8 different names'):
     archives.open_archive(records)
-
-
-# Inspection and verification.
-
-
-def test_inspects(tmp_path):
-  source = write(tmp_path / 'in', ['a/1.png', 'a/2.png', 'b/3.png'])
-  (source / 'a/copy.png').write_bytes((source / 'b/3.png').read_bytes())
-  small = Image.open(source / 'a/1.png').resize((12, 12), Image.Resampling.BOX)
-  small.save(source / 'b/small.webp', lossless=True)
-  (source / 'b/bad.png').write_bytes(b'bad')
-  sheet = tmp_path / 'sheet.png'
-  found = inspection.inspect(
-    str(source), labels='folders', sheet=sheet, workers=1
-  )
-  assert json.loads(json.dumps(found)) == found
-  assert (found['images'], found['usable']) == (6, 5)
-  assert found['sizes'] == {'16x16': 4, '12x12': 1}
-  assert found['damaged'][0][0] == 'b/bad.png'
-  assert found['duplicates'] == [['a/copy.png', 'b/3.png']]
-  assert [p[:2] for p in found['near_duplicates']] == [
-    ['a/1.png', 'b/small.webp']
-  ]
-  assert found['classes'] == {'a': 3, 'b': 3}
-  text = '\n'.join(inspection.summary(found))
-  assert 'class         b: 3 images' in text
-  with Image.open(sheet) as image:
-    assert image.size == (3 * 96, 2 * 96)
-  with pytest.raises(FileExistsError, match='choose another path'):
-    inspection.inspect(str(source), sheet=sheet)
-
-
-@pytest.fixture
-def prepared(tmp_path):
-  source = write(tmp_path / 'in', ['a/1.png', 'a/2.png', 'b/3.png'])
-  prepare(source, tmp_path / 'x.zip', labels='folders')
-  return tmp_path / 'x.zip'
-
-
-def rewrite(path, change):
-  """Rewrites a zip file with other contents."""
-  with zipfile.ZipFile(path) as file:
-    contents = {name: file.read(name) for name in file.namelist()}
-  change(contents)
-  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file:
-    for name, data in contents.items():
-      file.writestr(name, data)
-
-
-def test_verifies(prepared):
-  verdict = verification.verify(prepared, workers=1)
-  assert verdict.faults == ()
-  assert verdict.images == 3
-  assert 'labels of 2 classes' in verdict.facts
-
-
-_FIRST = '00000/img00000000.png'
-
-
-@pytest.mark.parametrize(
-  ('change', 'message'),
-  [
-    (lambda c: c.update({_FIRST: c[_FIRST][:99]}), 'cannot be decoded'),
-    (lambda c: c.update({_FIRST: png(0, 17)}), 'like the first'),
-    (lambda c: c.update({_FIRST: png(7)}), 'have changed since preparation'),
-    (lambda c: c.pop(_FIRST), 'has a label for an image that does not exist'),
-    (lambda c: c.pop(_FIRST), 'number of images must be 3 as prepared, got 2'),
-    (lambda c: c.update({'dataset.json': b'{'}), 'not valid JSON'),
-    (
-      lambda c: c.update({'preparation.json': b'[]'}),
-      'preparation.json is damaged',
-    ),
-  ],
-)
-def test_verification_names_each_fault(change, message, prepared):
-  rewrite(prepared, change)
-  verdict = verification.verify(prepared, workers=1)
-  assert any(message in fault for fault in verdict.faults), verdict.faults
-  assert any('compressed in the zip' in fact for fact in verdict.facts)

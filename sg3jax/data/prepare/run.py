@@ -121,30 +121,43 @@ def prepare(
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
       _check_plan(partial, _plan(job))
-      writer = writers.open_writer(partial, dest, shard_images)
-      try:
-        preparer = images.Preparer(source, options, has_label)
-        shape = _shape(preparer, count, on_error)
-        preparer = dataclasses.replace(preparer, shape=shape)
-        rate = _write(
-          preparer,
-          writer,
-          count,
-          workers=workers or pool.default_workers(),
-          on_error=on_error,
-          log=log,
-          should_stop=should_stop,
-        )
-        if rate is None:
-          return None
-        result, texts = _conclude(job, writer.entries, shape, rate)
-        writer.finish(texts, dest)
-      finally:
-        writer.close()
-        if not writer.entries:  # There is nothing to continue.
-          shutil.rmtree(partial)
-    shutil.rmtree(partial)
+      result = _work(
+        job,
+        images.Preparer(source, options, has_label),
+        partial,
+        workers=workers or pool.default_workers(),
+        on_error=on_error,
+        log=log,
+        should_stop=should_stop,
+      )
+    if result is not None:
+      shutil.rmtree(partial)
   return result
+
+
+def _work(
+  job: _Job,
+  preparer: images.Preparer,
+  partial: pathlib.Path,
+  *,
+  on_error: str,
+  **arguments: Any,
+) -> Report | None:
+  """Writes the dataset from where its writer stopped; None if stopped again."""
+  writer = writers.open_writer(partial, job.dest, job.shard_images)
+  try:
+    shape = _shape(preparer, job.count, on_error)
+    preparer = dataclasses.replace(preparer, shape=shape)
+    rate = _write(preparer, writer, job.count, on_error=on_error, **arguments)
+    if rate is None:
+      return None
+    result, texts = _conclude(job, writer.entries, shape, rate)
+    writer.finish(texts, job.dest)
+    return result
+  finally:
+    writer.close()
+    if not writer.entries:  # There is nothing to continue.
+      shutil.rmtree(partial)
 
 
 def _check_arguments(
