@@ -42,11 +42,13 @@ _ALLOWED = {
 
 # Libraries that only one place may know.
 _OWNERS = {
+  'array_record': ('data/',),
   'flax.linen': ('nets/',),
   'grain': ('data/',),
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),
   'orbax': ('train/checkpoint/',),
   'pickle': (),
+  'pyarrow': ('data/',),
   'ray': ('sweeps/runner.py',),
   'safetensors': ('interop/',),
   'tensorflow': (),

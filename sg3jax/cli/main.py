@@ -9,6 +9,7 @@ import threading
 import time
 
 COMMANDS = {
+  'data': 'prepares, inspects and verifies datasets',
   'spec': 'shows the design of a model, layer by layer',
   'train': 'trains a model',
   'sweep': 'analyses or trains many variants of a model',

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sg3jax.data import report
+from sg3jax.data import array_records, report
 
 _UTF8_FLAG = 0x800  # Flag in a zip file: the name is UTF-8, not cp437.
 
@@ -30,8 +30,10 @@ def normalize(name: str) -> str:
   return '/'.join(part for part in name.split('/') if part not in ('', '.'))
 
 
-def open_archive(path: pathlib.Path) -> 'Folder | Zip':
-  """Opens a folder or a zip file.
+def open_archive(
+  path: pathlib.Path,
+) -> 'Folder | Zip | array_records.ArrayRecords':
+  """Opens a folder, a zip file or a folder of ArrayRecord files.
 
   Raises:
     FileNotFoundError: If `path` does not exist.
@@ -39,6 +41,8 @@ def open_archive(path: pathlib.Path) -> 'Folder | Zip':
     ValueError: If a file is not a zip file, or if two of the names are equal
       after normalization.
   """
+  if array_records.are_in(path):
+    return array_records.ArrayRecords(path)
   if path.is_dir():
     return Folder(path)
   if not path.exists():

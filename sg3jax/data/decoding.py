@@ -94,7 +94,7 @@ def _inspect(image: Image.Image, head: bytes, where: str) -> Header:
   Raises:
     UnusableError: If the mode cannot be read without loss.
   """
-  if image.mode.startswith(('I', 'F')) or _max_bits(image, head) > 8:
+  if image.mode.startswith(('I', 'F')) or max_bits(image, head) > 8:
     raise UnusableError(
       f'images must have at most 8 bits per channel, got {where} with more: '
       'convert the images to 8 bits, with a scaling of your choice'
@@ -113,7 +113,7 @@ def _inspect(image: Image.Image, head: bytes, where: str) -> Header:
     unread.append('animated')
   if 'transparency' in image.info and mode != 'RGBA':
     unread.append('transparent')
-  if _orientation(image) > 1:
+  if orientation(image) > 1:
     unread.append('turned_tiff' if image.format == 'TIFF' else 'turned')
   shape = (image.height, image.width, _CHANNELS[mode])
   return Header(shape, mode, tuple(unread))
@@ -146,7 +146,7 @@ def describe(shape: Sequence[int]) -> str:
   return f'{height}x{width} pixels, {channels} channels ({colours})'
 
 
-def _max_bits(image: Image.Image, head: bytes) -> int:
+def max_bits(image: Image.Image, head: bytes) -> int:
   """Returns the bits per channel; Pillow silently truncates 16 to 8."""
   if head.startswith(_PNG_SIGNATURE):
     return head[_PNG_BIT_DEPTH]
@@ -160,7 +160,7 @@ def _max_bits(image: Image.Image, head: bytes) -> int:
   return 8
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
   """Returns the orientation tag; 1 for an upright image or without a tag."""
   try:
     # The method of PNG files would decode the image first.

@@ -2,9 +2,11 @@
 
 import collections
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,10 @@ from sg3jax.data import labels as labels_lib
 # second. Larger sets are sampled; every image is checked again when it is
 # decoded.
 _MAX_HEADERS = 4096
+
+# What `sg3jax data prepare` writes about its options, beside dataset.json.
+PREPARATION = 'preparation.json'
+_KNOWN = (labels_lib.FILE, PREPARATION)
 
 # The suffixes that were read before runs recorded their data.
 _OLD_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
@@ -34,8 +40,9 @@ class ImageFiles:
   Labels come from `dataset.json` in the root, `{"labels": [[name, label],
   ...]}`. A label is a class number, which becomes one-hot with the largest
   number plus one features, or a list of numbers, which is used unchanged.
-  Without that file, every subfolder is a class, sorted by name, or by value if
-  all names are numbers.
+  An optional list `class_names` names the classes, and then determines their
+  number. Without that file, every subfolder is a class, sorted by name, or by
+  value if all names are numbers.
 
   Attributes:
     name: The name of the folder or file, without suffix.
@@ -46,6 +53,7 @@ class ImageFiles:
     unused_labels: A phrase about labels that exist but were not requested.
     notes: Sentences about skipped files, normalized names and contents that are
       not read.
+    preparation: How the images were resized, see `sources.preparation`.
     changes: Sentences about data that are read differently than before runs
       recorded their data.
   """
@@ -74,20 +82,22 @@ class ImageFiles:
     self._archive = archives.open_archive(path)
     self.name = path.resolve().stem if path.is_file() else path.resolve().name
     everything = self._archive.names()
-    self._names = [n for n in everything if _is_image(n)]
+    self._names = [n for n in everything if is_image(n)]
     if not self._names:
       raise ValueError(
         f'{path} must contain files that end in '
-        f'{", ".join(decoding.SUFFIXES)}, got {_summary(everything)}'
+        f'{", ".join(decoding.SUFFIXES)}, got {summary(everything)}'
       )
     self._labels = labels_lib.none(len(self._names))
     self.unused_labels = ''
     self._read_labels(everything, use_labels=use_labels)
     self.label_dim = self._labels.dim
     self.class_names = self._labels.class_names
+    self.preparation = self._read_preparation(everything)
     self.notes = (
       *self._archive.notes,
-      *_skipped(everything),
+      *describe_skipped(everything),
+      *_describe_preparation(self.preparation),
       *self._check_headers(resolution),
     )
     self.changes = _changes(self._names, self.class_names)
@@ -112,6 +122,20 @@ class ImageFiles:
         'relative to the root'
       )
     self._labels = labels_lib.from_folders(self._names, where)
+
+  def _read_preparation(self, everything: list[str]) -> dict[str, Any] | None:
+    if PREPARATION not in everything:
+      return None
+    try:
+      contents = json.loads(self._read(PREPARATION))
+    except (RecursionError, ValueError):
+      contents = None
+    if not isinstance(contents, dict):
+      raise ValueError(
+        f'{self._where(PREPARATION)} must be a JSON object: copy the dataset '
+        'again, or remove the file'
+      )
+    return contents
 
   def __len__(self) -> int:
     return len(self._names)
@@ -236,11 +260,20 @@ def _is_hidden(name: str) -> bool:
   )
 
 
-def _is_image(name: str) -> bool:
+def _describe_preparation(about: dict[str, Any] | None) -> list[str]:
+  """Returns a sentence about how images were resized, which metrics need."""
+  if about is None:
+    return []
+  words = [f'{k} {about[k]}' for k in ('transform', 'filter') if about.get(k)]
+  return [f'images prepared with {", ".join(words) or "unknown options"}']
+
+
+def is_image(name: str) -> bool:
+  """Returns whether a file is an image to read, by its normalized name."""
   return name.lower().endswith(decoding.SUFFIXES) and not _is_hidden(name)
 
 
-def _summary(names: Sequence[str]) -> str:
+def summary(names: Sequence[str]) -> str:
   """Returns a phrase with the most frequent suffixes and their numbers."""
   kinds = collections.Counter(
     pathlib.PurePosixPath(n).suffix.lower() or 'no suffix' for n in names
@@ -251,19 +284,19 @@ def _summary(names: Sequence[str]) -> str:
   return ', '.join(map(report.printable, found)) or 'no files'
 
 
-def _skipped(names: Sequence[str]) -> list[str]:
+def describe_skipped(names: Sequence[str]) -> list[str]:
   """Returns sentences about the files that are not read."""
   hidden = [name for name in names if _is_hidden(name)]
   others = [
     name
     for name in names
-    if not (_is_hidden(name) or _is_image(name) or name == labels_lib.FILE)
+    if not (_is_hidden(name) or is_image(name) or name in _KNOWN)
   ]
   notes = []
   if others:
     notes.append(
       f'{report.count(len(others), "file")} skipped for the format: '
-      f'{_summary(others)} ({report.examples(others)})'
+      f'{summary(others)} ({report.examples(others)})'
     )
   if hidden:
     notes.append(

@@ -178,7 +178,7 @@ def describe_unused(
     ValueError: If dataset.json is invalid.
   """
   if text is not None:
-    return f'{where} contains labels' if _parse(text, where) else ''
+    return f'{where} contains labels' if _parse(text, where)[0] else ''
   try:
     classes = from_folders(names, where).dim
   except ValueError:
@@ -197,21 +197,12 @@ def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
   Raises:
     ValueError: If the file does not contain a label of one kind for each image.
   """
-  listed = _parse(text, where)
+  listed, class_names = _parse(text, where)
   if listed is None:
     raise ValueError(
       f'{where} contains no labels: add them, or set data.cond to False'
     )
-  labels: _Entries = {}
-  for entry in listed:
-    name, label = _parse_entry(entry, where)
-    key = _key(name)
-    if key in labels:
-      raise ValueError(
-        f'{where} lists {report.printable(name)} more than once: remove all '
-        'but one of the entries'
-      )
-    labels[key] = (name, label)
+  labels = _entries(listed, where)
   keys = [_key(name) for name in names]
   _check_names(labels, where, names, keys)
   values = [labels[key][1] for key in keys]
@@ -226,7 +217,61 @@ def read(text: bytes, where: str, names: Sequence[str]) -> Labels:
   if sizes[0]:
     return Labels(np.array(values, np.float32), sizes[0])
   indices = np.array(values, np.int64)
-  return Labels(indices, int(indices.max()) + 1)
+  largest = int(indices.max())
+  if class_names is None:
+    return Labels(indices, largest + 1)
+  if largest >= len(class_names):
+    raise ValueError(
+      f'{where} must have a name in "class_names" for each class, got '
+      f'{len(class_names)} names and class {largest}: add the names, or remove '
+      'all of them'
+    )
+  return Labels(indices, len(class_names), class_names)
+
+
+def read_partial(
+  text: bytes, where: str, names: Sequence[str]
+) -> tuple[list[Any], tuple[str, ...] | None] | None:
+  """Returns the labels in dataset.json of those images that have one.
+
+  Args:
+    text: The contents of the file.
+    where: The name of the file, for messages.
+    names: The names of the images.
+
+  Returns:
+    A class number, a list of floats or None for each image, and the names of
+    the classes or None; or None if the file contains no labels.
+
+  Raises:
+    ValueError: If the file is not valid, or if no image has a label.
+  """
+  listed, class_names = _parse(text, where)
+  if not listed:
+    return None
+  labels = _entries(listed, where)
+  found = [labels.get(_key(name), ('', None))[1] for name in names]
+  if all(label is None for label in found):
+    raise ValueError(
+      f'{where} has no label for any of the images: write their names relative '
+      f'to the root, such as {report.printable(names[0])}'
+    )
+  return found, class_names
+
+
+def _entries(listed: list[Any], where: str) -> _Entries:
+  """Returns the entries of dataset.json by the key of their name."""
+  labels: _Entries = {}
+  for entry in listed:
+    name, label = _parse_entry(entry, where)
+    key = _key(name)
+    if key in labels:
+      raise ValueError(
+        f'{where} lists {report.printable(name)} more than once: remove all '
+        'but one of the entries'
+      )
+    labels[key] = (name, label)
+  return labels
 
 
 def _key(name: str) -> str:
@@ -263,8 +308,10 @@ def _check_names(
       )
 
 
-def _parse(text: bytes, where: str) -> list[Any] | None:
-  """Returns the `labels` of dataset.json, unchecked."""
+def _parse(
+  text: bytes, where: str
+) -> tuple[list[Any] | None, tuple[str, ...] | None]:
+  """Returns `labels`, unchecked, and `class_names` of dataset.json."""
   try:
     contents = json.loads(
       text, object_pairs_hook=functools.partial(_object, where)
@@ -278,12 +325,32 @@ def _parse(text: bytes, where: str) -> list[Any] | None:
   else:
     listed = contents.get('labels', ()) if isinstance(contents, dict) else ()
     if isinstance(listed, list | None):
-      return listed
+      return listed, _class_names(contents, where)
     raise ValueError(
       f'{where} has the wrong structure: it must be '
       '{"labels": [[NAME, LABEL], ...]} or {"labels": null}'
     )
   raise ValueError(f'{where} is not valid JSON ({reason}): write it again')
+
+
+def _class_names(
+  contents: dict[str, Any], where: str
+) -> tuple[str, ...] | None:
+  """Returns the optional names of the classes, in order."""
+  names = contents.get('class_names')
+  if names is None:
+    return None
+  if (
+    not isinstance(names, list)
+    or not names
+    or not all(isinstance(name, str) for name in names)
+    or len(set(names)) < len(names)
+  ):
+    raise ValueError(
+      f'"class_names" in {where} must be a list of different strings, got '
+      f'{_shown(names)}'
+    )
+  return tuple(names)
 
 
 class _RepeatedError(ValueError):

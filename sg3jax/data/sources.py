@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -13,7 +13,8 @@ from sg3jax.data import files, report
 from sg3jax.data import labels as labels_lib
 
 _FORMS = (
-  'a folder of images, a .zip file, embedded[:COUNT] or '
+  'a folder of images or of .array_record files, a .zip file, embedded[:COUNT] '
+  'or '
   'tfds:NAME[:SPLIT][@DATA_DIR]'
 )
 
@@ -30,6 +31,7 @@ class ImageSource(Protocol):
   A source may also have the attributes
     `class_names`, the names of its classes: see `class_names`;
     `unused_labels`, a phrase about labels that exist but were not requested;
+    `preparation`, how its images were made: see `preparation`;
     `notes`, sentences about skipped files and contents that are not read;
     `changes`, sentences about data that are read differently than before runs
       recorded their data;
@@ -90,6 +92,7 @@ class Subset:
     self.class_names = class_names(source)
     self.unused_labels = unused_labels(source)
     self.notes = notes(source)
+    self.preparation = preparation(source)
     self.changes = changes(source)
 
   def __len__(self) -> int:
@@ -118,6 +121,15 @@ def class_names(source: ImageSource) -> tuple[str, ...] | None:
 def unused_labels(source: ImageSource) -> str:
   """Returns a phrase about labels that a source does not read; may be empty."""
   return getattr(source, 'unused_labels', '')
+
+
+def preparation(source: ImageSource) -> dict[str, Any] | None:
+  """Returns how the images of a source were made, or None if unknown.
+
+  It is what `sg3jax data prepare` recorded: the keys include `transform`,
+  `filter` and `resize`. The filter changes FID, so metrics should print it.
+  """
+  return getattr(source, 'preparation', None)
 
 
 def changes(source: ImageSource) -> tuple[str, ...]:
@@ -191,7 +203,7 @@ def _spelt_out(spec: str, path_of: Callable[[str], str]) -> str:
     count = argument or str(_EMBEDDED_COUNT)
     return f'embedded:{int(count)}' if count.isdecimal() else spec
   if kind == 'tfds':
-    name, split, data_dir = _parse_tfds(argument)
+    name, split, data_dir = parse_tfds(argument)
     place = f'@{path_of(os.path.expanduser(data_dir))}' if data_dir else ''
     return f'tfds:{name}:{split}{place}'
   return path_of(os.path.expanduser(spec))
@@ -209,8 +221,9 @@ def open_source(
 
   Args:
     spec: One of
-      `PATH`: a folder or a zip file, see `files.ImageFiles`; a folder called
-        `embedded` can be named `./embedded`.
+      `PATH`: a folder or a zip file, see `files.ImageFiles`, or a folder of
+        ArrayRecord files, see `array_records`; a folder called `embedded` can
+        be named `./embedded`.
       `embedded[:COUNT]`: crops of photographs that come with Python packages.
       `tfds:NAME[:SPLIT][@DATA_DIR]`: a prepared TensorFlow dataset, by default
         its split `train`.
@@ -290,7 +303,7 @@ def _open_tfds(
   # Imported here because the package is optional.
   from sg3jax.data import tfds
 
-  name, split, data_dir = _parse_tfds(argument)
+  name, split, data_dir = parse_tfds(argument)
   if not name:
     raise ValueError(
       'a TensorFlow dataset must be tfds:NAME[:SPLIT][@DATA_DIR], such as '
@@ -305,7 +318,7 @@ def _open_tfds(
   )
 
 
-def _parse_tfds(argument: str) -> tuple[str, str, str | None]:
+def parse_tfds(argument: str) -> tuple[str, str, str | None]:
   """Returns the name, split and folder of `NAME[:SPLIT][@DATA_DIR]`."""
   argument, _, data_dir = argument.partition('@')
   name, _, split = argument.partition(':')  # `train[:50%]` contains one too.

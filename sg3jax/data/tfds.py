@@ -54,22 +54,22 @@ class TfdsSource:
     use_labels: bool = False,
     resolution: int | None = None,
   ):
-    tfds = _import_tfds()
-    builder = _prepared_builder(tfds, name, data_dir)
+    tfds = import_tfds()
+    builder = prepared_builder(tfds, name, data_dir)
     features = dict(builder.info.features)
     self.name = builder.name
     self.label_dim = 0
     self.class_names: tuple[str, ...] | None = None
     self.unused_labels = ''
     self._labels: labels_lib.Labels | None = None
-    self._image_key = _image_key(tfds, name, features)
+    self._image_key = image_key(tfds, name, features)
     if use_labels:
       self._label_key = _label_key(tfds, name, features)
       feature = features[self._label_key]
       self._is_class = isinstance(feature, tfds.features.ClassLabel)
       self.label_dim = _label_dim(tfds, name, self._label_key, features)
       if self._is_class:
-        self.class_names = _class_names(feature)
+        self.class_names = class_names(feature)
     elif 'label' in features:
       self.unused_labels = f'dataset {name} has the feature label'
     if not builder.info.splits[split].num_examples:
@@ -175,7 +175,12 @@ class TfdsSource:
     return label
 
 
-def _import_tfds() -> Any:
+def import_tfds() -> Any:
+  """Returns the module `tensorflow_datasets`.
+
+  Raises:
+    ImportError: If it or `array_record` is not installed.
+  """
   try:
     import array_record  # noqa: F401  # tensorflow_datasets imports it late.
     import tensorflow_datasets as tfds
@@ -187,7 +192,7 @@ def _import_tfds() -> Any:
   return tfds
 
 
-def _prepared_builder(
+def prepared_builder(
   tfds: Any, name: str, data_dir: str | os.PathLike[str] | None
 ) -> Any:
   """Opens a dataset on disk, and never downloads one, which may be large."""
@@ -219,7 +224,12 @@ def _prepared_builder(
   )
 
 
-def _image_key(tfds: Any, name: str, features: dict[str, Any]) -> str:
+def image_key(tfds: Any, name: str, features: dict[str, Any]) -> str:
+  """Returns the name of the feature that holds the images.
+
+  Raises:
+    ValueError: If there is no such feature or several, or if it is not uint8.
+  """
   images = {
     key: feature
     for key, feature in features.items()
@@ -266,7 +276,7 @@ def _choose(
   )
 
 
-def _class_names(feature: Any) -> tuple[str, ...] | None:
+def class_names(feature: Any) -> tuple[str, ...] | None:
   """Returns the names of classes, or None if they are only numbers."""
   names = tuple(feature.names)
   return None if names == tuple(map(str, range(len(names)))) else names
