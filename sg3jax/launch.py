@@ -15,6 +15,7 @@ from sg3jax.data import sources
 from sg3jax.eval import evaluators, image_generator
 from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import files as config_files
@@ -93,6 +94,17 @@ def best_by(config: Config) -> ranking.Best | None:
   if not name or name.lower() == 'none':
     return None
   return ranking.Best(name, base.value_of(name).higher_is_better)
+
+
+def run_folder(network: str | pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a network's metric files.
+
+  Args:
+    network: A run folder, a checkpoint in it, or an imported model.
+  """
+  path = pathlib.Path(network)
+  is_checkpoint = path.parent.name == checkpoint_lib.FOLDER
+  return path.parent.parent if is_checkpoint else path
 
 
 def evaluate(

@@ -79,7 +79,7 @@ OUTPUT = flags.DEFINE(
   'output',
   None,
   'Output path, which must not exist yet: a .npz, .safetensors or .stablehlo '
-  'file for export, a folder for import.',
+  'file for export, a folder for import, an .html file for report.',
 )
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
@@ -103,6 +103,8 @@ def run(
   argv: list[str] | None = None,
   *,
   arguments: int = 0,
+  name: str = 'FILE',
+  more: bool = False,
 ) -> None:
   """Parses the flags and runs a command; reports wrong input in one message.
 
@@ -110,6 +112,8 @@ def run(
     main: The command. `--help` shows its module's docstring and flags.
     argv: The program's name and its arguments; `sys.argv` if None.
     arguments: Number of positional arguments that `main` takes.
+    name: What a positional argument is called in errors.
+    more: Whether `main` also takes further ones.
   """
 
   def parse(args: list[str]) -> list[str]:
@@ -126,13 +130,13 @@ def run(
       logging.set_verbosity(logging.WARNING)
     try:
       values = args[1:]
-      if len(values) > arguments:
+      if len(values) > arguments and not more:
         raise ValueError(
           f'unexpected argument {values[arguments]!r}: write options as '
           '--name=value'
         )
       if len(values) < arguments:
-        raise ValueError('a FILE is required: --help shows how')
+        raise ValueError(f'a {name} is required: --help shows how')
       compilation_cache.enable(_COMPILATION_CACHE.value)
       main(*values)
       sys.stdout.flush()  # At exit, a full disk would be noticed too late.
