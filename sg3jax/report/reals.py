@@ -60,7 +60,7 @@ def prepare(
   if source.channels != channels:
     raise ValueError(
       f'the real images must have {channels} channels, as those of the models, '
-      f'got {source.channels} ({source.name}): convert them, or report on other '
+      f'got {source.channels} ({source.name}): convert them, or use other '
       'models'
     )
   labels = source.labels() if label is not None and source.label_dim else None

@@ -34,8 +34,9 @@ def power_spectrum(
 ) -> Float[np.ndarray, 'h h']:
   """Returns the power spectrum of feature maps, the mean over all channels.
 
-  The mean of each channel is subtracted, and a Kaiser window reduces the
-  influence of the borders.
+  A Kaiser window reduces the influence of the borders. The mean of each
+  channel, weighted with the window, is subtracted, so that the zero frequency
+  is empty.
 
   Args:
     features: Feature maps.
@@ -45,12 +46,14 @@ def power_spectrum(
   """
   n, size, _, channels = features.shape
   window = spectra.window_2d(size)
+  weights = window / window.sum()
   total = np.zeros((size, size))
   # One channel at a time: maps of high resolutions take much memory.
   for image in range(n):
     for channel in range(channels):
       x = np.asarray(features[image, :, :, channel], np.float64)
-      total += np.square(np.abs(np.fft.fft2((x - x.mean()) * window)))
+      x = (x - np.sum(x * weights)) * window
+      total += np.square(np.abs(np.fft.fft2(x)))
   return total / (n * channels)
 
 

@@ -15,13 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from sg3jax.types import AnyArray, Array, Images, ImagesU8
+from sg3jax.types import AnyArray, Array
 
 BETA = 8.0  # Shape of the Kaiser window.
 INTERP = 4  # Factor of the zero padding.
 SMOOTH = 1.25  # Standard deviation of the smoothing, in cycles per image.
+
+# Batches of any size.
+Batches = Iterable[UInt8[np.ndarray, '_ h w c']]
 
 _FLOOR = 1e-30  # Power of an empty bin, whose logarithm must be finite.
 
@@ -39,7 +42,7 @@ class Statistics:
   std: float
 
 
-def measure_statistics(batches: Iterable[ImagesU8]) -> Statistics:
+def measure_statistics(batches: Batches) -> Statistics:
   """Returns the mean and standard deviation of a set of images.
 
   Args:
@@ -65,7 +68,7 @@ def measure_statistics(batches: Iterable[ImagesU8]) -> Statistics:
 
 
 def average_spectrum(
-  batches: Iterable[ImagesU8],
+  batches: Batches,
   statistics: Statistics,
   *,
   beta: float = BETA,
@@ -105,9 +108,9 @@ def average_spectrum(
 
 @functools.partial(jax.jit, static_argnames=('beta', 'interp'))
 def _half_spectrum(
-  images: Images | ImagesU8,
-  mean: float,
-  std: float,
+  images: UInt8[AnyArray, 'n h w c'],
+  mean: Float[AnyArray, ''] | float,
+  std: Float[AnyArray, ''] | float,
   *,
   beta: float,
   interp: int,

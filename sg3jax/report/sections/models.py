@@ -14,7 +14,6 @@ from sg3jax.report.subjects import Subject
 
 _EXAMPLES = (8, 2)  # Columns and rows of generated images.
 _CELL = 64  # Width of an image, in pixels.
-_DECIBEL = '(dB)'
 
 
 @base.register(
@@ -132,7 +131,7 @@ def _title(name: str, metric: metrics.Metric | None) -> str:
   label = metric.label(name) if metric else None
   if metric is None or label is None:
     return name
-  unit = '' if metric.unit.endswith(_DECIBEL) else metric.unit
+  unit = '' if 'dB' in metric.unit else metric.unit
   title = label if unit == '' else f'{metric.title}, {label}'
   return f'{title} ({unit})' if unit else title
 
@@ -148,7 +147,7 @@ def _cell(
   interval = (line.get('ci95') or {}).get(name)
   if interval is not None:
     shown += f' ± {interval:.2g}'
-  if metric and value is not None and metric.unit.endswith(_DECIBEL):
+  if metric and value is not None and 'dB' in metric.unit:
     shown += ' dB'
   about = []
   if line.get('num_samples') is not None:
