@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from sg3jax import files
 from sg3jax import model as model_lib
 from sg3jax.cli import common, evaluate, generate
 from sg3jax.report import base, features, reals, subjects, writer
@@ -51,15 +52,16 @@ def _report(*paths: str) -> None:
   output = writer.check_output(
     common.require(common.OUTPUT), overwrite=generate.OVERWRITE.value
   )
-  subjects.make_names(paths)  # Raises if a model is given twice.
+  folders = [files.local_path(path) for path in paths]
+  subjects.make_names(folders)  # Raises if a model is given twice.
   mesh = sharding.make_mesh(common.DEVICES.value)
   models = [
-    model_lib.load_model(path, common.PRECISION.value) for path in paths
+    model_lib.load_model(folder, common.PRECISION.value) for folder in folders
   ]
   labels = _labels(models)
   context = base.Context(
     subjects=subjects.make_subjects(
-      paths,
+      folders,
       models,
       labels,
       mesh=mesh,

@@ -74,6 +74,9 @@ class Subject:
     Args:
       ws: Styles of any number of images.
       transforms: Inverse transforms of the input, or one for all images.
+
+    Raises:
+      FloatingPointError: If an image has values that are not finite.
     """
     n, size = len(ws), self.images.batch_size
     if transforms is not None:
@@ -87,7 +90,13 @@ class Subject:
         self.model.variables, ws[rows], moved
       )
       batches.append(np.asarray(images))
-    return np.concatenate(batches)[:n]
+    found = np.concatenate(batches)[:n]
+    if not np.isfinite(found).all():
+      raise FloatingPointError(
+        f'the images of {self.name} must be finite, got values that are not: '
+        'its training has diverged, so use an earlier checkpoint'
+      )
+    return found
 
   def batches(self, first_seed: int, count: int) -> Iterator[ImagesU8]:
     """Yields the images of successive seeds in batches, uint8."""

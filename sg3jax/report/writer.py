@@ -163,5 +163,5 @@ def _made(context: base.Context) -> str:
   date = datetime.datetime.now(datetime.UTC)
   return (
     f'sg3jax {version.__version__}, {date:%Y-%m-%d}, seed {context.seed}, '
-    f'{context.samples} samples, {reals}, on {device.device_kind}.'
+    f'spectra of {context.samples} images, {reals}, on {device.device_kind}.'
   )

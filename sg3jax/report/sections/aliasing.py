@@ -65,6 +65,7 @@ def analyse(context: base.Context) -> base.Findings:
           ('cutoff', cutoff, 'Above the cutoff $f_c$'),
           ('stopband', stopband, 'Above the stopband $f_t$'),
         )
+        if any(x > 0 for values in fractions.values() for x in values.values())
       ]
     )
   return findings

@@ -131,9 +131,11 @@ def _title(name: str, metric: metrics.Metric | None) -> str:
   label = metric.label(name) if metric else None
   if metric is None or label is None:
     return name
-  unit = '' if 'dB' in metric.unit else metric.unit
-  title = label if unit == '' else f'{metric.title}, {label}'
-  return f'{title} ({unit})' if unit else title
+  if 'dB' in metric.unit or not metric.unit:
+    return label
+  if metric.title.lower() in metric.unit.lower():
+    return f'{metric.unit}, {label}'
+  return f'{metric.title}, {label} ({metric.unit})'
 
 
 def _cell(

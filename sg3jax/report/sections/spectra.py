@@ -33,7 +33,10 @@ def analyse(context: base.Context) -> base.Findings:
   """Plots the spectra of all sets; measures the distance from the reals."""
   sets = _sets(context)
   first = next(iter(sets))
-  statistics = spectra.measure_statistics(sets[first]())
+  try:
+    statistics = spectra.measure_statistics(sets[first]())
+  except ValueError as error:  # All images are equal: a model has collapsed.
+    return base.Findings(notes=[f'{first}: {error}.'])
   maps = {}
   powers = {}
   for name, batches in sets.items():
