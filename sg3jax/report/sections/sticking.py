@@ -15,7 +15,7 @@ _SHOWN = 2
 _FRAMES = 256  # Frames of the interpolation.
 _TRAVEL = 1 / 2  # Distance that the camera moves, as a fraction of the height.
 _CELL = 192
-_NEARBY_SEED, _END_SEED = 1, 2  # Streams of random numbers.
+_NEARBY_SEED = 1  # Beside the seed of the report.
 
 
 @base.register(
