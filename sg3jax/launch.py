@@ -17,6 +17,7 @@ from sg3jax.eval.metrics import base
 from sg3jax.interop import feature_weights as feature_weights_lib
 from sg3jax.nets import factory
 from sg3jax.nets.features import base as features
+from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import files as config_files
@@ -126,6 +127,17 @@ def feature_weights(
     else feature_weights_lib.load(network.name, folder)
     for network in networks
   }
+
+
+def run_folder(network: str | pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a network's metric files.
+
+  Args:
+    network: A run folder, a checkpoint in it, or an imported model.
+  """
+  path = pathlib.Path(network)
+  is_checkpoint = path.parent.name == checkpoint_lib.FOLDER
+  return path.parent.parent if is_checkpoint else path
 
 
 def evaluate(

@@ -35,7 +35,8 @@ _ALLOWED = {
   'model': _NETWORKS | {'data', 'train', 'eval', 'interop'},
   'launch': _MODELS,
   'sweeps': _MODELS | {'launch'},
-  'cli': _MODELS | {'launch', 'sweeps'},
+  'report': _MODELS | {'launch'},
+  'cli': _MODELS | {'launch', 'sweeps', 'report'},
   '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }

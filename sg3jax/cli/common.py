@@ -87,7 +87,7 @@ OUTPUT = flags.DEFINE(
   'output',
   None,
   'Output path, which must not exist yet: a .npz, .safetensors or .stablehlo '
-  'file for export, a folder for import.',
+  'file for export, a folder for import, an .html file for report.',
 )
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
@@ -111,7 +111,8 @@ def run(
   argv: list[str] | None = None,
   *,
   arguments: int = 0,
-  optional: int = 0,
+  optional: int | None = 0,
+  name: str = 'FILE',
 ) -> None:
   """Parses the flags and runs a command; reports wrong input in one message.
 
@@ -119,7 +120,8 @@ def run(
     main: The command. `--help` shows its module's docstring and flags.
     argv: The program's name and its arguments; `sys.argv` if None.
     arguments: Number of positional arguments that `main` takes.
-    optional: Number of further ones that it may be given.
+    optional: Number of further ones that it may be given; None for any.
+    name: What a positional argument is called in errors.
   """
 
   def parse(args: list[str]) -> list[str]:
@@ -136,13 +138,13 @@ def run(
       logging.set_verbosity(logging.WARNING)
     try:
       values = args[1:]
-      most = arguments + optional
+      most = len(values) if optional is None else arguments + optional
       if len(values) > most:
         raise ValueError(
           f'unexpected argument {values[most]!r}: write options as --name=value'
         )
       if len(values) < arguments:
-        raise ValueError('a FILE is required: --help shows how')
+        raise ValueError(f'a {name} is required: --help shows how')
       compilation_cache.enable(_COMPILATION_CACHE.value)
       main(*values)
       sys.stdout.flush()  # At exit, a full disk would be noticed too late.

@@ -18,7 +18,6 @@ from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import report, sources
 from sg3jax.eval.metrics import base
-from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import memory_estimate, sharding
 
 flags.declare_key_flag('network')
@@ -32,13 +31,13 @@ _METRICS = flags.DEFINE_list(
   ['eqt', 'eqt_frac', 'eqr'],
   f'The metrics to measure: {", ".join(base.registry())}.',
 )
-_DATA = flags.DEFINE_string(
+DATA = flags.DEFINE_string(
   'data', None, 'Source of real images, if a metric or the model needs them.'
 )
 _SAMPLES = flags.DEFINE_integer(
   'samples', 50_000, 'Number of images per metric.', lower_bound=1
 )
-_SEED = flags.DEFINE_integer(
+SEED = flags.DEFINE_integer(
   'seed',
   0,
   'Random seed for latents, transforms and choice of real images.',
@@ -58,7 +57,7 @@ def _evaluate() -> None:
       '--metrics must name at least one metric, got none: choose from '
       f'{", ".join(base.registry())}'
     )
-  outdir = pathlib.Path(common.OUTDIR.value or _run_folder(network))
+  outdir = pathlib.Path(common.OUTDIR.value or launch.run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)
   model = model_lib.load_model(network, common.PRECISION.value)
   values = launch.evaluate(
@@ -67,7 +66,7 @@ def _evaluate() -> None:
     outdir,
     source=_open_source(model, names),
     num_samples=_SAMPLES.value,
-    seed=_SEED.value,
+    seed=SEED.value,
     mesh=mesh,
     batch_size=common.BATCH.value,
     memory=memory_estimate.device_memory(mesh),
@@ -85,16 +84,8 @@ def _open_source(
   Raises:
     ValueError: If a metric or the model needs real images and there are none.
   """
-  if _DATA.value:
-    source = sources.open_source(
-      _DATA.value,
-      resolution=model.resolution,
-      use_labels=model.label_dim > 0,
-    )
-    for note in sources.notes(source):
-      common.say(f'{"Data note:":15} {note}')
-    _check_classes(sources.class_names(source), model.class_names)
-    return source
+  if DATA.value:
+    return open_data(model)
   for name in names:
     if base.REALS in base.registry()[name].needs:
       raise ValueError(
@@ -103,6 +94,23 @@ def _open_source(
   if model.label_dim:
     raise ValueError('a conditional network needs labels: pass --data')
   return None
+
+
+def open_data(model: model_lib.Model) -> sources.ImageSource:
+  """Opens the real images of `--data` to compare a model with, and checks them.
+
+  Raises:
+    ValueError: If they do not fit the model; see `sources.open_source`.
+  """
+  source = sources.open_source(
+    common.require(DATA),
+    resolution=model.resolution,
+    use_labels=model.label_dim > 0,
+  )
+  for note in sources.notes(source):
+    common.say(f'{"Data note:":15} {note}')
+  _check_classes(sources.class_names(source), model.class_names)
+  return source
 
 
 def _check_classes(
@@ -115,11 +123,3 @@ def _check_classes(
       f'{report.examples(data)} for {report.examples(model)}: use the same '
       'folder names, or give class numbers in dataset.json'
     )
-
-
-def _run_folder(network: str) -> pathlib.Path:
-  """Returns the run folder of a network, which may be a checkpoint in it."""
-  path = pathlib.Path(network)
-  return (
-    path.parent.parent if path.parent.name == checkpoint_lib.FOLDER else path
-  )

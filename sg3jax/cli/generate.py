@@ -54,10 +54,10 @@ _TOWARDS = flags.DEFINE_enum(
   model_lib.TRUNCATION_CENTERS,
   'The mean to truncate towards: of all images, or of the class.',
 )
-_CLASS = flags.DEFINE_string(
+CLASS = flags.DEFINE_string(
   'class', None, 'Class for a conditional model: its index or its name.'
 )
-_LABEL = flags.DEFINE_list(
+LABEL = flags.DEFINE_list(
   'label', None, 'Label for a model with vector labels: numbers X,Y,...'
 )
 _NOISE_MODE = flags.DEFINE_enum(
@@ -71,7 +71,7 @@ _TRANSLATE = flags.DEFINE_list(
   'translate', ['0', '0'], 'Translation X,Y in units of the image width.'
 )
 _ROTATE = flags.DEFINE_float('rotate', 0.0, 'Rotation in degrees.')
-_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
+OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
 
 _MAX_SEEDS = 1_000_000
 
@@ -125,8 +125,8 @@ def _images(model: model_lib.Model, seeds: list[int], transform: Any):
 def _label(model: model_lib.Model) -> Any:
   """Returns the label that the flags specify, and prints its class name."""
   names = model.class_names
-  label = make_label(_CLASS.value, _LABEL.value, model.label_dim, names)
-  if label is not None and names and _LABEL.value is None:
+  label = make_label(CLASS.value, LABEL.value, model.label_dim, names)
+  if label is not None and names and LABEL.value is None:
     index = int(label.argmax())
     common.say(f'{"Class:":15} {index} {report.printable(names[index])}')
   return label
@@ -144,7 +144,7 @@ def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
   for path in paths.values():
     if path.is_dir():
       raise IsADirectoryError(f'{path} is a folder: choose another --outdir')
-    if path.exists() and not _OVERWRITE.value:
+    if path.exists() and not OVERWRITE.value:
       raise FileExistsError(
         f'{path} exists: pass --overwrite or another --outdir'
       )

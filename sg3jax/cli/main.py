@@ -15,6 +15,7 @@ COMMANDS = {
   'sweep': 'analyses or trains many variants of a model',
   'generate': 'generates images with a trained model',
   'evaluate': 'measures a trained model',
+  'report': 'analyses trained models in one HTML page',
   'import': 'converts an official checkpoint safely',
   'export': 'writes a model under official names',
   'weights': 'lists and imports the weights that metrics need',

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from sg3jax.eval import resampling
 from sg3jax.types import AnyArray, Array, Images
 
-_MAX_RANGE = 2.0  # I_max.
+MAX_RANGE = 2.0  # I_max.
 _MAX_SHIFT = 0.125  # Fraction of the image's width, or height.
 _NORMAL_95 = 1.96  # Standard errors in half a 95 % interval.
 
@@ -138,7 +138,7 @@ def psnr(
   mse /= np.sum(counts, dtype=np.float64)
   if mse == 0:
     return math.inf
-  return float(20 * np.log10(_MAX_RANGE) - 10 * np.log10(mse))
+  return float(20 * np.log10(MAX_RANGE) - 10 * np.log10(mse))
 
 
 def psnr_ci95(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from sg3jax import launch
 from sg3jax.cli import evaluate, generate, train
 
 _CONFIG = tiny_run.__file__
@@ -112,7 +113,7 @@ def test_wrong_input_ends_with_one_clear_line(args, message):
 @pytest.mark.parametrize('name', ['checkpoints/7', 'checkpoints/best', ''])
 def test_figures_of_a_checkpoint_go_to_its_run(name):
   run = pathlib.Path('runs/a')
-  assert evaluate._run_folder(str(run / name)) == run
+  assert launch.run_folder(str(run / name)) == run
 
 
 def test_an_unknown_command_lists_the_commands(cli):

@@ -9,6 +9,7 @@ import numpy as np
 import official_names
 import pytest
 
+from sg3jax.nets import activations
 from sg3jax.nets import generator as generator_lib
 
 _FILES = [
@@ -199,3 +200,25 @@ def test_loss_gradients_and_averages(recorded):
     updates['moving_averages'],
     expected['moving_averages'],
   )
+
+
+@pytest.mark.slow
+def test_feature_maps_are_those_recorded(recorded):
+  # The activations are those of the first image alone.
+  maps = activations.feature_maps(
+    recorded.generator, recorded.variables, recorded.arrays['ws'][:1]
+  )
+  checked = 0
+  for key, want in recorded.arrays.items():
+    kind, _, name = key.partition('/')
+    layer, _, statistics = name.partition('/')
+    ours = maps.get(layer.partition('_')[0])
+    if kind != 'act' or ours is None:  # ToRGB is not among the maps.
+      continue
+    if statistics:
+      found = np.array([np.mean(ours), np.std(ours, ddof=1)])
+      assert np.abs(found - want).max() < 1e-4 * want[1], key
+    else:
+      assert _relative_error(ours, _nhwc(want)) < 1e-4, key
+    checked += 1
+  assert checked == len(maps) + 2

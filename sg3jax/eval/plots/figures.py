@@ -71,6 +71,11 @@ def save(figure: Any, path: grids.Path) -> None:
   Raises:
     OSError: If the file cannot be written.
   """
+  files.write_bytes(path, to_png(figure))
+
+
+def to_png(figure: Any) -> bytes:
+  """Returns the content of a PNG file of a figure."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=_DPI)
-  files.write_bytes(path, buffer.getvalue())
+  return buffer.getvalue()
