@@ -32,6 +32,7 @@ flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('devices')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
+flags.declare_key_flag('weights_dir')
 _IMAGES = flags.DEFINE_integer(
   'images', 1000, 'Number of images of each spectrum.', lower_bound=1
 )
@@ -73,7 +74,7 @@ def _report(*paths: str) -> None:
     seed=evaluate.SEED.value,
     samples=_IMAGES.value,
     searched=_SEARCH.value,
-    features=features.choose(),
+    features=features.choose(common.WEIGHTS_DIR.value),
   )
   found = writer.analyse(context, log=common.say)
   writer.write(output, context, found)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from sg3jax import launch
 from sg3jax.eval.analysis import neighbours
 from sg3jax.nets.features import base
 from sg3jax.types import ImagesU8, Variables
@@ -36,29 +38,27 @@ LOW_PASS = Features(
 
 
 def choose(
-  load: Callable[[base.FeatureNetwork], Variables | None] | None = None,
-  names: Sequence[str] = _PREFERRED,
+  folder: str | pathlib.Path | None = None, names: Sequence[str] = _PREFERRED
 ) -> Features:
-  """Returns the features of the first network that is available.
+  """Returns the features of the first network whose weights are there.
 
   Args:
-    load: Returns the variables of a network, or None if it has none; by
-      default, random ones of networks that have them.
+    folder: The folder of weights; see `launch.feature_weights`.
     names: Names of networks in order of preference.
 
   Returns:
-    The features of the first network that has variables; low-pass pixels if
-    none has.
+    The features of the first network that has weights; low-pass pixels if none
+    has.
+
+  Raises:
+    ValueError: If there is no such network, or weights are damaged.
   """
-  load = _initialise if load is None else load
   for name in names:
     try:
-      network = base.find(name)
-    except ValueError:  # It is not registered.
+      weights = launch.feature_weights([name], folder)
+    except FileNotFoundError:
       continue
-    variables = load(network)
-    if variables is not None:
-      return of_network(network, variables)
+    return of_network(base.find(name), weights[name])
   return LOW_PASS
 
 
@@ -74,7 +74,3 @@ def of_network(network: base.FeatureNetwork, variables: Variables) -> Features:
     f'{network.title} ({output}; {network.protocol})',
     functools.partial(apply, variables),
   )
-
-
-def _initialise(network: base.FeatureNetwork) -> Variables | None:
-  return None if network.init is None else network.init(jax.random.key(0))

@@ -132,17 +132,15 @@ class TestFeatures:
     monkeypatch.setitem(networks._NETWORKS, 'sums', network)
     return network
 
-  def test_the_first_available_network_is_chosen(self, network):
-    found = features.choose(names=('unknown', 'sums'))
+  def test_the_first_available_network_is_chosen(self, network, tmp_path):
+    found = features.choose(tmp_path, ('inception', 'sums'))
     assert found.title == 'Sums (sum; as they are)'
     images = np.ones((2, 4, 4, 1), np.uint8)
     np.testing.assert_array_equal(found.apply(images), [[32], [32]])
 
-  def test_networks_without_weights_are_passed_over(self, network):
-    assert features.choose(lambda n: None, ('sums',)) is features.LOW_PASS
-    without = dataclasses.replace(network, init=None)
-    networks._NETWORKS['sums'] = without
-    assert features.choose(names=('sums',)) is features.LOW_PASS
+  def test_networks_without_weights_are_passed_over(self, network, tmp_path):
+    networks._NETWORKS['sums'] = dataclasses.replace(network, init=None)
+    assert features.choose(tmp_path, ('sums',)) is features.LOW_PASS
 
 
 @pytest.fixture(scope='module')
