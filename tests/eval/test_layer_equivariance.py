@@ -77,7 +77,6 @@ def test_a_layer_that_aliases_is_found(model, sums, monkeypatch):
     return np.eye(1, len(f), len(f) // 2)[0] if self.index == 1 else f
 
   monkeypatch.setattr(layer_spec.LayerSpec, 'down_filter', down_filter)
-  jax.clear_caches()
   evaluator, broken = _rows(model)
   before, after = (_decibels(found['eqt_frac']) for found in (sums, broken))
   # Layers before it are as they were.
