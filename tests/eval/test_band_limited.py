@@ -37,7 +37,7 @@ def test_resampling_is_the_weighted_mean_of_what_the_kernel_reaches(stretch):
   # With a border, in which no sample may have a weight.
   rows, columns = np.mgrid[-4 : _SIDE + 4, -4 : _SIDE + 4]
   valid = np.argwhere(np.asarray(mask)[:, :, 0])
-  assert 40 < len(valid) < _SIDE**2 / 2
+  assert 40 < len(valid) < 0.6 * _SIDE**2
   for i, j in valid[:: len(valid) // 20]:
     position = np.array([j, i, 0]) - (_SIDE - 1) / 2
     x, y = (matrix @ [*position[:2] / _SIDE, 1])[:2] * _SIDE

@@ -59,8 +59,7 @@ class Measurement:
     num_samples: Number of images that were actually measured.
     ci95: Half widths of 95 % confidence intervals by the names of values, in
       the same unit, for the values that have one.
-    beside: Names of further values that are reported with the main one, and not
-      only written to the file.
+    beside: Names of values to report with the main one, not only in the file.
   """
 
   values: Mapping[str, float]
@@ -125,8 +124,7 @@ def register(
   result: str | None = None,
   panel: str | None = None,
   labels: Mapping[str, str] | None = None,
-  min_resolution: int = 0,
-  by_default: bool = True,
+  **limits: Any,
 ) -> Callable[[_Measure], _Measure]:
   """Returns a decorator that registers a function as a metric.
 
@@ -139,8 +137,7 @@ def register(
     result: Name of its main value; by default `name`.
     panel: Title of its panel among curves; by default `title`.
     labels: Labels of its values; by default `title` for the main value.
-    min_resolution: See `Metric`.
-    by_default: See `Metric`.
+    **limits: `min_resolution` and `by_default`.
 
   Raises:
     ValueError: If another function is registered under this name, or a need is
@@ -164,8 +161,7 @@ def register(
       result=result or name,
       panel=panel or title,
       labels=labels or {},
-      min_resolution=min_resolution,
-      by_default=by_default,
+      **limits,
     )
     known = _METRICS.get(name)
     # A file that is executed again, as in a notebook, replaces its metric.
@@ -376,11 +372,10 @@ class Context:
 
   @property
   def label_values(self) -> np.ndarray | None:
-    """The labels in the form for compiled functions.
+    """The labels for compiled functions; None for a generator without labels.
 
     They are class indices [m] if the source has classes, because one-hot
-    vectors would take much memory; vectors [m, classes] otherwise; and None for
-    a generator without labels.
+    vectors would take much memory, and vectors [m, classes] otherwise.
     """
     return None if self.labels is None else self.labels.values
 
@@ -431,8 +426,8 @@ class Context:
   def _generate(self, start: int, stop: int) -> ImagesU8:
     generator = self.images.generator
     z = np.random.RandomState(self.seed).randn(stop, generator.z_dim)[start:]
-    labels = self.fake_labels(stop)
-    c = None if labels is None else labels[start:]
+    c = self.fake_labels(stop)
+    c = None if c is None else c[start:]
     ws = self.images.styles(self.variables, z.astype(np.float32), c)
     return self.images.synthesize(self.variables, ws)
 
