@@ -168,7 +168,8 @@ def evaluate(
     log: Called with a line of text about each compilation.
 
   Returns:
-    The values by name.
+    The values by name, followed by those that explain them, such as the
+    ceilings of equivariance metrics.
 
   Raises:
     ValueError: If a metric is unknown or does not apply to this model, or if
@@ -181,6 +182,9 @@ def evaluate(
     num_samples=num_samples,
     seed=seed,
     takes_transforms=model.generator.spec.takes_transforms,
+    has_discriminator=model.discriminator_variables is not None,
+    resolution=model.resolution,
+    details=True,
   )
   snapshot = Snapshot(
     workdir=pathlib.Path(outdir),
@@ -188,6 +192,8 @@ def evaluate(
     is_last=True,
     generator=model.generator,
     variables=model.variables,
+    discriminator=model.discriminator,
+    discriminator_variables=model.discriminator_variables,
   )
   with jax.set_mesh(mesh):
     images = image_generator.ImageGenerator(
@@ -195,7 +201,7 @@ def evaluate(
     )
     outcome = measure(images, snapshot)
   outcome.write()
-  return dict(outcome.values)
+  return {**outcome.values, **outcome.beside}
 
 
 def train(

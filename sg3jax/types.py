@@ -55,6 +55,8 @@ class Snapshot:
     is_last: Whether this is the end of the run.
     generator: The generator, a Linen module.
     variables: Variables of the generator's moving average.
+    discriminator: The discriminator, a Linen module; None if there is none.
+    discriminator_variables: Variables of the discriminator, if there is one.
   """
 
   workdir: pathlib.Path
@@ -62,3 +64,5 @@ class Snapshot:
   is_last: bool
   generator: Any
   variables: Variables
+  discriminator: Any = None
+  discriminator_variables: Variables | None = None

@@ -44,7 +44,7 @@ _MODE = flags.DEFINE_enum(
 )
 _METRICS = flags.DEFINE_list(
   'sweep_metrics',
-  list(analysis.metric_names()),
+  list(analysis.default_metrics()),
   'The metrics that an analysis measures, or none. Trainings measure the '
   'metrics in log.metrics.',
 )

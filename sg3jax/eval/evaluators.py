@@ -41,10 +41,12 @@ class Outcome:
   Attributes:
     values: Values for the log by name.
     write: Writes the files of the part; must run only on the first host.
+    beside: Values that explain those of the log.
   """
 
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)
   write: Callable[[], None] = _write_nothing
+  beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Part(Protocol):
@@ -100,6 +102,7 @@ class SnapshotEvaluator:
         num_samples=num_samples,
         seed=seed,
         takes_transforms=takes_transforms,
+        resolution=source.resolution,
       ),
       plot_curves,
       Clip(cells),
@@ -240,6 +243,9 @@ class Measurements:
     num_samples: int,
     seed: int,
     takes_transforms: bool = True,
+    has_discriminator: bool = True,
+    resolution: int | None = None,
+    details: bool = False,
   ):
     """Prepares the metrics; computes nothing yet.
 
@@ -249,40 +255,36 @@ class Measurements:
       num_samples: Number of images that a metric measures.
       seed: Random seed for latents and the choice of reals.
       takes_transforms: Whether the generators to measure take transforms.
+      has_discriminator: Whether snapshots have a discriminator.
+      resolution: Width of the images, if known.
+      details: Whether metrics measure what explains their values too.
 
     Raises:
-      ValueError: If a metric is unknown, or if it needs real images, labels or
-        transforms that are not available.
+      ValueError: If a metric is unknown, if it needs real images, labels,
+        transforms or a discriminator that are not available, or if the images
+        are too small for it.
     """
     names = base.parse_names(metrics)
     known = base.registry()
     self._metrics = tuple(known[name] for name in names)
     for metric in self._metrics:
-      if base.REALS in metric.needs and source is None:
-        raise ValueError(
-          f'the metric {metric.name} compares with real images, but there are '
-          'none'
-        )
-      if base.LABELS in metric.needs and not (source and source.label_dim):
-        raise ValueError(
-          f'the metric {metric.name} compares labelled images, but there are '
-          'none'
-        )
-      if base.TRANSFORMS in metric.needs and not takes_transforms:
-        others = [
-          m.name for m in known.values() if base.TRANSFORMS not in m.needs
-        ]
-        raise ValueError(
-          f'the metric {metric.name} moves the input of the generator, but '
-          'this one has a learned constant: use ' + ', '.join(others)
-        )
+      _check_source(metric, source)
+      _check_model(metric, takes_transforms, has_discriminator, resolution)
     self._source = source
     self._num_samples = num_samples
     self._seed = seed
+    self._details = details
     self._kept: dict[Hashable, Any] = {}
 
   def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
     """Measures one snapshot; `images` must be the same at every call."""
+    discriminator = None
+    if snapshot.discriminator_variables is not None:
+      # Measure in full precision, as for the generator.
+      discriminator = (
+        snapshot.discriminator.clone(low_precision_dtype=None),
+        snapshot.discriminator_variables,
+      )
     context = base.Context(
       images,
       snapshot.variables,
@@ -291,18 +293,21 @@ class Measurements:
       seed=self._seed,
       source=self._source,
       kept=self._kept,
+      details=self._details,
+      discriminator=discriminator,
     )
     lines = []
-    values = {}
+    values, beside = {}, {}
     for metric in self._metrics:
       start = time.perf_counter()
       measured = metric.measure(context)
       # Work shared with an earlier metric is not counted again.
       seconds = time.perf_counter() - start
       values[metric.result] = float(measured.values[metric.result])
+      beside |= {name: measured.values[name] for name in measured.beside}
       lines.append(self._line(metric, measured, seconds, images, snapshot))
     write = functools.partial(_append, snapshot.workdir, lines)
-    return Outcome(values, write)
+    return Outcome(values, write, beside)
 
   def _line(
     self,
@@ -327,6 +332,47 @@ class Measurements:
       'precision': factory.precision_of(images.generator),
     }
     return result | about
+
+
+def _check_source(
+  metric: base.Metric, source: sources.ImageSource | None
+) -> None:
+  """Raises ValueError if a metric needs other images than those given."""
+  if base.REALS in metric.needs and source is None:
+    raise ValueError(
+      f'the metric {metric.name} compares with real images, but there are none'
+    )
+  if base.LABELS in metric.needs and not (source and source.label_dim):
+    raise ValueError(
+      f'the metric {metric.name} compares labelled images, but there are none'
+    )
+
+
+def _check_model(
+  metric: base.Metric,
+  takes_transforms: bool,
+  has_discriminator: bool,
+  resolution: int | None,
+) -> None:
+  """Raises ValueError if a metric does not apply to a model."""
+  if base.TRANSFORMS in metric.needs and not takes_transforms:
+    others = [
+      m.name for m in base.registry().values() if base.TRANSFORMS not in m.needs
+    ]
+    raise ValueError(
+      f'the metric {metric.name} moves the input of the generator, but this '
+      'one has a learned constant: use ' + ', '.join(others)
+    )
+  if base.DISCRIMINATOR in metric.needs and not has_discriminator:
+    raise ValueError(
+      f'the metric {metric.name} examines the discriminator, but this model '
+      'was imported without one: import a checkpoint that contains one'
+    )
+  if resolution is not None and resolution < metric.min_resolution:
+    raise ValueError(
+      f'the resolution must be at least {metric.min_resolution} for the metric '
+      f'{metric.name}, whose filters reach over many pixels, got {resolution}'
+    )
 
 
 def _append(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,9 @@
 """Samples random transforms, and measures how well images follow them.
 
-This has the three families of transforms of the equivariance metrics (paper
-appendix E; math.md section 3), and the arithmetic of their PSNR.
+This has the three families of transforms of the paper's equivariance metrics
+(appendix E; math.md section 3); rotations that are compared with a finer
+resampler, and changes of scale (docs/equivariance.md); and the arithmetic of
+their PSNR.
 """
 
 import dataclasses
@@ -13,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sg3jax.eval import resampling
+from sg3jax.eval import band_limited, resampling
 from sg3jax.types import AnyArray, Array, Images
 
 MAX_RANGE = 2.0  # I_max.
 _MAX_SHIFT = 0.125  # Fraction of the image's width, or height.
+_MAX_OCTAVES = 0.5  # Of a change of scale, up or down.
 _NORMAL_95 = 1.96  # Standard errors in half a 95 % interval.
 
 # Squared errors and numbers of valid values, for each sample of a group.
@@ -26,10 +29,10 @@ Errors = tuple[Float[Array, ' n'], Float[Array, ' n']]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """The family of transforms that one of the three metrics applies.
+  """The family of transforms that one of the metrics applies.
 
-  The parameter of a transform is an offset (x, y) in pixels right and down, or
-  a counterclockwise angle in radians.
+  The parameter of a transform is an offset (x, y) in pixels right and down, a
+  counterclockwise angle in radians, or the factors (x, y) of a scaling.
 
   Attributes:
     result: Name of the value in result files. The name keeps the protocol's
@@ -64,6 +67,19 @@ def _sample_angle(key: Array, size: tuple[int, int]) -> Float[Array, '']:
   return jax.random.uniform(key, minval=-math.pi, maxval=math.pi)
 
 
+def _sample_scale(key: Array, size: tuple[int, int]) -> Float[Array, '2']:
+  del size
+  octaves = jax.random.uniform(key, minval=-_MAX_OCTAVES, maxval=_MAX_OCTAVES)
+  return jnp.exp2(jnp.stack([octaves, octaves]))
+
+
+def _sample_scales(key: Array, size: tuple[int, int]) -> Float[Array, '2']:
+  del size
+  return jnp.exp2(
+    jax.random.uniform(key, (2,), minval=-_MAX_OCTAVES, maxval=_MAX_OCTAVES)
+  )
+
+
 def _inverse_offset(
   offset: Float[AnyArray, '2'], size: tuple[int, int]
 ) -> Float[Array, '3 3']:
@@ -77,6 +93,13 @@ def _inverse_rotation(
 ) -> Float[Array, '3 3']:
   del size
   return resampling.rotation_matrix(-angle)
+
+
+def _inverse_scale(
+  scale: Float[AnyArray, '2'], size: tuple[int, int]
+) -> Float[Array, '3 3']:
+  del size
+  return jnp.diag(jnp.append(1 / scale, 1.0))
 
 
 def _compare_integer_offset(
@@ -102,6 +125,39 @@ def _compare_rotation(
   return _masked_errors(transformed, reference, mask * reference_mask)
 
 
+def _compare_fine_rotation(
+  original: Images, transformed: Images, angle: Float[AnyArray, '']
+) -> Errors:
+  inverse = resampling.rotation_matrix(-angle)
+  reference, reference_mask = band_limited.resample(original, inverse)
+  filtered, mask = band_limited.low_pass(transformed)
+  return _masked_errors(filtered, reference, mask * reference_mask)
+
+
+def _compare_scale(
+  original: Images, transformed: Images, scale: Float[AnyArray, '2']
+) -> Errors:
+  """Compares what both grids can represent.
+
+  An image that is scaled down has frequencies beyond its Nyquist limit, which
+  an ideal generator omits: the original is limited to a narrower band. An image
+  that is scaled up may have details that the original cannot have: the new one
+  is limited.
+  """
+  height, width = original.shape[1:3]
+  inverse = _inverse_scale(scale, (height, width))
+  least = 2.0**-_MAX_OCTAVES
+  reference, reference_mask = band_limited.resample(
+    original, inverse, stretch=jnp.minimum(scale, 1), min_stretch=least
+  )
+  filtered, mask = band_limited.low_pass(
+    transformed,
+    stretch=jnp.minimum(1 / scale, 1),
+    min_stretch=least,
+  )
+  return _masked_errors(filtered, reference, mask * reference_mask)
+
+
 def _masked_errors(a: Images, b: Images, mask: Array) -> Errors:
   squares = jnp.square(a - b) * mask
   counts = jnp.full(a.shape[0], mask.sum() * a.shape[3])
@@ -122,7 +178,15 @@ TRANSFORMS = {
   'eqr': Transform(
     'eqr50k', _sample_angle, _inverse_rotation, _compare_rotation
   ),
+  'eqr_hq': Transform(
+    'eqr_hq', _sample_angle, _inverse_rotation, _compare_fine_rotation
+  ),
+  'eqs': Transform('eqs', _sample_scale, _inverse_scale, _compare_scale),
+  'eqsa': Transform('eqsa', _sample_scales, _inverse_scale, _compare_scale),
 }
+
+# The metrics of the paper.
+OFFICIAL = ('eqt', 'eqt_frac', 'eqr')
 
 
 def psnr(

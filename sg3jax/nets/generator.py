@@ -185,3 +185,24 @@ class Generator(nn.Module):
     return self.synthesis_network(
       ws, transform, noise_mode=noise_mode, update_averages=update_averages
     )
+
+  def features(
+    self,
+    ws: Float[AnyArray, 'n l d'],
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+  ) -> list[Float[Array, 'n h w c']]:
+    """Returns the feature maps of an alias-free synthesis network.
+
+    Args:
+      ws: Styles [n, num_ws, w_dim].
+      transform: See `synthesis`.
+
+    Raises:
+      ValueError: If the network has no such feature maps.
+    """
+    if not isinstance(self.synthesis_network, synthesis_lib.Synthesis):
+      raise ValueError(
+        'feature maps can be had only of an alias-free generator, got one of '
+        'StyleGAN2'
+      )
+    return self.synthesis_network.features(ws, transform)

@@ -344,6 +344,31 @@ class Synthesis(nn.Module):
     x = self.layers[-1].activate(x, modulations[-1])
     return x.astype(jnp.float32) * self.output_scale
 
+  def features(
+    self,
+    ws: Float[AnyArray, 'n l d'],
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+  ) -> list[Float[Array, 'n h w c']]:
+    """Returns the Fourier features and the output of each layer, in order.
+
+    Feature maps have margins around the canvas. The last one is the image,
+    before it is multiplied by `output_scale`.
+
+    Args:
+      ws: See `__call__`.
+      transform: See `__call__`.
+    """
+    ws = jnp.asarray(ws, jnp.float32)
+    x = self.input(ws[:, 0], transform)
+    found = [x]
+    x = jnp.tile(x, self.spec.layers[0].group)
+    x = pad_channels(x, stored_channels(x.shape[-1]))
+    for i, layer in enumerate(self.layers):
+      x = layer(x, ws[:, i + 1])
+      found.append(x[..., : layer.spec.group * layer.spec.out_channels])
+    found[-1] = found[-1][..., : self.spec.img_channels]
+    return found
+
   def _through(
     self,
     i: int,

@@ -50,6 +50,12 @@ def metric_names() -> tuple[str, ...]:
   )
 
 
+def default_metrics() -> tuple[str, ...]:
+  """Returns the names of the metrics that are measured by default."""
+  known = base.registry()
+  return tuple(name for name in metric_names() if known[name].by_default)
+
+
 def metric_of(column: str) -> base.Metric | None:
   """Returns the metric whose value a column of the analysis holds, if any."""
   for name in metric_names():
@@ -77,7 +83,7 @@ def analyse(
 
   Args:
     config: The configuration.
-    metrics: Members of `metric_names()`; by default all.
+    metrics: Members of `metric_names()`; by default `default_metrics()`.
     samples: Number of images per metric, each with its own transform.
 
   Raises:
@@ -113,15 +119,15 @@ def parse_metrics(asked: Sequence[str] | None) -> tuple[str, ...]:
   """Returns the metrics that an analysis is to measure.
 
   Args:
-    asked: Names in a form that `base.parse_names` accepts; by default all
-      metrics that need no real images.
+    asked: Names in a form that `base.parse_names` accepts; by default
+      `default_metrics()`.
 
   Raises:
     ValueError: If a metric is unknown, or needs more than a generator.
   """
   possible = metric_names()
   if asked is None:
-    return possible
+    return default_metrics()
   names = base.parse_names(asked)
   for name in names:
     if name not in possible:

@@ -322,6 +322,8 @@ class _Run:
       is_last=self._schedule.is_over(nimg),
       generator=self._trainer.generator,
       variables=state.generator_ema,
+      discriminator=self._trainer.discriminator,
+      discriminator_variables=state.discriminator,
     )
     values = self._evaluators(snapshot)
     with processes.fail_together('write the metrics'):

@@ -293,7 +293,9 @@ def test_evaluate_prints_and_appends_json(cli, run, data, tmp_path):
   status, out, error = cli(*args, f'--data={data}')
   assert status == 0, error
   figures = json.loads(out)
-  assert set(figures) == {'swd', 'eqt50k_int', 'kimg', 'precision'}
+  assert set(figures) == {
+    'swd', 'eqt50k_int', 'eqt50k_int_ceiling', 'kimg', 'precision',
+  }  # fmt: skip
   assert figures['precision'] == 'fp32'
   for what in ('the generator, for', 'eqt of'):
     assert f'Compiling:      {what} 16 images at a time\n' in error

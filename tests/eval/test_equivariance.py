@@ -199,7 +199,7 @@ def test_a_further_transform_leaves_the_keys_of_others(monkeypatch):
   [
     (
       {'metrics': ['eqx']},
-      r"among \['eqt', 'eqt_frac', 'eqr'\], got \['eqx'\]",
+      r"among \['eqt', 'eqt_frac', 'eqr', .*\], got \['eqx'\]",
     ),
     ({'metrics': []}, r'got \[\]'),
     ({'batch_size': 6}, 'must be a multiple of 4, got 6'),
@@ -237,7 +237,8 @@ def test_recorded_values(golden, config):
   zs = arrays[f'{config}/z']
   originals = [synthesize(z, jnp.eye(3)) for z in zs]
   values = []
-  for name, metric in transforms_lib.TRANSFORMS.items():
+  for name in transforms_lib.OFFICIAL:
+    metric = transforms_lib.TRANSFORMS[name]
     compare = jax.jit(metric.compare)
     errors, counts = [], []
     for z, original, parameter in zip(

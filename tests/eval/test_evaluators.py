@@ -116,12 +116,20 @@ def test_all_hosts_have_the_values_if_the_first_cannot_write(
 
 
 def test_metrics_that_do_not_fit_are_refused_at_once(source):
-  with pytest.raises(ValueError, match=r'eqt moves the input .* use swd'):
+  with pytest.raises(ValueError, match=r'eqt moves the input .* use .*swd'):
     _evaluator(source, ['swd', 'eqt'])
   with pytest.raises(ValueError, match=r'got swt: did you mean swd\?'):
     _evaluator(source, ['swt'])
   with pytest.raises(ValueError, match='swd compares with real images, but'):
     evaluators.Measurements(None, metrics='swd', num_samples=4, seed=0)
+  with pytest.raises(ValueError, match='least 32 for the metric eqr_hq'):
+    evaluators.Measurements(
+      None, metrics='eqr_hq', num_samples=4, seed=0, resolution=16
+    )
+  with pytest.raises(ValueError, match='d_shift examines the discriminator'):
+    evaluators.Measurements(
+      None, metrics='d_shift', num_samples=4, seed=0, has_discriminator=False
+    )
   base.register(
     'by_class', title='', unit='', higher_is_better=True, needs=[base.LABELS]
   )(lambda context: base.Measurement({'by_class': 1.0}, 4))

@@ -47,6 +47,9 @@ def test_nothing_and_none_mean_no_metric(asked):
     (['swd ', ' eqt', ''], ('swd', 'eqt')),
     (('eqr', 'swd', 'eqr'), ('eqr', 'swd')),
     (('swd,eqr', 'swd'), ('swd', 'eqr')),
+    # The official names, which are those of the values.
+    ('eqt50k_int,eqt50k_frac', ('eqt', 'eqt_frac')),
+    (['eqr50k', 'eqr'], ('eqr',)),
   ],
 )
 def test_names_come_in_order_and_once(asked, names):
@@ -77,7 +80,7 @@ def test_a_configuration_may_say_so_in_words(value, names):
 @pytest.mark.parametrize(
   ('asked', 'message'),
   [
-    ('eqq', r'among eqt, eqt_frac, eqr, swd.*got eqq: did you mean eq'),
+    ('eqq', r'among eqt, eqt_frac, eqr, eqr_hq.*got eqq: did you mean eq'),
     (('swd', 'eqt-frac'), r'got eqt-frac: did you mean eqt_frac\?'),
     ('EQT', r'got EQT: did you mean eqt\?'),
     ('perplexity', 'got perplexity$'),
@@ -116,7 +119,10 @@ def test_only_values_of_metrics_can_rank(name, message):
 
 def test_the_order_is_that_of_the_modules():
   own = [name for name in base.registry() if name != 'new']
-  assert own == ['eqt', 'eqt_frac', 'eqr', 'swd']
+  assert own == [
+    'eqt', 'eqt_frac', 'eqr', 'eqr_hq', 'eqs', 'eqsa', 'eq_layers', 'd_shift',
+    'swd',
+  ]  # fmt: skip
 
 
 def test_a_name_is_taken_once(new):
@@ -131,7 +137,8 @@ def test_a_name_is_taken_once(new):
 
 def test_needs_are_known_ones():
   with pytest.raises(
-    ValueError, match='among features, labels, reals, transforms, got'
+    ValueError,
+    match='among discriminator, features, labels, reals, transforms, got',
   ):
     base.register('new', needs=['real'], **_ABOUT)
 

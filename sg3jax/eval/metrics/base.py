@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from sg3jax.data import labels as labels_lib
 from sg3jax.data import sources
@@ -45,7 +46,8 @@ REALS = 'reals'  # Real images to compare with.
 LABELS = 'labels'  # Real images with labels.
 TRANSFORMS = 'transforms'  # A generator whose input can be transformed.
 FEATURES = 'features'  # A feature network, whose weights must be available.
-_NEEDS = frozenset((REALS, LABELS, TRANSFORMS, FEATURES))
+DISCRIMINATOR = 'discriminator'  # The discriminator of the generator.
+_NEEDS = frozenset((REALS, LABELS, TRANSFORMS, FEATURES, DISCRIMINATOR))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Measurement:
     num_samples: Number of images that were actually measured.
     ci95: Half widths of 95 % confidence intervals by the names of values, in
       the same unit, for the values that have one.
+    beside: Names of values to report with the main one, not only in the file.
   """
 
   values: Mapping[str, float]
   num_samples: int
   ci95: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  beside: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +78,15 @@ class Metric:
     title: Its name in plots, such as 'EQ-T'.
     unit: Label of its axis in plots, such as 'dB'; may be empty.
     higher_is_better: Whether the highest value is the best one.
-    needs: Members of `REALS`, `LABELS`, `TRANSFORMS` and `FEATURES`. Missing
-      images, labels and transforms are reported before anything is computed.
+    needs: Members of `REALS`, `LABELS`, `TRANSFORMS`, `FEATURES` and
+      `DISCRIMINATOR`. What is missing is reported before anything is computed.
     result: Name of its main value, and of its file `metric-RESULT.jsonl`.
     panel: Title of its panel among a run's curves. Metrics with the same title
       share a panel.
     labels: Labels of its values in a legend, by regular expressions that match
       the full names of the values. `\1` in a label is the first group.
+    min_resolution: Least width of the images that it can measure.
+    by_default: Whether analyses measure it without being asked for it by name.
   """
 
   name: str
@@ -92,6 +98,8 @@ class Metric:
   result: str
   panel: str
   labels: Mapping[str, str]
+  min_resolution: int = 0
+  by_default: bool = True
 
   def label(self, value: str) -> str | None:
     """Returns the label of a value; None if this metric has no such value."""
@@ -116,6 +124,7 @@ def register(
   result: str | None = None,
   panel: str | None = None,
   labels: Mapping[str, str] | None = None,
+  **limits: Any,
 ) -> Callable[[_Measure], _Measure]:
   """Returns a decorator that registers a function as a metric.
 
@@ -128,6 +137,7 @@ def register(
     result: Name of its main value; by default `name`.
     panel: Title of its panel among curves; by default `title`.
     labels: Labels of its values; by default `title` for the main value.
+    **limits: `min_resolution` and `by_default`.
 
   Raises:
     ValueError: If another function is registered under this name, or a need is
@@ -151,6 +161,7 @@ def register(
       result=result or name,
       panel=panel or title,
       labels=labels or {},
+      **limits,
     )
     known = _METRICS.get(name)
     # A file that is executed again, as in a notebook, replaces its metric.
@@ -189,7 +200,8 @@ def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
   Args:
     asked: Names, or strings of comma-separated names: the command line parses
       `swd,eqt` as a tuple of one string. None, an empty value and `none` (in
-      upper or lower case) mean no metric.
+      upper or lower case) mean no metric. The name of a metric's main value
+      stands for the metric: `eqt50k_int` for `eqt`.
 
   Returns:
     The names in order, without duplicates.
@@ -199,10 +211,12 @@ def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
   """
   texts = [asked] if isinstance(asked, str) else asked or ()
   parts = [part.strip() for text in texts for part in str(text).split(',')]
-  names = list(dict.fromkeys(part for part in parts if part))
-  if [name.lower() for name in names] == ['none']:
+  names = [part for part in parts if part]
+  if {name.lower() for name in names} == {'none'}:
     return ()
   known = registry()
+  aliases = {m.result: m.name for m in known.values()} | {m: m for m in known}
+  names = list(dict.fromkeys(aliases.get(name, name) for name in names))
   for name in names:
     if name not in known:
       raise ValueError(
@@ -254,6 +268,8 @@ class Context:
     images: Generates images with the measured generator.
     variables: The generator's variables.
     group_size: Number of images that share a random transform; 4 in the paper.
+    details: Whether to measure also what explains values, such as ceilings.
+    discriminator: The discriminator and its variables; None if there is none.
   """
 
   def __init__(
@@ -268,11 +284,13 @@ class Context:
     labels: labels_lib.Labels | None = None,
     group_size: int = 4,
     kept: dict[Hashable, Any] | None = None,
+    details: bool = False,
+    discriminator: tuple[Any, Variables] | None = None,
   ):
     """Creates the context of one snapshot.
 
     Args:
-      images: Generates images; see the attributes for all arguments.
+      images: Generates images; see the attributes for the other arguments.
       variables: The generator's variables.
       metrics: Names of all metrics that are measured.
       num_samples: Number of images.
@@ -281,6 +299,8 @@ class Context:
       labels: Labels to sample from; the labels of the real images by default.
       group_size: Number of images that share a random transform.
       kept: Results of `kept` for earlier snapshots; new ones are added.
+      details: See the attribute.
+      discriminator: See the attribute.
     """
     self.images = images
     self.variables = variables
@@ -288,6 +308,8 @@ class Context:
     self.num_samples = num_samples
     self.seed = seed
     self.group_size = group_size
+    self.details = details
+    self.discriminator = discriminator
     self._source = source
     self._labels = labels
     self._kept = {} if kept is None else kept
@@ -350,11 +372,10 @@ class Context:
 
   @property
   def label_values(self) -> np.ndarray | None:
-    """The labels in the form for compiled functions.
+    """The labels for compiled functions; None for a generator without labels.
 
     They are class indices [m] if the source has classes, because one-hot
-    vectors would take much memory; vectors [m, classes] otherwise; and None for
-    a generator without labels.
+    vectors would take much memory, and vectors [m, classes] otherwise.
     """
     return None if self.labels is None else self.labels.values
 
@@ -378,6 +399,13 @@ class Context:
     """
     return self._first('fakes', count, self._generate)
 
+  def fake_labels(self, count: int) -> Float[np.ndarray, 'n classes'] | None:
+    """Returns the labels of the first `fakes`; None without labels."""
+    if self.labels is None:
+      return None
+    rng = np.random.RandomState((self.seed, 1))
+    return self.labels[rng.randint(len(self.labels), size=count)]
+
   def _first(
     self, kind: str, count: int, make: Callable[[int, int], ImagesU8]
   ) -> ImagesU8:
@@ -398,11 +426,8 @@ class Context:
   def _generate(self, start: int, stop: int) -> ImagesU8:
     generator = self.images.generator
     z = np.random.RandomState(self.seed).randn(stop, generator.z_dim)[start:]
-    c = None
-    if self.labels is not None:
-      rng = np.random.RandomState((self.seed, 1))
-      rows = rng.randint(len(self.labels), size=stop)[start:]
-      c = self.labels[rows]
+    c = self.fake_labels(stop)
+    c = None if c is None else c[start:]
     ws = self.images.styles(self.variables, z.astype(np.float32), c)
     return self.images.synthesize(self.variables, ws)
 

@@ -1,4 +1,4 @@
-"""EQ-T, EQ-T_frac and EQ-R, which measure a generator's equivariance.
+"""EQ-T, EQ-T_frac, EQ-R and their relatives: a generator's equivariance.
 
 Paper equation 3 and appendix E; math.md section 3. An image generated from
 transformed input features is compared with the transformed image:
@@ -12,6 +12,11 @@ images shares one transform.
 Every random number depends only on the seed, the number of the group and the
 name of the metric. The values do not depend on the batch size, on the number of
 devices or on which other metrics are measured (beyond float32 rounding).
+
+Beside the paper's metrics there are EQ-R with a finer resampler (`eqr_hq`) and
+the equivariance to scale, isotropic (`eqs`) and by each axis (`eqsa`). The
+ceiling of a metric is its value for an ideal generator of images with the same
+spectrum: see `eval.ideal_generator` and docs/equivariance.md.
 """
 
 import functools
@@ -27,6 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from sg3jax import text
+from sg3jax.eval import ideal_generator
 from sg3jax.eval import transforms as transforms_lib
 from sg3jax.eval.metrics import base
 from sg3jax.eval.transforms import TRANSFORMS, Errors, Transform
@@ -34,6 +40,15 @@ from sg3jax.types import AnyArray, Array, Images, Variables
 
 Synthesize = Callable[[Variables, Array, Array], Images]
 SampleWs = Callable[[Variables, Array, int], Array]
+
+# Smaller images have no pixels that all filters of `eval.band_limited` reach
+# from within the image.
+MIN_RESOLUTION = 32
+
+# Number of images of the ideal generator: its 95 % interval is then about 1 dB.
+_IDEAL_SAMPLES = 256
+# Number of the model's images whose mean spectrum the ideal generator has.
+_SPECTRUM_SAMPLES = 64
 
 
 class EquivarianceEvaluator:
@@ -50,7 +65,7 @@ class EquivarianceEvaluator:
     sample_ws: SampleWs,
     *,
     batch_size: int,
-    metrics: Sequence[str] = tuple(TRANSFORMS),
+    metrics: Sequence[str] = transforms_lib.OFFICIAL,
     num_samples: int = 50_000,
     group_size: int = 4,
     seed: int = 0,
@@ -68,7 +83,7 @@ class EquivarianceEvaluator:
         labels; traced.
       batch_size: Number of images at a time, a multiple of `group_size` on each
         device.
-      metrics: Members of 'eqt', 'eqt_frac' and 'eqr' to measure.
+      metrics: Keys of `TRANSFORMS` to measure; by default the paper's.
       num_samples: Number of images to measure.
       group_size: Number of images that share a transform; 4 in the paper.
       seed: Random seed for latents and transforms.
@@ -271,21 +286,37 @@ def _batch_spec(mesh: Mesh) -> PartitionSpec:
 def _measure(name: str, context: base.Context) -> base.Measurement:
   squares, counts = context.shared(_measure_all)[name]
   result = TRANSFORMS[name].result
-  return base.Measurement(
-    {result: transforms_lib.psnr(squares, counts)},
-    len(squares),
-    {result: transforms_lib.psnr_ci95(squares, counts, context.group_size)},
-  )
+  values = {result: transforms_lib.psnr(squares, counts)}
+  ci95 = {result: transforms_lib.psnr_ci95(squares, counts, context.group_size)}
+  if context.details:
+    ideal = context.shared(_measure_ideal)[name]
+    values[f'{result}_ceiling'] = transforms_lib.psnr(*ideal)
+    ci95[f'{result}_ceiling'] = transforms_lib.psnr_ci95(
+      *ideal, context.group_size
+    )
+  return base.Measurement(values, len(squares), ci95, beside=tuple(values))
 
 
 def _measure_all(
   context: base.Context,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Measures all equivariance metrics of the context on the same images."""
+  return context.kept(_make_evaluator).measure(_variables(context))
+
+
+def _measure_ideal(
+  context: base.Context,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Measures the ideal generator with the spectrum of the context's images."""
+  power = context.kept(_make_spectrum)(_variables(context))
+  return context.kept(_make_ideal_evaluator).measure({'power': power})
+
+
+def _variables(context: base.Context) -> dict[str, Any]:
   variables: dict[str, Any] = {'generator': context.variables}
   if context.label_values is not None:
     variables['labels'] = context.label_values
-  return context.kept(_make_evaluator).measure(variables)
+  return variables
 
 
 def _make_evaluator(context: base.Context) -> EquivarianceEvaluator:
@@ -297,14 +328,75 @@ def _make_evaluator(context: base.Context) -> EquivarianceEvaluator:
     lambda variables, key, n: images.sample_styles(
       variables['generator'], key, variables.get('labels'), n
     ),
-    batch_size=images.batch_size,
-    metrics=[name for name in context.metrics if name in TRANSFORMS],
     num_samples=context.num_samples,
-    group_size=context.group_size,
-    seed=context.seed,
-    mesh=context.mesh,
     log=images.log,
+    **_options(context),
   )
+
+
+def _make_ideal_evaluator(context: base.Context) -> EquivarianceEvaluator:
+  size = context.images.generator.spec.image_shape[:2]
+  return EquivarianceEvaluator(
+    jax.jit(
+      lambda variables, waves, transforms: ideal_generator.render(
+        waves, transforms, size
+      )
+    ),
+    lambda variables, key, n: ideal_generator.sample_waves(
+      variables['power'], key, n
+    ),
+    num_samples=min(context.num_samples, _IDEAL_SAMPLES),
+    **_options(context),
+  )
+
+
+def _options(context: base.Context) -> dict[str, Any]:
+  return {
+    'batch_size': context.images.batch_size,
+    'metrics': [name for name in context.metrics if name in TRANSFORMS],
+    'group_size': context.group_size,
+    'seed': context.seed,
+    'mesh': context.mesh,
+  }
+
+
+def _make_spectrum(context: base.Context) -> Callable[[Variables], np.ndarray]:
+  """Returns a function that measures the power spectrum of a generator."""
+  images, key = context.images, jax.random.key(context.seed)
+  whole = NamedSharding(images.mesh, PartitionSpec())
+  # Always the same number of images, with keys of their own, so that the
+  # spectrum does not depend on the batch.
+  count = min(context.num_samples, _SPECTRUM_SAMPLES)
+
+  @functools.partial(jax.jit, out_shardings=whole)
+  def styles(variables: Variables, numbers: Array) -> Array:
+    def sample(number: Array) -> Array:
+      return images.sample_styles(
+        variables['generator'],
+        jax.random.fold_in(key, number),
+        variables.get('labels'),
+        1,
+      )[0]
+
+    return jax.vmap(sample)(numbers)
+
+  power = jax.jit(
+    jax.vmap(lambda image: ideal_generator.power_spectrum(image[None])),
+    out_shardings=whole,
+  )
+
+  def measure(variables: Variables) -> np.ndarray:
+    total = 0.0
+    for first in range(0, count, images.batch_size):
+      numbers = np.arange(first, first + images.batch_size)
+      batch = images.synthesize_batch(
+        variables['generator'], np.asarray(styles(variables, numbers))
+      )
+      found = np.asarray(power(batch), np.float64)
+      total = total + found[: count - first].sum(0)
+    return np.asarray(total / count, np.float32)
+
+  return measure
 
 
 for _name, _title, _suffix in (
@@ -320,6 +412,26 @@ for _name, _title, _suffix in (
     needs=(base.TRANSFORMS,),
     result=TRANSFORMS[_name].result,
     panel='Equivariance',
-    # In files of other tools, the name states a different number of samples.
-    labels={rf'{_name[:3]}\d+k?{_suffix}': _title},
+    labels={
+      # In files of other tools, the name states a different number of samples.
+      rf'{_name[:3]}\d+k?{_suffix}': _title,
+      rf'{_name[:3]}\d+k?{_suffix}_ceiling': f'{_title}, ceiling',
+    },
+  )(functools.partial(_measure, _name))
+
+for _name, _title in (
+  ('eqr_hq', 'EQ-R (fine resampler)'),
+  ('eqs', 'EQ-S'),
+  ('eqsa', 'EQ-S (each axis)'),
+):
+  base.register(
+    _name,
+    title=_title,
+    unit='PSNR (dB)',
+    higher_is_better=True,
+    needs=(base.TRANSFORMS,),
+    panel='Equivariance',
+    labels={_name: _title, f'{_name}_ceiling': f'{_title}, ceiling'},
+    min_resolution=MIN_RESOLUTION,
+    by_default=False,
   )(functools.partial(_measure, _name))
