@@ -7,6 +7,7 @@ import pathlib
 import re
 import secrets
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -40,6 +41,18 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
       'or server and pass the folder where it is mounted'
     )
   return pathlib.Path(os.path.expanduser(text))
+
+
+def cache_folder() -> pathlib.Path:
+  """Returns this package's folder below the user's cache folder.
+
+  Raises:
+    RuntimeError: If the user has no home folder.
+  """
+  root = os.environ.get('XDG_CACHE_HOME', '')
+  if not os.path.isabs(root):  # The XDG specification ignores these.
+    root = '~/Library/Caches' if sys.platform == 'darwin' else '~/.cache'
+  return pathlib.Path(root).expanduser() / 'sg3jax'
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

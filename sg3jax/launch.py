@@ -5,21 +5,27 @@ the training of a sweep's points.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 from jax.sharding import Mesh
 
 from sg3jax import model as model_lib
 from sg3jax.data import sources
-from sg3jax.eval import evaluators, image_generator
+from sg3jax.eval import (
+  evaluators,
+  feature_store,
+  image_generator,
+  measurements,
+)
 from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
+from sg3jax.nets.features import base as networks
 from sg3jax.train import loop, preemption, sharding
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import files as config_files
 from sg3jax.train.step.state import TrainState
-from sg3jax.types import Config, Snapshot
+from sg3jax.types import Config, Snapshot, Variables
 
 
 def load_config(value: str) -> Config:
@@ -62,24 +68,80 @@ def metric_names(config: Config) -> tuple[str, ...]:
   return base.parse_names(config.log.metrics)
 
 
+def feature_weights(
+  names: Iterable[str], folder: str | pathlib.Path | None = None
+) -> Callable[[str], Variables]:
+  """Finds the weights of feature networks, before anything is computed.
+
+  Args:
+    names: The names of the networks.
+    folder: The folder of imported weights.
+
+  Returns:
+    A function that returns the weights of a network by its name.
+
+  Raises:
+    FileNotFoundError: If weights are missing; the message says how to get them.
+    ValueError: If there is no such network.
+  """
+  del folder
+  for name in names:
+    network = networks.find(name)
+    if network.init is None:
+      raise FileNotFoundError(
+        f'the weights of {network.title} are missing: {network.remedy}'
+      )
+  return feature_store.random_weights
+
+
+def _weights_for(metrics: Iterable[str]) -> feature_store.Weights:
+  """Finds the weights that metrics need; `Inputs` checks other conditions.
+
+  Raises:
+    FileNotFoundError: If weights are missing; see `feature_weights`.
+  """
+  needed = dict.fromkeys(
+    network
+    for name in metrics
+    for network in base.registry()[name].networks
+    if network in networks.names()
+  )
+  return feature_weights(needed)
+
+
 def make_evaluator(
-  config: Config, source: sources.ImageSource, mesh: Mesh
+  config: Config,
+  source: sources.ImageSource,
+  mesh: Mesh,
+  *,
+  stats_cache: pathlib.Path | None = None,
 ) -> evaluators.SnapshotEvaluator:
   """Returns the evaluator of a run's snapshots.
 
+  Args:
+    config: The configuration.
+    source: The training images.
+    mesh: The devices.
+    stats_cache: Folder that keeps features of real images; None to keep none.
+
   Raises:
+    FileNotFoundError: If weights of a feature network are missing.
     ValueError: If the design is impossible, or a metric is unknown or does not
       apply to this generator.
   """
+  names = metric_names(config)
   model = config.model.to_dict() | {'img_channels': source.channels}
   return evaluators.SnapshotEvaluator(
     source,
-    metrics=metric_names(config),
+    metrics=names,
     num_samples=config.log.metric_samples,
     grid=config.log.grid,
     seed=config.seed,
     mesh=mesh,
     takes_transforms=factory.make_spec(model).takes_transforms,
+    mirror=config.data.mirror,
+    weights=_weights_for(names),
+    cache=stats_cache,
   )
 
 
@@ -106,6 +168,8 @@ def evaluate(
   mesh: Mesh,
   batch_size: int | None = None,
   memory: int | None = None,
+  mirror: bool = False,
+  stats_cache: pathlib.Path | None = None,
   log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
   """Measures metrics of a model and appends them to `metric-NAME.jsonl`.
@@ -120,22 +184,30 @@ def evaluate(
     mesh: The devices.
     batch_size: Number of images per batch; by default, as many as fit.
     memory: Memory of a device in bytes, if known.
-    log: Called with a line of text about each compilation.
+    mirror: Whether to compare with the real images flipped left to right, too,
+      in metrics that do not take all of them.
+    stats_cache: Folder that keeps features of real images; None to keep none.
+    log: Called with lines of text about compilation and progress.
 
   Returns:
     The values by name.
 
   Raises:
     ValueError: If a metric is unknown or does not apply to this model, or if
-      real images are needed and `source` is None.
-    OSError: If the files cannot be written.
+      real images are needed and `source` is None or has other labels.
+    OSError: If the files cannot be written, or weights are missing.
   """
+  names = base.parse_names(metrics)
+  _check_labels(model, source)
   measure = evaluators.Measurements(
     source,
-    metrics=metrics,
+    metrics=names,
     num_samples=num_samples,
     seed=seed,
     takes_transforms=model.generator.spec.takes_transforms,
+    mirror=mirror,
+    weights=_weights_for(names),
+    cache=stats_cache,
   )
   snapshot = Snapshot(
     workdir=pathlib.Path(outdir),
@@ -153,6 +225,69 @@ def evaluate(
   return dict(outcome.values)
 
 
+def _check_labels(
+  model: model_lib.Model, source: sources.ImageSource | None
+) -> None:
+  if source is not None and source.label_dim != model.label_dim:
+    raise ValueError(
+      f'the labels of the data must have {model.label_dim} features, as those '
+      f'of the network, got {source.label_dim}: use the data that it was '
+      'trained on'
+    )
+
+
+def compare(
+  source: sources.ImageSource,
+  against: sources.ImageSource,
+  metrics: str | Sequence[str] | None,
+  outdir: str | pathlib.Path,
+  *,
+  num_samples: int = 50_000,
+  seed: int = 0,
+  mesh: Mesh,
+  mirror: bool = False,
+  stats_cache: pathlib.Path | None = None,
+  log: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+  """Measures how images in files differ from real ones, without a model.
+
+  Args:
+    source: The real images.
+    against: The images to measure, of any size.
+    metrics: See `evaluate` for the other arguments.
+    outdir: The folder of the files, created if it does not exist.
+    num_samples: Number of images per metric, or as many as there are.
+    seed: Random seed for the choice of images.
+    mesh: The devices.
+    mirror: Whether to compare with flipped real images, too.
+    stats_cache: Folder that keeps features of real images; None to keep none.
+    log: Called with lines of text about compilation and progress.
+
+  Returns:
+    The values by name.
+
+  Raises:
+    ValueError: If a metric is unknown, or needs a generator or other images.
+    OSError: If the files cannot be written, or weights are missing.
+  """
+  names = base.parse_names(metrics)
+  measure = measurements.Measurements(
+    source,
+    metrics=names,
+    num_samples=num_samples,
+    seed=seed,
+    against=against,
+    mirror=mirror,
+    weights=_weights_for(names),
+    cache=stats_cache,
+  )
+  snapshot = Snapshot(pathlib.Path(outdir), 0, True, None, {})
+  with jax.set_mesh(mesh):
+    outcome = measure(None, snapshot, mesh=mesh, log=log)
+  outcome.write()
+  return dict(outcome.values)
+
+
 def train(
   config: Config,
   workdir: str | pathlib.Path,
@@ -162,6 +297,7 @@ def train(
   stop: preemption.Stop | None = None,
   profile: range = range(0),
   allow_config_change: bool = False,
+  stats_cache: pathlib.Path | None = None,
 ) -> TrainState:
   """Starts or resumes the training run that a configuration describes.
 
@@ -185,6 +321,7 @@ def train(
       run never ends early.
     profile: See `loop.train`.
     allow_config_change: See `loop.train`.
+    stats_cache: See `make_evaluator`.
 
   Returns:
     The final state.
@@ -200,7 +337,7 @@ def train(
     source,
     workdir,
     mesh=mesh,
-    evaluators=[make_evaluator(config, source, mesh)],
+    evaluators=[make_evaluator(config, source, mesh, stats_cache=stats_cache)],
     stop=stop,
     profile=profile,
     allow_config_change=allow_config_change,

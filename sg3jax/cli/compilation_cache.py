@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from sg3jax import files
+
 _CONFIG: Any = jax.config  # Its fields are made at run time.
 
 # With less free space than this, in bytes, nothing is cached. A program takes a
@@ -68,10 +70,7 @@ def default_folder() -> pathlib.Path:
   Raises:
     RuntimeError: If the user has no home folder.
   """
-  root = os.environ.get('XDG_CACHE_HOME', '')
-  if not os.path.isabs(root):  # The XDG specification ignores these.
-    root = '~/Library/Caches' if sys.platform == 'darwin' else '~/.cache'
-  return pathlib.Path(root).expanduser() / 'sg3jax' / 'compiled'
+  return files.cache_folder() / 'compiled'
 
 
 def _is_chosen_by_user() -> bool:

@@ -5,11 +5,8 @@ together. Then the first host writes the files, so that no other host waits for
 it if the disk is full.
 """
 
-import dataclasses
 import functools
-import pathlib
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -19,32 +16,13 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from sg3jax.data import sources
-from sg3jax.eval import results
 from sg3jax.eval.image_generator import ImageGenerator
-from sg3jax.eval.metrics import base
+from sg3jax.eval.measurements import Measurements, Outcome
 from sg3jax.eval.plots import clips, curves, grids
-from sg3jax.nets import factory
 from sg3jax.types import Snapshot
 
 _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
 _CLIP_RADIUS = 1 / 8  # Fraction of the width: the maximum shift of EQ-T.
-
-
-def _write_nothing() -> None:
-  pass
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """The outcome of one part of the evaluation of a snapshot.
-
-  Attributes:
-    values: Values for the log by name.
-    write: Writes the files of the part; must run only on the first host.
-  """
-
-  values: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  write: Callable[[], None] = _write_nothing
 
 
 class Part(Protocol):
@@ -73,7 +51,7 @@ class SnapshotEvaluator:
     grid: tuple[int, int],
     seed: int,
     mesh: Mesh,
-    takes_transforms: bool = True,
+    **inputs: Any,
   ):
     """Prepares the evaluation; computes nothing yet.
 
@@ -84,7 +62,7 @@ class SnapshotEvaluator:
       grid: Maximum columns and rows of grids.
       seed: Random seed for latents and the choice of reals.
       mesh: The devices.
-      takes_transforms: See `Measurements`.
+      **inputs: Other fields of `measurements.Inputs`.
 
     Raises:
       ValueError: If a metric is unknown, or unsuitable for this generator.
@@ -99,7 +77,7 @@ class SnapshotEvaluator:
         metrics=metrics,
         num_samples=num_samples,
         seed=seed,
-        takes_transforms=takes_transforms,
+        **inputs,
       ),
       plot_curves,
       Clip(cells),
@@ -227,108 +205,3 @@ class Clip:
     return Outcome(
       write=functools.partial(clips.save_clip, frames, path, _CLIP_FPS)
     )
-
-
-class Measurements:
-  """Measures snapshots, and appends the values to `metric-NAME.jsonl`."""
-
-  def __init__(
-    self,
-    source: sources.ImageSource | None,
-    *,
-    metrics: str | Sequence[str] | None,
-    num_samples: int,
-    seed: int,
-    takes_transforms: bool = True,
-  ):
-    """Prepares the metrics; computes nothing yet.
-
-    Args:
-      source: The real images; None if no metric needs them.
-      metrics: Names of metrics, as accepted by `base.parse_names`.
-      num_samples: Number of images that a metric measures.
-      seed: Random seed for latents and the choice of reals.
-      takes_transforms: Whether the generators to measure take transforms.
-
-    Raises:
-      ValueError: If a metric is unknown, or if it needs real images, labels or
-        transforms that are not available.
-    """
-    names = base.parse_names(metrics)
-    known = base.registry()
-    self._metrics = tuple(known[name] for name in names)
-    for metric in self._metrics:
-      if base.REALS in metric.needs and source is None:
-        raise ValueError(
-          f'the metric {metric.name} compares with real images, but there are '
-          'none'
-        )
-      if base.LABELS in metric.needs and not (source and source.label_dim):
-        raise ValueError(
-          f'the metric {metric.name} compares labelled images, but there are '
-          'none'
-        )
-      if base.TRANSFORMS in metric.needs and not takes_transforms:
-        others = [
-          m.name for m in known.values() if base.TRANSFORMS not in m.needs
-        ]
-        raise ValueError(
-          f'the metric {metric.name} moves the input of the generator, but '
-          'this one has a learned constant: use ' + ', '.join(others)
-        )
-    self._source = source
-    self._num_samples = num_samples
-    self._seed = seed
-    self._kept: dict[Hashable, Any] = {}
-
-  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
-    """Measures one snapshot; `images` must be the same at every call."""
-    context = base.Context(
-      images,
-      snapshot.variables,
-      metrics=[metric.name for metric in self._metrics],
-      num_samples=self._num_samples,
-      seed=self._seed,
-      source=self._source,
-      kept=self._kept,
-    )
-    lines = []
-    values = {}
-    for metric in self._metrics:
-      start = time.perf_counter()
-      measured = metric.measure(context)
-      # Work shared with an earlier metric is not counted again.
-      seconds = time.perf_counter() - start
-      values[metric.result] = float(measured.values[metric.result])
-      lines.append(self._line(metric, measured, seconds, images, snapshot))
-    write = functools.partial(_append, snapshot.workdir, lines)
-    return Outcome(values, write)
-
-  def _line(
-    self,
-    metric: base.Metric,
-    measured: base.Measurement,
-    seconds: float,
-    images: ImageGenerator,
-    snapshot: Snapshot,
-  ) -> dict[str, Any]:
-    result = results.make_result(
-      metric.result,
-      measured.values,
-      num_samples=measured.num_samples,
-      seed=self._seed,
-      total_time=seconds,
-      snapshot=str(snapshot.workdir),
-      devices=list(images.mesh.devices.flat),
-      ci95=measured.ci95,
-    )
-    about = {
-      'kimg': snapshot.kimg,
-      'precision': factory.precision_of(images.generator),
-    }
-    return result | about
-
-
-def _append(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
-  for line in lines:
-    results.append_result(workdir, line)

@@ -2,13 +2,16 @@
 
 A feature network maps images to vectors in which distances are meaningful. Its
 weights are an argument, because published weights do not come with the package:
-`interop.feature_weights` finds and reads them.
+`interop.feature_weights` finds and reads them. Modules in this folder are
+imported when the registry is first read.
 """
 
 import dataclasses
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 
-from sg3jax.types import Array, Variables
+from sg3jax.types import AnyArray, Array, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +29,18 @@ class FeatureNetwork:
     protocol: How `apply` prepares images, in words, for result files.
     init: Returns random variables for a key; None if the weights must be
       imported. Networks with random weights are useful in their own right.
+    shapes: Returns the shape of each variable by path (`params/fc/weight`),
+      which imported weights are checked against; None if it has `init`.
     remedy: What to get and where to put it if the weights are missing.
   """
 
   name: str
   title: str
   dims: Mapping[str, int]
-  apply: Callable[[Variables, Array], Mapping[str, Array]]
+  apply: Callable[[Variables, AnyArray], Mapping[str, Array]]
   protocol: str
   init: Callable[[Array], Variables] | None = None
+  shapes: Callable[[], Mapping[str, tuple[int, ...]]] | None = None
   remedy: str = ''
 
 
@@ -61,9 +67,16 @@ def find(name: str) -> FeatureNetwork:
   Raises:
     ValueError: If there is none.
   """
-  if name not in _NETWORKS:
+  if name not in names():
     raise ValueError(
-      f'the feature network must be one of {", ".join(sorted(_NETWORKS))}, got '
-      f'{name}'
+      f'the feature network must be one of {", ".join(names())}, got {name}'
     )
   return _NETWORKS[name]
+
+
+def names() -> list[str]:
+  """Returns the names of all networks, in alphabetical order."""
+  package = importlib.import_module(__package__ or 'sg3jax.nets.features')
+  for module in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f'{package.__name__}.{module.name}')
+  return sorted(_NETWORKS)
