@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-Rows = Float[np.ndarray, 'n d']
+Rows = Float[np.ndarray, '_ d']
 Vector = Float[np.ndarray, ' d']
 Matrix = Float[np.ndarray, 'd d']
 
@@ -135,22 +135,22 @@ def kernel_distance(a: Rows, b: Rows) -> float:
   """
   check_count(min(len(a), len(b)), 2, 'a kernel distance')
   a, b = a.astype(np.float64), b.astype(np.float64)
-
-  def total(x: Rows, y: Rows) -> float:
-    return sum(
-      float(_cubic(x[i : i + _CHUNK] @ y.T, x.shape[1]).sum())
-      for i in range(0, len(x), _CHUNK)
-    )
-
-  def own(x: Rows) -> float:
-    diagonal = _cubic(np.square(x).sum(1), x.shape[1]).sum()
-    return (total(x, x) - float(diagonal)) / (len(x) * (len(x) - 1))
-
-  return own(a) + own(b) - 2 * total(a, b) / (len(a) * len(b))
+  across = _cubic_sum(a, b) / (len(a) * len(b))
+  return _cubic_within(a) + _cubic_within(b) - 2 * across
 
 
-def _cubic(products: np.ndarray, dim: int) -> np.ndarray:
-  return (products / dim + 1) ** 3
+def _cubic_sum(x: Rows, y: Rows) -> float:
+  """Returns the sum of the cubic kernel over all pairs."""
+  return sum(
+    float(((x[i : i + _CHUNK] @ y.T / x.shape[1] + 1) ** 3).sum())
+    for i in range(0, len(x), _CHUNK)
+  )
+
+
+def _cubic_within(x: Rows) -> float:
+  """Returns the mean of the cubic kernel over pairs of different rows."""
+  diagonal = float(((np.square(x).sum(1) / x.shape[1] + 1) ** 3).sum())
+  return (_cubic_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
 
 
 def subset_distances(
@@ -191,14 +191,16 @@ def gaussian_mmd(
     ValueError: If a set is empty.
   """
   check_count(min(len(a), len(b)), 1, 'a kernel distance')
+  within = _gaussian_mean(a, a, sigma) + _gaussian_mean(b, b, sigma)
+  return scale * (within - 2 * _gaussian_mean(a, b, sigma))
 
-  def mean(x: Rows, y: Rows) -> float:
-    sums = [
-      np.exp(-squares / (2 * sigma**2)).sum() for _, squares in _distances(x, y)
-    ]
-    return float(np.sum(sums)) / (len(x) * len(y))
 
-  return scale * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+def _gaussian_mean(x: Rows, y: Rows, sigma: float) -> float:
+  """Returns the mean of the Gaussian kernel over all pairs."""
+  sums = [
+    np.exp(-squares / (2 * sigma**2)).sum() for _, squares in _distances(x, y)
+  ]
+  return float(np.sum(sums)) / (len(x) * len(y))
 
 
 @dataclasses.dataclass(frozen=True)
