@@ -158,9 +158,9 @@ def read_batches(
   spread = NamedSharding(mesh, P(mesh.axis_names))
   shape = (batch_size, *source[int(order[0]) % len(source)]['image'].shape)
 
-  def read(index: int) -> np.ndarray:
-    flipped, index = divmod(int(index), len(source))
-    image = source[index]['image']
+  def read(index: Any) -> np.ndarray:
+    flipped, place = divmod(int(index), len(source))
+    image = source[place]['image']
     return image[:, ::-1] if flipped else image
 
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
