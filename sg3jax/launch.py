@@ -21,7 +21,7 @@ from sg3jax.eval import (
 from sg3jax.eval.metrics import base
 from sg3jax.nets import factory
 from sg3jax.nets.features import base as networks
-from sg3jax.train import loop, preemption, sharding
+from sg3jax.train import loop, preemption, schedule, sharding
 from sg3jax.train.checkpoint import ranking
 from sg3jax.train.config import files as config_files
 from sg3jax.train.step.state import TrainState
@@ -109,6 +109,33 @@ def _weights_for(metrics: Iterable[str]) -> feature_store.Weights:
   return feature_weights(needed)
 
 
+def full_metric_names(config: Config) -> tuple[str, ...]:
+  """Returns the names of the metrics that a run measures less often.
+
+  Raises:
+    ValueError: If a metric is unknown.
+  """
+  return base.parse_names(config.log.full_metrics)
+
+
+def _full(config: Config) -> evaluators.Full | None:
+  """Returns the metrics that a run measures less often, and when."""
+  names = full_metric_names(config)
+  if not names:
+    return None
+  if config.log.full_metrics_kimg <= 0:
+    raise ValueError(
+      'log.full_metrics_kimg must be positive, got '
+      f'{config.log.full_metrics_kimg}'
+    )
+  return evaluators.Full(
+    names,
+    config.log.full_metric_samples,
+    schedule.images(config.log.full_metrics_kimg),
+    schedule.make_schedule(config).snapshot,
+  )
+
+
 def make_evaluator(
   config: Config,
   source: sources.ImageSource,
@@ -140,8 +167,9 @@ def make_evaluator(
     mesh=mesh,
     takes_transforms=factory.make_spec(model).takes_transforms,
     mirror=config.data.mirror,
-    weights=_weights_for(names),
+    weights=_weights_for((*names, *full_metric_names(config))),
     cache=stats_cache,
+    full=_full(config),
   )
 
 

@@ -5,6 +5,7 @@ together. Then the first host writes the files, so that no other host waits for
 it if the disk is full.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -33,6 +34,44 @@ class Part(Protocol):
     ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Full:
+  """Metrics that take long, and are not measured at every snapshot.
+
+  Attributes:
+    metrics: Their names.
+    num_samples: Number of images that a metric measures.
+    interval: Number of real images shown from one measurement to the next.
+    snapshot: Number of real images shown from one snapshot to the next.
+  """
+
+  metrics: tuple[str, ...]
+  num_samples: int
+  interval: int
+  snapshot: int
+
+  def is_due(self, snapshot: Snapshot) -> bool:
+    """Returns whether to measure a snapshot; it depends on its kimg alone."""
+    now = round(snapshot.kimg * 1000)
+    before = now - self.snapshot
+    # An untrained network is not worth it.
+    crosses = now > 0 and now // self.interval > before // self.interval
+    return crosses or snapshot.is_last
+
+
+class _Occasional:
+  """A part that is left out at most snapshots."""
+
+  def __init__(self, part: Part, full: Full):
+    self._part, self._full = part, full
+
+  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+    """Evaluates the snapshot if that is due."""
+    if not self._full.is_due(snapshot):
+      return Outcome()
+    return self._part(images, snapshot)
+
+
 class SnapshotEvaluator:
   """Evaluates the snapshots of one run: grids, metrics, curves and a clip.
 
@@ -51,6 +90,7 @@ class SnapshotEvaluator:
     grid: tuple[int, int],
     seed: int,
     mesh: Mesh,
+    full: Full | None = None,
     **inputs: Any,
   ):
     """Prepares the evaluation; computes nothing yet.
@@ -62,6 +102,7 @@ class SnapshotEvaluator:
       grid: Maximum columns and rows of grids.
       seed: Random seed for latents and the choice of reals.
       mesh: The devices.
+      full: Metrics that are measured less often; None for none.
       **inputs: Other fields of `measurements.Inputs`.
 
     Raises:
@@ -70,6 +111,20 @@ class SnapshotEvaluator:
     self._mesh = mesh
     self._images: ImageGenerator | None = None
     cells = _Cells(source, (grid[0], grid[1]), seed)
+    occasional: tuple[Part, ...] = ()
+    if full is not None:
+      occasional = (
+        _Occasional(
+          Measurements(
+            source,
+            metrics=full.metrics,
+            num_samples=full.num_samples,
+            seed=seed,
+            **inputs,
+          ),
+          full,
+        ),
+      )
     self._parts: tuple[Part, ...] = (
       Grids(source, cells),
       Measurements(
@@ -79,6 +134,7 @@ class SnapshotEvaluator:
         seed=seed,
         **inputs,
       ),
+      *occasional,
       plot_curves,
       Clip(cells),
     )

@@ -22,6 +22,7 @@ from sg3jax.data import labels as labels_lib
 from sg3jax.eval import measurements
 from sg3jax.eval.metrics import base
 from sg3jax.eval.metrics import perceptual_path_length as ppl
+from sg3jax.nets import factory
 from sg3jax.nets.features import base as networks_lib
 from sg3jax.train import config as config_lib
 from sg3jax.train import sharding
@@ -70,14 +71,14 @@ def model():
   config.data.cond = True
   config_lib.resolve(config, img_channels=3, label_dim=2)
   state = jax.eval_shape(build.make_trainer(config).init, jax.random.key(0))
-  rng = np.random.RandomState(0)
-  networks = jax.tree.map(
-    lambda x: rng.standard_normal(x.shape).astype(x.dtype),
-    {
-      'generator_ema': state.generator_ema,
-      'discriminator': state.discriminator,
-    },
-  )
+  generator = factory.make_generator(config.model.to_dict())
+  z, c = np.zeros((1, 8), np.float32), np.eye(2, dtype=np.float32)[:1]
+  networks = {
+    'generator_ema': jax.jit(generator.init)(jax.random.key(0), z, c),
+    'discriminator': jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), state.discriminator
+    ),
+  }
   return model_lib.Model(config.to_dict(), networks, 7)
 
 
@@ -110,9 +111,7 @@ def networks(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_metric_has_a_finite_value_and_says_how(
-  model, networks, tmp_path
-):
+def test_every_metric_is_finite_and_says_how(model, networks, tmp_path):
   names = list(base.registry())
   values = launch.evaluate(
     model,
@@ -127,10 +126,8 @@ def test_every_metric_has_a_finite_value_and_says_how(
   assert set(values) == {m.result for m in base.registry().values()}
   assert all(np.isfinite(value) for value in values.values()), values
   for metric in base.registry().values():
-    (line,) = (
-      (tmp_path / f'metric-{metric.file}.jsonl').read_text().splitlines()
-    )
-    line = json.loads(line)
+    path = tmp_path / f'metric-{metric.file}.jsonl'
+    line = json.loads(path.read_text())  # One line.
     assert line['results'][metric.result] == values[metric.result]
     assert line['num_samples'] == 20
     assert line['kimg'] == 7
@@ -178,9 +175,6 @@ def test_files_are_compared_without_a_model(tmp_path):
   assert 'kimg' not in line
 
 
-_MESH = sharding.make_mesh(1)
-
-
 @pytest.mark.parametrize(
   ('metrics', 'count', 'samples', 'message'),
   [
@@ -203,7 +197,7 @@ def test_what_cannot_be_measured_is_refused_at_once(
       tmp_path,
       source=_Pictures(count),
       num_samples=samples,
-      mesh=_MESH,
+      mesh=sharding.make_mesh(1),
     )
   assert not list(tmp_path.iterdir())
 
@@ -222,18 +216,30 @@ def test_missing_weights_are_named_with_the_remedy(
   monkeypatch.setitem(networks_lib._NETWORKS, 'inception', network)
   with pytest.raises(FileNotFoundError, match='sg3jax weights import FILE'):
     launch.evaluate(
-      model, 'fid50k_full', tmp_path, source=_Pictures(), mesh=_MESH
+      model,
+      'fid50k_full',
+      tmp_path,
+      source=_Pictures(),
+      mesh=sharding.make_mesh(1),
     )
 
 
 def test_labels_must_be_those_of_the_model(model, tmp_path):
-  with pytest.raises(ValueError, match='must have 2 features.*, got 0'):
+  with pytest.raises(ValueError, match=r'must have 2 features.*, got 0'):
     launch.evaluate(
-      model, 'spectral', tmp_path, source=_Unlabelled(), mesh=_MESH
+      model,
+      'spectral',
+      tmp_path,
+      source=_Unlabelled(),
+      mesh=sharding.make_mesh(1),
     )
   with pytest.raises(ValueError, match='compares labelled images, but'):
     launch.compare(
-      _Pictures(), _Unlabelled(), 'rfd_per_class', tmp_path, mesh=_MESH
+      _Pictures(),
+      _Unlabelled(),
+      'rfd_per_class',
+      tmp_path,
+      mesh=sharding.make_mesh(1),
     )
 
 
