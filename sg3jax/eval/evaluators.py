@@ -8,7 +8,7 @@ it if the disk is full.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
 _CLIP_RADIUS = 1 / 8  # Fraction of the width: the maximum shift of EQ-T.
 
 
+@runtime_checkable  # For the type checks of the tests.
 class Part(Protocol):
   """A part of the evaluation of a snapshot."""
 

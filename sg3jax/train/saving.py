@@ -56,8 +56,7 @@ class Saver:
     is_rare = bool(self._options.get('log', {}).get('full_metrics'))
     is_expected = name in values or not is_rare
     value = values.get(name, math.nan) if name else 0.0
-    expected = name in values or not is_rare
-    if values and expected and not math.isfinite(value):
+    if values and is_expected and not math.isfinite(value):
       self._log(
         f'Warning: log.keep_best is {name}, but no finite value has this name: '
         f'{", ".join(values)}; see log.metrics'

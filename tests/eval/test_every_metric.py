@@ -79,7 +79,7 @@ def model():
       lambda x: np.zeros(x.shape, x.dtype), state.discriminator
     ),
   }
-  return model_lib.Model(config.to_dict(), networks, 7)
+  return model_lib.Model(config.to_dict(), networks, nimg=7000)
 
 
 @pytest.fixture
@@ -154,14 +154,19 @@ def test_every_metric_is_finite_and_says_how(model, networks, tmp_path):
     assert value == pytest.approx(values[name], rel=1e-4)
 
 
-def test_files_are_compared_without_a_model(tmp_path):
+@pytest.fixture
+def mesh():
+  return sharding.make_mesh(1)
+
+
+def test_files_are_compared_without_a_model(mesh, tmp_path):
   def compare(against, outdir):
     return launch.compare(
       _Pictures(),
       against,
       ['spectral', 'rprecision'],
       tmp_path / outdir,
-      mesh=sharding.make_mesh(1),
+      mesh=mesh,
     )
 
   same = compare(_Pictures(), 'same')
@@ -186,7 +191,7 @@ def test_files_are_compared_without_a_model(tmp_path):
   ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(
-  model, tmp_path, metrics, count, samples, message, monkeypatch
+  model, mesh, tmp_path, metrics, count, samples, message, monkeypatch
 ):
   networks_lib.names()
   monkeypatch.delitem(networks_lib._NETWORKS, 'dinov2', raising=False)
@@ -197,13 +202,13 @@ def test_what_cannot_be_measured_is_refused_at_once(
       tmp_path,
       source=_Pictures(count),
       num_samples=samples,
-      mesh=sharding.make_mesh(1),
+      mesh=mesh,
     )
   assert not list(tmp_path.iterdir())
 
 
 def test_missing_weights_are_named_with_the_remedy(
-  model, tmp_path, networks, monkeypatch
+  model, mesh, tmp_path, networks, monkeypatch
 ):
   network = networks_lib.FeatureNetwork(
     name='inception',
@@ -220,18 +225,18 @@ def test_missing_weights_are_named_with_the_remedy(
       'fid50k_full',
       tmp_path,
       source=_Pictures(),
-      mesh=sharding.make_mesh(1),
+      mesh=mesh,
     )
 
 
-def test_labels_must_be_those_of_the_model(model, tmp_path):
+def test_labels_must_be_those_of_the_model(model, mesh, tmp_path):
   with pytest.raises(ValueError, match=r'must have 2 features.*, got 0'):
     launch.evaluate(
       model,
       'spectral',
       tmp_path,
       source=_Unlabelled(),
-      mesh=sharding.make_mesh(1),
+      mesh=mesh,
     )
   with pytest.raises(ValueError, match='compares labelled images, but'):
     launch.compare(
@@ -239,7 +244,7 @@ def test_labels_must_be_those_of_the_model(model, tmp_path):
       _Unlabelled(),
       'rfd_per_class',
       tmp_path,
-      mesh=sharding.make_mesh(1),
+      mesh=mesh,
     )
 
 
