@@ -127,9 +127,9 @@ class TestContext:
       assert found.count == 30
       expected = np.asarray(apply(images)['features'])
       # Another batch size may round differently.
-      np.testing.assert_allclose(found.first, expected, atol=1e-6)
+      np.testing.assert_allclose(found.first, expected, atol=3e-6)
       np.testing.assert_allclose(
-        found.moments.cov, formulas.moments(expected).cov, atol=1e-7
+        found.moments.cov, formulas.moments(expected).cov, atol=1e-6
       )
 
   def test_metrics_share_one_pass_and_snapshots_share_reals(self):
@@ -165,7 +165,7 @@ class TestContext:
     images = np.stack([source[i]['image'] for i in range(20)])
     images = np.concatenate([images, images[:, :, ::-1]])
     expected = formulas.moments(np.asarray(apply(images)['features']))
-    np.testing.assert_allclose(both.moments.mean, expected.mean, atol=1e-6)
+    np.testing.assert_allclose(both.moments.mean, expected.mean, atol=3e-6)
     few, _ = context(source=source, num_samples=8).features(Wanted('random'))
     assert few.count == 8
 
@@ -203,7 +203,7 @@ class TestContext:
     for first, second in zip(
       features(_Generator()), features(_Generator(devices, batch)), strict=True
     ):
-      np.testing.assert_allclose(second.first, first.first, atol=1e-6)
+      np.testing.assert_allclose(second.first, first.first, atol=3e-6)
       a, b = first.moments, second.moments
       np.testing.assert_allclose(b.mean, a.mean, rtol=1e-6, atol=1e-8)
       scale = np.abs(a.cov).max()
@@ -273,11 +273,12 @@ class TestNetworks:
   def test_random_weights_are_the_same_everywhere(self):
     weights = random.init(jax.random.key(0))
     expected = np.random.RandomState(0).standard_normal((3, 3, 3, 16))
-    gain = np.sqrt(2 / 1.04 / 27)
+    expected -= expected.mean((0, 1, 2))
+    gain = 2 / np.sqrt(27)
     np.testing.assert_allclose(
       weights['params']['stage0'], gain * expected, rtol=1e-6
     )
-    assert feature_extractor.hash_of(weights).startswith('5104e97c934fdd56')
+    assert feature_extractor.hash_of(weights).startswith('19db3d52311127cd')
     other = random.init(jax.random.key(1))
     assert (other['params']['stage4'] != weights['params']['stage4']).all()
 

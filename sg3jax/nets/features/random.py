@@ -1,14 +1,16 @@
 """A convolutional network with random weights, which needs no download.
 
-Random convolutions followed by a nonlinearity and averages respond to the
-colours, the contrast and the orientation of structures at each scale. Unlike a
-trained network, they know no objects. Naeem et al. 2020 (arXiv 2002.09797,
+Each stage convolves with random kernels, takes absolute values and averages
+over 2x2 pixels, as in a scattering transform: a stage measures the energy of
+the stage before it at a coarser scale. Unlike a trained network, it sees
+colours, contrast and texture, but knows no objects. Naeem et al. 2020 (arXiv 2002.09797,
 section 4) also compare sets of images in the features of a random network.
 
-Five stages halve the image from 128 to 8 pixels, and the widths double, so that
-all stages cost about as much as each other: 83 million multiplications for an
-image in total. The means of each stage's maps are the features, so texture and
-layout both contribute.
+Five stages reduce the image from 128 to 8 pixels, and the widths double, so
+that all stages cost about as much as each other: 83 million multiplications for
+an image in total. The features are the logarithms of each map's mean, because
+energies span orders of magnitude, and their logarithms have nearly a normal
+distribution, which Fréchet distances assume; and the mean colour.
 """
 
 import jax
@@ -21,8 +23,9 @@ from sg3jax.types import AnyArray, Array, Variables
 
 _SIZE = 128
 _WIDTHS = (16, 32, 64, 128, 256)
-_SLOPE = 0.2
-_GAIN = np.sqrt(2 / (1 + _SLOPE**2))  # Keeps the variance from stage to stage.
+_GAIN = 2.0  # About keeps the variance from stage to stage.
+# Below this, energies count as zero: a tenth of one grey level.
+_FLOOR = 1e-3
 
 
 def init(key: Array) -> Variables:
@@ -30,14 +33,13 @@ def init(key: Array) -> Variables:
 
   They are standard normal numbers of NumPy's `RandomState`, whose stream is the
   same in all versions and on all machines. The mean over each kernel is zero,
-  because the mean of positive inputs would otherwise dominate all features.
+  because the mean of its inputs would otherwise dominate all features.
   """
   rng = np.random.RandomState(int(jax.random.key_data(key).ravel()[-1]))
   kernels, channels = {}, 3
   for i, width in enumerate(_WIDTHS):
     kernel = rng.standard_normal((3, 3, channels, width))
-    if i:  # The first stage responds to colours.
-      kernel -= kernel.mean((0, 1, 2))
+    kernel -= kernel.mean((0, 1, 2))
     gain = _GAIN / np.sqrt(9 * channels)
     kernels[f'stage{i}'] = (gain * kernel).astype(np.float32)
     channels = width
@@ -47,10 +49,10 @@ def init(key: Array) -> Variables:
 def apply(
   variables: Variables, images: UInt8[AnyArray, 'n h w c']
 ) -> dict[str, Float[Array, 'n d']]:
-  """Returns the means of the feature maps of all stages, [n, 496]."""
+  """Returns the features, [n, 499]: energies of all stages, and the colour."""
   x = to_rgb(jnp.asarray(images)).astype(jnp.float32) / 127.5 - 1
   x = jax.image.resize(x, (len(x), _SIZE, _SIZE, 3), 'linear', antialias=True)
-  means = []
+  features = [x.mean((1, 2))]
   for i in range(len(_WIDTHS)):
     x = jax.lax.conv_general_dilated(
       x,
@@ -60,11 +62,11 @@ def apply(
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       precision=jax.lax.Precision.HIGHEST,
     )
-    x = jax.nn.leaky_relu(x, _SLOPE)
-    means.append(x.mean((1, 2)))
+    x = jnp.abs(x)
+    features.append(jnp.log(x.mean((1, 2)) + _FLOOR))
     n, h, w, c = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
-  return {'features': jnp.concatenate(means, axis=1)}
+  return {'features': jnp.concatenate(features, axis=1)}
 
 
 def to_rgb(
@@ -78,7 +80,7 @@ NETWORK = base.register(
   base.FeatureNetwork(
     name='random',
     title='random convolutions',
-    dims={'features': sum(_WIDTHS)},
+    dims={'features': 3 + sum(_WIDTHS)},
     apply=apply,
     protocol=(
       f'grey repeated to RGB, alpha dropped; resized to {_SIZE}x{_SIZE} by a '
