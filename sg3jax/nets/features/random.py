@@ -3,8 +3,9 @@
 Each stage convolves with random kernels, takes absolute values and averages
 over 2x2 pixels, as in a scattering transform: a stage measures the energy of
 the stage before it at a coarser scale. Unlike a trained network, it sees
-colours, contrast and texture, but knows no objects. Naeem et al. 2020 (arXiv 2002.09797,
-section 4) also compare sets of images in the features of a random network.
+colours, contrast and texture, but knows no objects. Naeem et al. 2020 (arXiv
+2002.09797, section 4) also compare sets of images in the features of a random
+network.
 
 Five stages reduce the image from 128 to 8 pixels, and the widths double, so
 that all stages cost about as much as each other: 83 million multiplications for
