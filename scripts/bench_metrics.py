@@ -130,7 +130,7 @@ class _Bench:
     self, network: networks.FeatureNetwork
   ) -> Callable[[np.ndarray], jax.Array]:
     if 'plain' not in self.kept:
-      variables = jax.device_put(self.weights(network.name))
+      variables = jax.device_put(self.weights[network.name])
       first = next(iter(network.dims))
       self.kept['plain'] = jax.jit(lambda x: network.apply(variables, x)[first])
     return self.kept['plain']

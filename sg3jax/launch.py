@@ -70,28 +70,30 @@ def metric_names(config: Config) -> tuple[str, ...]:
 
 def feature_weights(
   names: Iterable[str], folder: str | pathlib.Path | None = None
-) -> Callable[[str], Variables]:
-  """Finds the weights of feature networks, before anything is computed.
+) -> dict[str, Variables]:
+  """Returns the weights of feature networks, before anything is computed.
 
   Args:
     names: The names of the networks.
     folder: The folder of imported weights.
 
   Returns:
-    A function that returns the weights of a network by its name.
+    The weights by name.
 
   Raises:
     FileNotFoundError: If weights are missing; the message says how to get them.
     ValueError: If there is no such network.
   """
   del folder
+  found = {}
   for name in names:
     network = networks.find(name)
     if network.init is None:
       raise FileNotFoundError(
         f'the weights of {network.title} are missing: {network.remedy}'
       )
-  return feature_store.random_weights
+    found[name] = feature_store.random_weights(name)
+  return found
 
 
 def _weights_for(metrics: Iterable[str]) -> feature_store.Weights:

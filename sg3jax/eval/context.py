@@ -78,8 +78,8 @@ class Context(feature_store.Images):
       against: The images to measure instead of generated ones.
       mesh: The devices; by default those of `images`.
       wanted: The features that all metrics compare, computed together.
-      weights: Returns the weights of a feature network by its name; by default
-        only those that need not be imported.
+      weights: The weights of feature networks, by name; those that need not be
+        imported may be left out.
       cache: Folder that keeps features of real images; None to keep none.
       log: Called with lines of text about compilation and progress.
     """

@@ -14,8 +14,8 @@ from sg3jax.eval import feature_extractor, feature_sets, statistics_cache
 from sg3jax.nets.features import base as networks_lib
 from sg3jax.types import Array, Variables
 
-# Returns the weights of a feature network by its name.
-Weights = Callable[[str], Variables]
+# The weights of feature networks, by name.
+Weights = Mapping[str, Variables]
 
 
 class Images(abc.ABC):
@@ -51,11 +51,7 @@ class Images(abc.ABC):
 
 
 class FeatureStore:
-  """The features of one snapshot, and of the real images of its run.
-
-  Attributes:
-    weights: Returns the weights of a feature network by its name.
-  """
+  """The features of one snapshot, and of the real images of its run."""
 
   def __init__(
     self,
@@ -71,10 +67,20 @@ class FeatureStore:
     self._images = images
     self._kept = kept
     self._wanted = tuple(wanted)
-    self.weights = weights or random_weights
+    self._weights = weights or {}
     self._cache = statistics_cache.Cache(cache)
     self._log = log
     self._fakes: dict[str, feature_sets.FeatureSet] = {}
+
+  def weights(self, network: str) -> Variables:
+    """Returns the weights of a feature network.
+
+    Raises:
+      ValueError: If they must be imported, and were not given.
+    """
+    if network in self._weights:
+      return self._weights[network]
+    return random_weights(network)
 
   def fakes(self, wanted: feature_sets.Wanted) -> feature_sets.FeatureSet:
     """Returns the features of the generated images, with all their rows."""

@@ -45,8 +45,8 @@ class Inputs:
       generator.
     takes_transforms: Whether the generators to measure take transforms.
     mirror: Whether the real images were also shown flipped left to right.
-    weights: Returns the weights of a feature network by its name; by default
-      only those that need not be imported.
+    weights: The weights of feature networks, by name; those that need not be
+      imported may be left out.
     cache: Folder that keeps features of real images; None to keep none.
   """
 
