@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -80,6 +81,13 @@ WEIGHTS_DIR = flags.DEFINE(
   'Folder with the weights of feature networks; by default that of the '
   'environment variable SG3JAX_WEIGHTS_DIR, or else sg3jax/weights in your '
   'cache folder.',
+)
+_STATS_CACHE = flags.DEFINE(
+  PATH,
+  'stats_cache',
+  None,
+  'Folder that keeps features of real images between commands, or none; by '
+  'default sg3jax/statistics in your cache folder.',
 )
 OUTDIR = flags.DEFINE(PATH, 'outdir', None, 'Folder for the results.')
 OUTPUT = flags.DEFINE(
@@ -292,6 +300,18 @@ def _config_error(error: Exception) -> str:
 def say(text: str) -> None:
   """Prints a progress message to standard error; results go to stdout."""
   print(text, file=sys.stderr, flush=True)
+
+
+def stats_cache() -> pathlib.Path | None:
+  """Returns the folder for features of real images; None to keep none."""
+  if _STATS_CACHE.value == 'none':
+    return None
+  if _STATS_CACHE.value:
+    return pathlib.Path(_STATS_CACHE.value)
+  try:
+    return files.cache_folder() / 'statistics'
+  except RuntimeError:  # The user has no home folder.
+    return None
 
 
 def require(flag: flags.FlagHolder) -> Any:

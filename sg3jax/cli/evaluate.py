@@ -3,9 +3,11 @@
     sg3jax evaluate --network=runs/quickstart --metrics=eqt,eqt_frac,eqr
     sg3jax evaluate --network=runs/quickstart --metrics=swd --data=embedded
     sg3jax evaluate --network=runs/quickstart --precision=bf16
+    sg3jax evaluate --data=photos.zip --against=folder --metrics=rfd,rprecision
 
-The values are printed as one line of JSON and appended to `metric-NAME.jsonl`
-in `--outdir`, which defaults to the run folder.
+With `--against`, the images in a folder or zip are measured instead of a
+model's. The values are printed as one line of JSON and appended to
+`metric-NAME.jsonl` in `--outdir`, which defaults to the run folder.
 """
 
 import json
@@ -23,6 +25,8 @@ from sg3jax.train import memory_estimate, sharding
 flags.declare_key_flag('network')
 flags.declare_key_flag('outdir')
 flags.declare_key_flag('compilation_cache')
+flags.declare_key_flag('stats_cache')
+flags.declare_key_flag('weights_dir')
 flags.declare_key_flag('devices')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
@@ -33,6 +37,17 @@ _METRICS = flags.DEFINE_list(
 )
 DATA = flags.DEFINE_string(
   'data', None, 'Source of real images, if a metric or the model needs them.'
+)
+_AGAINST = flags.DEFINE_string(
+  'against',
+  None,
+  'Source of images to compare with --data, instead of those of --network.',
+)
+_MIRROR = flags.DEFINE_bool(
+  'mirror',
+  False,
+  'Compare with the real images flipped left to right, too, in metrics that do '
+  'not take all of them.',
 )
 _SAMPLES = flags.DEFINE_integer(
   'samples', 50_000, 'Number of images per metric.', lower_bound=1
@@ -50,13 +65,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate() -> None:
-  network = common.require(common.NETWORK)
   names = base.parse_names(_METRICS.value)
   if not names:
     raise ValueError(
       '--metrics must name at least one metric, got none: choose from '
       f'{", ".join(base.registry())}'
     )
+  if _AGAINST.value:
+    _compare(names)
+    return
+  network = common.require(common.NETWORK)
   outdir = pathlib.Path(common.OUTDIR.value or launch.run_folder(network))
   mesh = sharding.make_mesh(common.DEVICES.value)
   model = model_lib.load_model(network, common.PRECISION.value)
@@ -70,10 +88,42 @@ def _evaluate() -> None:
     mesh=mesh,
     batch_size=common.BATCH.value,
     memory=memory_estimate.device_memory(mesh),
+    mirror=_MIRROR.value,
+    stats_cache=common.stats_cache(),
+    weights_dir=common.WEIGHTS_DIR.value,
     log=common.say,
   )
   about = {'kimg': model.kimg, 'precision': model.precision}
   print(json.dumps(values | about))
+
+
+def _compare(names: tuple[str, ...]) -> None:
+  """Compares the images of `--against` with those of `--data`."""
+  if common.NETWORK.value:
+    raise ValueError('--against replaces --network: pass one of them')
+  needs = {need for name in names for need in base.registry()[name].needs}
+  use_labels = base.LABELS in needs
+  source, against = (
+    sources.open_source(common.require(flag), use_labels=use_labels)
+    for flag in (DATA, _AGAINST)
+  )
+  for opened in (source, against):
+    for note in sources.notes(opened):
+      common.say(f'{"Data note:":15} {note}')
+  values = launch.compare(
+    source,
+    against,
+    names,
+    common.require(common.OUTDIR),
+    num_samples=_SAMPLES.value,
+    seed=SEED.value,
+    mesh=sharding.make_mesh(common.DEVICES.value),
+    mirror=_MIRROR.value,
+    stats_cache=common.stats_cache(),
+    weights_dir=common.WEIGHTS_DIR.value,
+    log=common.say,
+  )
+  print(json.dumps(values))
 
 
 def _open_source(

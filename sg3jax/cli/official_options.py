@@ -45,7 +45,7 @@ _GENERATE = {
     'for videos and not supported',
   ),
 }
-_EVALUATE = {'mirror': 'not needed', 'verbose': 'not needed'}
+_EVALUATE = {'verbose': 'not needed'}
 
 # The equivalent of each official option, without its dashes, by command.
 WORDS = {'train': _TRAIN, 'generate': _GENERATE, 'evaluate': _EVALUATE}

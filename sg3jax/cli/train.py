@@ -44,6 +44,8 @@ _INIT_PARTIAL = flags.DEFINE_bool(
 )
 flags.DEFINE_alias('init-partial', 'init_partial')
 flags.declare_key_flag('compilation_cache')
+flags.declare_key_flag('stats_cache')
+flags.declare_key_flag('weights_dir')
 flags.declare_key_flag('devices')
 _PLAN = flags.DEFINE_bool(
   'plan',
@@ -99,6 +101,8 @@ def _train() -> None:
       stop=stop,
       profile=profile,
       allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+      stats_cache=common.stats_cache(),
+      weights_dir=common.WEIGHTS_DIR.value,
     )
   if stop.obeyed:
     sys.exit(preemption.EXIT_CODE)

@@ -7,10 +7,8 @@ it if the disk is full.
 
 import dataclasses
 import functools
-import pathlib
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,42 +17,60 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from sg3jax.data import sources
-from sg3jax.eval import results
 from sg3jax.eval.image_generator import ImageGenerator
-from sg3jax.eval.metrics import base
+from sg3jax.eval.measurements import Measurements, Outcome
 from sg3jax.eval.plots import clips, curves, grids
-from sg3jax.nets import factory
 from sg3jax.types import Snapshot
 
 _CLIP_SECONDS, _CLIP_FPS, _CLIP_SIZE = 4, 24, (4, 2)
 _CLIP_RADIUS = 1 / 8  # Fraction of the width: the maximum shift of EQ-T.
 
 
-def _write_nothing() -> None:
-  pass
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """The outcome of one part of the evaluation of a snapshot.
-
-  Attributes:
-    values: Values for the log by name.
-    write: Writes the files of the part; must run only on the first host.
-    beside: Values that explain those of the log.
-  """
-
-  values: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  write: Callable[[], None] = _write_nothing
-  beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
+@runtime_checkable  # For the type checks of the tests.
 class Part(Protocol):
   """A part of the evaluation of a snapshot."""
 
   def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
     """Computes on all hosts, and returns the values and how to write files."""
     ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+  """Metrics that take long, and are not measured at every snapshot.
+
+  Attributes:
+    metrics: Their names.
+    num_samples: Number of images that a metric measures.
+    interval: Number of real images shown from one measurement to the next.
+    snapshot: Number of real images shown from one snapshot to the next.
+  """
+
+  metrics: tuple[str, ...]
+  num_samples: int
+  interval: int
+  snapshot: int
+
+  def is_due(self, snapshot: Snapshot) -> bool:
+    """Returns whether to measure a snapshot; it depends on its kimg alone."""
+    now = round(snapshot.kimg * 1000)
+    before = now - self.snapshot
+    # An untrained network is not worth it.
+    crosses = now > 0 and now // self.interval > before // self.interval
+    return crosses or snapshot.is_last
+
+
+class _Occasional:
+  """A part that is left out at most snapshots."""
+
+  def __init__(self, part: Part, full: Full):
+    self._part, self._full = part, full
+
+  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
+    """Evaluates the snapshot if that is due."""
+    if not self._full.is_due(snapshot):
+      return Outcome()
+    return self._part(images, snapshot)
 
 
 class SnapshotEvaluator:
@@ -75,7 +91,8 @@ class SnapshotEvaluator:
     grid: tuple[int, int],
     seed: int,
     mesh: Mesh,
-    takes_transforms: bool = True,
+    full: Full | None = None,
+    **inputs: Any,
   ):
     """Prepares the evaluation; computes nothing yet.
 
@@ -86,7 +103,8 @@ class SnapshotEvaluator:
       grid: Maximum columns and rows of grids.
       seed: Random seed for latents and the choice of reals.
       mesh: The devices.
-      takes_transforms: See `Measurements`.
+      full: Metrics that are measured less often; None for none.
+      **inputs: Other fields of `measurements.Inputs`.
 
     Raises:
       ValueError: If a metric is unknown, or unsuitable for this generator.
@@ -94,6 +112,20 @@ class SnapshotEvaluator:
     self._mesh = mesh
     self._images: ImageGenerator | None = None
     cells = _Cells(source, (grid[0], grid[1]), seed)
+    occasional: tuple[Part, ...] = ()
+    if full is not None:
+      occasional = (
+        _Occasional(
+          Measurements(
+            source,
+            metrics=full.metrics,
+            num_samples=full.num_samples,
+            seed=seed,
+            **inputs,
+          ),
+          full,
+        ),
+      )
     self._parts: tuple[Part, ...] = (
       Grids(source, cells),
       Measurements(
@@ -101,9 +133,9 @@ class SnapshotEvaluator:
         metrics=metrics,
         num_samples=num_samples,
         seed=seed,
-        takes_transforms=takes_transforms,
-        resolution=source.resolution,
+        **inputs,
       ),
+      *occasional,
       plot_curves,
       Clip(cells),
     )
@@ -230,151 +262,3 @@ class Clip:
     return Outcome(
       write=functools.partial(clips.save_clip, frames, path, _CLIP_FPS)
     )
-
-
-class Measurements:
-  """Measures snapshots, and appends the values to `metric-NAME.jsonl`."""
-
-  def __init__(
-    self,
-    source: sources.ImageSource | None,
-    *,
-    metrics: str | Sequence[str] | None,
-    num_samples: int,
-    seed: int,
-    takes_transforms: bool = True,
-    has_discriminator: bool = True,
-    resolution: int | None = None,
-    details: bool = False,
-  ):
-    """Prepares the metrics; computes nothing yet.
-
-    Args:
-      source: The real images; None if no metric needs them.
-      metrics: Names of metrics, as accepted by `base.parse_names`.
-      num_samples: Number of images that a metric measures.
-      seed: Random seed for latents and the choice of reals.
-      takes_transforms: Whether the generators to measure take transforms.
-      has_discriminator: Whether snapshots have a discriminator.
-      resolution: Width of the images, if known.
-      details: Whether metrics measure what explains their values too.
-
-    Raises:
-      ValueError: If a metric is unknown, if it needs real images, labels,
-        transforms or a discriminator that are not available, or if the images
-        are too small for it.
-    """
-    names = base.parse_names(metrics)
-    known = base.registry()
-    self._metrics = tuple(known[name] for name in names)
-    for metric in self._metrics:
-      _check_source(metric, source)
-      _check_model(metric, takes_transforms, has_discriminator, resolution)
-    self._source = source
-    self._num_samples = num_samples
-    self._seed = seed
-    self._details = details
-    self._kept: dict[Hashable, Any] = {}
-
-  def __call__(self, images: ImageGenerator, snapshot: Snapshot) -> Outcome:
-    """Measures one snapshot; `images` must be the same at every call."""
-    discriminator = None
-    if snapshot.discriminator_variables is not None:
-      # Measure in full precision, as for the generator.
-      discriminator = (
-        snapshot.discriminator.clone(low_precision_dtype=None),
-        snapshot.discriminator_variables,
-      )
-    context = base.Context(
-      images,
-      snapshot.variables,
-      metrics=[metric.name for metric in self._metrics],
-      num_samples=self._num_samples,
-      seed=self._seed,
-      source=self._source,
-      kept=self._kept,
-      details=self._details,
-      discriminator=discriminator,
-    )
-    lines = []
-    values, beside = {}, {}
-    for metric in self._metrics:
-      start = time.perf_counter()
-      measured = metric.measure(context)
-      # Work shared with an earlier metric is not counted again.
-      seconds = time.perf_counter() - start
-      values[metric.result] = float(measured.values[metric.result])
-      beside |= {name: measured.values[name] for name in measured.beside}
-      lines.append(self._line(metric, measured, seconds, images, snapshot))
-    write = functools.partial(_append, snapshot.workdir, lines)
-    return Outcome(values, write, beside)
-
-  def _line(
-    self,
-    metric: base.Metric,
-    measured: base.Measurement,
-    seconds: float,
-    images: ImageGenerator,
-    snapshot: Snapshot,
-  ) -> dict[str, Any]:
-    result = results.make_result(
-      metric.result,
-      measured.values,
-      num_samples=measured.num_samples,
-      seed=self._seed,
-      total_time=seconds,
-      snapshot=str(snapshot.workdir),
-      devices=list(images.mesh.devices.flat),
-      ci95=measured.ci95,
-    )
-    about = {
-      'kimg': snapshot.kimg,
-      'precision': factory.precision_of(images.generator),
-    }
-    return result | about
-
-
-def _check_source(
-  metric: base.Metric, source: sources.ImageSource | None
-) -> None:
-  """Raises ValueError if a metric needs other images than those given."""
-  if base.REALS in metric.needs and source is None:
-    raise ValueError(
-      f'the metric {metric.name} compares with real images, but there are none'
-    )
-  if base.LABELS in metric.needs and not (source and source.label_dim):
-    raise ValueError(
-      f'the metric {metric.name} compares labelled images, but there are none'
-    )
-
-
-def _check_model(
-  metric: base.Metric,
-  takes_transforms: bool,
-  has_discriminator: bool,
-  resolution: int | None,
-) -> None:
-  """Raises ValueError if a metric does not apply to a model."""
-  if base.TRANSFORMS in metric.needs and not takes_transforms:
-    others = [
-      m.name for m in base.registry().values() if base.TRANSFORMS not in m.needs
-    ]
-    raise ValueError(
-      f'the metric {metric.name} moves the input of the generator, but this '
-      'one has a learned constant: use ' + ', '.join(others)
-    )
-  if base.DISCRIMINATOR in metric.needs and not has_discriminator:
-    raise ValueError(
-      f'the metric {metric.name} examines the discriminator, but this model '
-      'was imported without one: import a checkpoint that contains one'
-    )
-  if resolution is not None and resolution < metric.min_resolution:
-    raise ValueError(
-      f'the resolution must be at least {metric.min_resolution} for the metric '
-      f'{metric.name}, whose filters reach over many pixels, got {resolution}'
-    )
-
-
-def _append(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
-  for line in lines:
-    results.append_result(workdir, line)

@@ -46,7 +46,7 @@ def metric_names() -> tuple[str, ...]:
   return tuple(
     name
     for name, metric in base.registry().items()
-    if metric.needs <= {base.TRANSFORMS}
+    if metric.needs <= {base.TRANSFORMS} and not metric.networks
   )
 
 

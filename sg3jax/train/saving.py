@@ -52,7 +52,11 @@ class Saver:
       OSError: If it cannot be written.
     """
     name = self._best.name if self._best else None
-    if name and values and not math.isfinite(values.get(name, math.nan)):
+    # Metrics that are measured less often have no value at most snapshots.
+    is_rare = bool(self._options.get('log', {}).get('full_metrics'))
+    is_expected = name in values or not is_rare
+    value = values.get(name, math.nan) if name else 0.0
+    if values and is_expected and not math.isfinite(value):
       self._log(
         f'Warning: log.keep_best is {name}, but no finite value has this name: '
         f'{", ".join(values)}; see log.metrics'

@@ -138,3 +138,32 @@ def test_metrics_that_do_not_fit_are_refused_at_once(source):
   ):
     _evaluator(source, ['by_class'])
   base.unregister('by_class')
+
+
+def test_full_metrics_are_measured_less_often(
+  network, source, tmp_path, bright
+):
+  full = evaluators.Full(('bright',), 4, interval=1000, snapshot=400)
+  evaluate = evaluators.SnapshotEvaluator(
+    source,
+    metrics=(),
+    num_samples=4,
+    grid=(4, 2),
+    seed=0,
+    mesh=sharding.make_mesh(1),
+    takes_transforms=False,
+    full=full,
+  )
+  found = [
+    evaluate(_snapshot(network, tmp_path, kimg)) for kimg in (0, 0.8, 1.2)
+  ]
+  assert found == [{}, {}, {'bright': 1.0}]
+  # It depends on the kimg alone, so that a resumed run measures the same.
+  due = [
+    kimg
+    for kimg in (0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8, 3.2)
+    if full.is_due(_snapshot(network, tmp_path, kimg))
+  ]
+  assert due == [1.2, 2.0, 3.2]
+  last = Snapshot(tmp_path, 0.5, True, *network)
+  assert full.is_due(last)

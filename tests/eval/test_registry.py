@@ -43,6 +43,8 @@ def test_nothing_and_none_mean_no_metric(asked):
   [
     ('swd', ('swd',)),
     ('swd,eqt', ('swd', 'eqt')),
+    ('eqt50k_int,eqr50k,eqt50k_frac,eqt', ('eqt', 'eqr', 'eqt_frac')),
+    ('pr50k3_full,is50k,pr50k3_full_precision', ('pr50k3_full', 'is50k')),
     (('swd,eqt',), ('swd', 'eqt')),
     (['swd ', ' eqt', ''], ('swd', 'eqt')),
     (('eqr', 'swd', 'eqr'), ('eqr', 'swd')),
@@ -96,7 +98,8 @@ def test_values_are_found_by_their_names():
   assert base.find_value('eqt50k_int').name == 'eqt'
   assert base.find_value('eqr64').label('eqr64') == 'EQ-R'
   assert base.find_value('swd_32').label('swd_32') == 'level of 32 pixels'
-  assert base.find_value('fid50k_full') is None
+  assert base.find_value('fid50k_full').name == 'fid50k_full'
+  assert base.find_value('fid10k') is None
   assert base.value_of('eqr50k').higher_is_better
   assert not base.value_of('swd').higher_is_better
 
@@ -120,8 +123,14 @@ def test_only_values_of_metrics_can_rank(name, message):
 def test_the_order_is_that_of_the_modules():
   own = [name for name in base.registry() if name != 'new']
   assert own == [
-    'eqt', 'eqt_frac', 'eqr', 'eqr_hq', 'eqs', 'eqsa', 'eq_layers', 'd_shift',
-    'swd',
+    'eqt', 'eqt_frac', 'eqr', 'eqr_hq', 'eqs', 'eqsa', 'eq_layers',
+    'rfd', 'fid50k_full', 'fid50k', 'fd_dinov2', 'rfd_per_class',
+    'fid_per_class', 'is50k',
+    'rkd', 'kid50k_full', 'kid50k', 'cmmd',
+    'rprecision', 'rrecall', 'rdensity', 'rcoverage', 'pr50k3_full', 'pr50k3',
+    'pr50k3_inception',
+    'ppl2_wend', 'ppl_zfull', 'ppl_wfull', 'ppl_zend', 'ppl_wend',
+    'd_shift', 'swd', 'spectral',
   ]  # fmt: skip
 
 
@@ -138,7 +147,7 @@ def test_a_name_is_taken_once(new):
 def test_needs_are_known_ones():
   with pytest.raises(
     ValueError,
-    match='among discriminator, features, labels, reals, transforms, got',
+    match='among discriminator, generator, labels, reals, transforms, got',
   ):
     base.register('new', needs=['real'], **_ABOUT)
 

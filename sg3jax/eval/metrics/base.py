@@ -12,6 +12,9 @@ A metric is one function with a description, in its own file:
       images = context.fakes(context.num_samples)
       return base.Measurement({'brightness': images.mean()}, len(images))
 
+One that compares features names them in `features`, and gets them from
+`Context.features`.
+
 A registered metric is available by name in `sg3jax evaluate`, in `log.metrics`
 and `log.keep_best` of a run, and in sweeps. Curves and tables show its title,
 its unit and its direction. Modules in this folder are imported when the
@@ -25,29 +28,23 @@ import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Float
+from sg3jax.eval import context as context_lib
+from sg3jax.eval import feature_sets
 
-from sg3jax.data import labels as labels_lib
-from sg3jax.data import sources
-from sg3jax.eval import image_generator as image_generator_lib
-from sg3jax.types import ImagesU8, Variables
-
-_T = TypeVar('_T')
+Context = context_lib.Context
 
 _FOLDER = 'sg3jax.eval.metrics'  # Its modules register metrics.
 
-# A metric can need these besides a generator.
+# A metric can need these besides images.
 REALS = 'reals'  # Real images to compare with.
 LABELS = 'labels'  # Real images with labels.
+GENERATOR = 'generator'  # A generator, rather than images that it made.
 TRANSFORMS = 'transforms'  # A generator whose input can be transformed.
-FEATURES = 'features'  # A feature network, whose weights must be available.
 DISCRIMINATOR = 'discriminator'  # The discriminator of the generator.
-_NEEDS = frozenset((REALS, LABELS, TRANSFORMS, FEATURES, DISCRIMINATOR))
+_NEEDS = frozenset((REALS, LABELS, GENERATOR, TRANSFORMS, DISCRIMINATOR))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +56,15 @@ class Measurement:
     num_samples: Number of images that were actually measured.
     ci95: Half widths of 95 % confidence intervals by the names of values, in
       the same unit, for the values that have one.
+    about: Further fields of its line in the result file: how the interval was
+      found, how many real images there were, and so on.
     beside: Names of values to report with the main one, not only in the file.
   """
 
   values: Mapping[str, float]
   num_samples: int
   ci95: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   beside: tuple[str, ...] = ()
 
 
@@ -78,9 +78,14 @@ class Metric:
     title: Its name in plots, such as 'EQ-T'.
     unit: Label of its axis in plots, such as 'dB'; may be empty.
     higher_is_better: Whether the highest value is the best one.
-    needs: Members of `REALS`, `LABELS`, `TRANSFORMS`, `FEATURES` and
+    needs: Members of `REALS`, `LABELS`, `GENERATOR`, `TRANSFORMS` and
       `DISCRIMINATOR`. What is missing is reported before anything is computed.
-    result: Name of its main value, and of its file `metric-RESULT.jsonl`.
+    result: Name of its main value.
+    file: NAME of its file `metric-NAME.jsonl`.
+    networks: Names of the feature networks whose weights it needs, which are
+      read before anything is computed.
+    features: The features that it compares; None if it compares none.
+    min_images: The fewest real and generated images that it can compare.
     panel: Title of its panel among a run's curves. Metrics with the same title
       share a panel.
     labels: Labels of its values in a legend, by regular expressions that match
@@ -96,8 +101,12 @@ class Metric:
   higher_is_better: bool
   needs: frozenset[str]
   result: str
+  file: str
   panel: str
   labels: Mapping[str, str]
+  networks: tuple[str, ...] = ()
+  features: feature_sets.Wanted | None = None
+  min_images: int = 1
   min_resolution: int = 0
   by_default: bool = True
 
@@ -122,8 +131,11 @@ def register(
   higher_is_better: bool,
   needs: Iterable[str] = (),
   result: str | None = None,
+  file: str | None = None,
   panel: str | None = None,
   labels: Mapping[str, str] | None = None,
+  networks: Iterable[str] = (),
+  features: feature_sets.Wanted | None = None,
   **limits: Any,
 ) -> Callable[[_Measure], _Measure]:
   """Returns a decorator that registers a function as a metric.
@@ -133,11 +145,14 @@ def register(
     title: Name in plots.
     unit: Label of its axis in plots.
     higher_is_better: Whether the highest value is the best one.
-    needs: Its requirements besides a generator.
+    needs: Its requirements besides images.
     result: Name of its main value; by default `name`.
+    file: Name in its file's name; by default `result`.
     panel: Title of its panel among curves; by default `title`.
     labels: Labels of its values; by default `title` for the main value.
-    **limits: `min_resolution` and `by_default`.
+    networks: Feature networks besides that of `features`.
+    features: The features that it compares.
+    **limits: `min_images`, `min_resolution` and `by_default`.
 
   Raises:
     ValueError: If another function is registered under this name, or a need is
@@ -159,8 +174,11 @@ def register(
       higher_is_better=higher_is_better,
       needs=frozenset(needs),
       result=result or name,
+      file=file or result or name,
       panel=panel or title,
       labels=labels or {},
+      networks=(*((features.network,) if features else ()), *networks),
+      features=features,
       **limits,
     )
     known = _METRICS.get(name)
@@ -200,11 +218,11 @@ def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
   Args:
     asked: Names, or strings of comma-separated names: the command line parses
       `swd,eqt` as a tuple of one string. None, an empty value and `none` (in
-      upper or lower case) mean no metric. The name of a metric's main value
-      stands for the metric: `eqt50k_int` for `eqt`.
+      upper or lower case) mean no metric.
 
   Returns:
-    The names in order, without duplicates.
+    The names in order, without duplicates. The name of a metric's main value or
+    file also stands for the metric, such as `eqt50k_int` for `eqt`.
 
   Raises:
     ValueError: If a metric is unknown, or `none` is combined with others.
@@ -215,15 +233,17 @@ def parse_names(asked: str | Iterable[str] | None) -> tuple[str, ...]:
   if {name.lower() for name in names} == {'none'}:
     return ()
   known = registry()
-  aliases = {m.result: m.name for m in known.values()} | {m: m for m in known}
-  names = list(dict.fromkeys(aliases.get(name, name) for name in names))
+  aliases = {
+    alias: m.name for m in known.values() for alias in (m.file, m.result)
+  }
   for name in names:
-    if name not in known:
+    if name not in known and name not in aliases:
       raise ValueError(
         f'metrics must be among {", ".join(known)}, or none alone, got '
         f'{name}{_suggestion(name, known)}'
       )
-  return tuple(names)
+  chosen = (name if name in known else aliases[name] for name in names)
+  return tuple(dict.fromkeys(chosen))
 
 
 def find_value(value: str) -> Metric | None:
@@ -252,184 +272,6 @@ def value_of(name: str) -> Metric:
     'log.keep_best must be the name of a value that a metric yields, as in '
     f'metric-NAME.jsonl ({", ".join(metrics)}), got {name!r}{hint}'
   )
-
-
-class Context:
-  """Everything that metrics need to measure one snapshot.
-
-  Expensive results are computed when a metric first requests them, and then
-  shared by all metrics of the snapshot, or of the run.
-
-  Attributes:
-    metrics: Names of all metrics that are measured.
-    num_samples: Requested number of images per metric.
-    seed: Random seed for latents, labels, transforms and the choice of reals.
-    mesh: The devices.
-    images: Generates images with the measured generator.
-    variables: The generator's variables.
-    group_size: Number of images that share a random transform; 4 in the paper.
-    details: Whether to measure also what explains values, such as ceilings.
-    discriminator: The discriminator and its variables; None if there is none.
-  """
-
-  def __init__(
-    self,
-    images: image_generator_lib.ImageGenerator,
-    variables: Variables,
-    *,
-    metrics: Iterable[str],
-    num_samples: int,
-    seed: int,
-    source: sources.ImageSource | None = None,
-    labels: labels_lib.Labels | None = None,
-    group_size: int = 4,
-    kept: dict[Hashable, Any] | None = None,
-    details: bool = False,
-    discriminator: tuple[Any, Variables] | None = None,
-  ):
-    """Creates the context of one snapshot.
-
-    Args:
-      images: Generates images; see the attributes for the other arguments.
-      variables: The generator's variables.
-      metrics: Names of all metrics that are measured.
-      num_samples: Number of images.
-      seed: Random seed.
-      source: The real images; None if there are none.
-      labels: Labels to sample from; the labels of the real images by default.
-      group_size: Number of images that share a random transform.
-      kept: Results of `kept` for earlier snapshots; new ones are added.
-      details: See the attribute.
-      discriminator: See the attribute.
-    """
-    self.images = images
-    self.variables = variables
-    self.metrics = tuple(metrics)
-    self.num_samples = num_samples
-    self.seed = seed
-    self.group_size = group_size
-    self.details = details
-    self.discriminator = discriminator
-    self._source = source
-    self._labels = labels
-    self._kept = {} if kept is None else kept
-    self._shared: dict[Hashable, Any] = {}
-
-  @property
-  def mesh(self) -> Mesh:
-    """The devices."""
-    return self.images.mesh
-
-  def shared(self, make: Callable[['Context'], _T]) -> _T:
-    """Returns `make(self)`, computed once for all metrics of the snapshot.
-
-    Args:
-      make: A module-level function, which also identifies the result.
-    """
-    if make not in self._shared:
-      self._shared[make] = make(self)
-    return self._shared[make]
-
-  def kept(self, make: Callable[['Context'], _T]) -> _T:
-    """Returns `make(self)`, computed once for all snapshots of a run.
-
-    Args:
-      make: As for `shared`. Its result must not depend on the snapshot's
-        variables: a compiled function, or statistics of real images.
-    """
-    if make not in self._kept:
-      self._kept[make] = make(self)
-    return self._kept[make]
-
-  @property
-  def source(self) -> sources.ImageSource:
-    """The real images.
-
-    Raises:
-      ValueError: If there are none.
-    """
-    if self._source is None:
-      raise ValueError('there are no real images to compare with')
-    return self._source
-
-  @functools.cached_property
-  def labels(self) -> labels_lib.Labels | None:
-    """Labels to sample from; None for a generator without labels.
-
-    Raises:
-      ValueError: If the generator takes labels and there are no real images.
-    """
-    if not self.images.generator.label_dim:
-      return None
-    if self._labels is not None:
-      return self._labels
-    if self._source is None:
-      raise ValueError(
-        'a conditional network needs the labels of real images, but there are '
-        'none'
-      )
-    return self._source.labels()
-
-  @property
-  def label_values(self) -> np.ndarray | None:
-    """The labels for compiled functions; None for a generator without labels.
-
-    They are class indices [m] if the source has classes, because one-hot
-    vectors would take much memory, and vectors [m, classes] otherwise.
-    """
-    return None if self.labels is None else self.labels.values
-
-  def reals(self, count: int) -> ImagesU8:
-    """Returns randomly chosen real images, uint8 [count, h, w, c].
-
-    Args:
-      count: Number of images, at most the number that exist. A smaller choice
-        is the beginning of a larger one.
-    """
-    return self._first('reals', count, self._read)
-
-  def fakes(self, count: int) -> ImagesU8:
-    """Returns generated images, uint8 [count, h, w, c], in host memory.
-
-    Latents are standard normal; labels come from randomly chosen real images.
-
-    Args:
-      count: Number of images. A smaller set is the beginning of a larger one,
-        so that metrics of different sizes share images.
-    """
-    return self._first('fakes', count, self._generate)
-
-  def fake_labels(self, count: int) -> Float[np.ndarray, 'n classes'] | None:
-    """Returns the labels of the first `fakes`; None without labels."""
-    if self.labels is None:
-      return None
-    rng = np.random.RandomState((self.seed, 1))
-    return self.labels[rng.randint(len(self.labels), size=count)]
-
-  def _first(
-    self, kind: str, count: int, make: Callable[[int, int], ImagesU8]
-  ) -> ImagesU8:
-    """Returns the first images of a kind, and creates those missing."""
-    images = self._shared.get(kind)
-    if images is None:
-      images = make(0, count)
-    elif len(images) < count:
-      images = np.concatenate([images, make(len(images), count)])
-    self._shared[kind] = images
-    return images[:count]
-
-  def _read(self, start: int, stop: int) -> ImagesU8:
-    order = np.random.RandomState(self.seed).permutation(len(self.source))
-    chosen = [self.source[int(i)]['image'] for i in order[start:stop]]
-    return np.stack(chosen)
-
-  def _generate(self, start: int, stop: int) -> ImagesU8:
-    generator = self.images.generator
-    z = np.random.RandomState(self.seed).randn(stop, generator.z_dim)[start:]
-    c = self.fake_labels(stop)
-    c = None if c is None else c[start:]
-    ws = self.images.styles(self.variables, z.astype(np.float32), c)
-    return self.images.synthesize(self.variables, ws)
 
 
 @functools.cache

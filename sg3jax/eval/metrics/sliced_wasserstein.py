@@ -296,7 +296,7 @@ def measure(context: base.Context) -> base.Measurement:
 
 
 def _make_reference(context: base.Context) -> SlicedWasserstein:
-  count = min(context.num_samples, len(context.source))
+  count = min(context.num_fakes, len(context.source))
   return SlicedWasserstein(
     context.reals(count), seed=context.seed, num_projections=128
   )

@@ -126,9 +126,13 @@ def _log() -> Config:
   # Also keep the best one by swd, eqt50k_int or another value of log.metrics.
   log.keep_best = config_dict.placeholder(str)
   log.grid = (32, 32)  # Maximum columns and rows of image grids.
-  # Computed at every snapshot: swd, eqt, eqt_frac, eqr; or none.
+  # Computed at every snapshot: rfd, swd, eqt and so on; or none.
   log.metrics = _Names(())
   log.metric_samples = 2000  # Images generated for each metric.
+  # Computed at snapshots so far apart, and at the end: fid50k_full and so on.
+  log.full_metrics = _Names(())
+  log.full_metrics_kimg = 1000.0
+  log.full_metric_samples = 50_000  # Images generated for each of these.
   log.max_nonfinite_ticks = 3  # Stop after so many ticks in a row.
   log.wandb_project = config_dict.placeholder(str)  # Also record to W&B.
   return log

@@ -109,6 +109,7 @@ def _check(config: Config) -> None:
     'log.ticks_per_snapshot': 1,
     'log.keep_checkpoints': 1,
     'log.metric_samples': 1,
+    'log.full_metric_samples': 1,
     'log.max_nonfinite_ticks': 1,
     'model.discriminator.mbstd_group': 1,
     'model.discriminator.mapping_layers': 1,
