@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -23,17 +24,31 @@ for _name, _value in _COMPILATION.items():
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Workers have it.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sg3jax-')
 
+# Types are checked in every function (`--jaxtyping-packages`), but not in those
+# that the reader of pickles calls for every opcode: with checks, reading takes
+# longer than all that is tested with it. They have no arrays.
+_finders = list(sys.meta_path)
+sys.meta_path[:] = [
+  finder
+  for finder in _finders
+  if not type(finder).__module__.startswith('jaxtyping')
+]
+importlib.import_module('sg3jax.interop.torch_pickle.machine')
+sys.meta_path[:] = _finders
+
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 
+# In one part, because the cores have other workers: splitting a program to
+# compile it in threads takes a seventh more time in all.
+_flags = ['--xla_cpu_parallel_codegen_split_count=1']
 if jax.__version_info__ < (0, 11):
   # A quarter faster to compile for, and slower to run; later ones have no such
   # choice, and do not start if it is made.
-  os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
-  )
+  _flags.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_flags])
 
 # Four devices on one CPU, so that every test may ask for a mesh of 1, 2 or 4.
 jax.config.update('jax_num_cpu_devices', 4)
@@ -82,6 +97,36 @@ def _bounded_memory():
 def golden():
   """`golden('filters.npz')` returns that file's arrays, read once."""
   return load_golden
+
+
+@pytest.fixture(scope='session')
+def _programs():
+  """Functions of the trainer that return the same program for equal arguments.
+
+  A program keeps what was traced, lowered and compiled, which for the smallest
+  training step takes ten seconds; a run makes a new one.
+  """
+  from sg3jax.train.step import trainer  # Few tests need it.
+
+  return {
+    name: functools.cache(getattr(trainer, name))
+    for name in ('jit_init', 'jit_step')
+  }
+
+
+@pytest.fixture(scope='module')
+def shared_programs(_programs):
+  """Lets the runs of a module share the programs of equal trainers.
+
+  A test that changes what is traced must restore `trainer.jit_step.__wrapped__`
+  for itself.
+  """
+  from sg3jax.train.step import trainer
+
+  with pytest.MonkeyPatch.context() as patch:
+    for name, make in _programs.items():
+      patch.setattr(trainer, name, make)
+    yield
 
 
 @pytest.fixture(scope='session')
