@@ -21,7 +21,9 @@ _COMPILATION = {
 }
 for _name, _value in _COMPILATION.items():
   os.environ.setdefault(_name, _value)
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Workers have it.
+# Workers have that of the process that started them; a user may have one too.
+_MAKES_CACHE = 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+if _MAKES_CACHE:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sg3jax-')
 
 # Types are checked in every function (`--jaxtyping-packages`), but not in those
@@ -163,5 +165,6 @@ def cli():
 
 def pytest_unconfigure(config):
   """Deletes the programs, when the last worker has ended."""
-  if not hasattr(config, 'workerinput'):
+  del config
+  if _MAKES_CACHE:
     shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
