@@ -15,6 +15,9 @@ from typing import IO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# How TensorStore and safetensors write the error number into their messages.
+_ERROR_NUMBER = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
+
 # Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -79,42 +82,37 @@ def naming_errors(path: str | os.PathLike[str]) -> Iterator[None]:
   """Adds the path and the remedy to errors raised while writing.
 
   Raises:
-    OSError: If the body raises one; its message is a sentence.
+    OSError: If the body raises one; see `write_error`. An error whose message
+      is a sentence already is left as it is.
   """
   try:
     yield
   except OSError as error:
-    if error.errno is None:  # The message is a sentence already.
+    if error.errno is None:
       raise
-    remedy = (
-      'make room there'
-      if error.errno in _FULL
-      else 'make it writable, or choose another place'
-    )
-    raise OSError(
-      f'{pathlib.Path(path)} cannot be written: {os.strerror(error.errno)}: '
-      f'{remedy}'
-    ) from error
+    raise write_error(path, error) from error
 
 
-def write_error(path: str | os.PathLike[str], error: Exception) -> OSError:
+def write_error(
+  path: str | os.PathLike[str], error: Exception, consequence: str = ''
+) -> OSError:
   """Returns an error that names the path, the reason and the remedy.
 
   Args:
     path: File or folder that could not be written.
     error: Error that the attempt raised.
+    consequence: What happens if the same command is run again on a disk that
+      is no longer full, as a clause; empty to leave it out.
   """
   number = getattr(error, 'errno', None)
-  # The libraries that write checkpoints format the error number like this.
-  if match := re.search(r"os_error_code='(\d+)'", str(error)):
-    number = int(match[1])
+  if match := _ERROR_NUMBER.search(str(error)):
+    number = int(match[1] or match[2])
   reason = os.strerror(number) if number else str(error).partition('\n')[0]
-  remedy = (
-    'Make room there, or raise the quota, and run the same command '
-    'again: it continues from the newest checkpoint; earlier ones are complete'
-    if number in _FULL
-    else 'Make it writable, or choose another folder'
-  )
+  if number in _FULL:
+    remedy = 'Make room there, or raise the quota, and run the same command'
+    remedy += f' again: {consequence}' if consequence else ' again'
+  else:
+    remedy = 'Make it writable, or choose another folder'
   return OSError(f'Cannot write {pathlib.Path(path)}: {reason}. {remedy}')
 
 

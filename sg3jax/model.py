@@ -379,7 +379,7 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   path = _located(path)
   options, networks, step = read_networks(path)
   # This is not step * batch, because the batch may have changed between runs.
-  nimg = checkpoint_lib.load_nimg(path) if step else 0
+  nimg = checkpoint_lib.load_nimg(path, step) if step else 0
   return Model(options, networks, step, precision, nimg)
 
 

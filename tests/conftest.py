@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -20,20 +21,36 @@ _COMPILATION = {
 }
 for _name, _value in _COMPILATION.items():
   os.environ.setdefault(_name, _value)
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Workers have it.
+# Workers have that of the process that started them; a user may have one too.
+_MAKES_CACHE = 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+if _MAKES_CACHE:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sg3jax-')
+
+# Types are checked in every function (`--jaxtyping-packages`), but not in those
+# that the reader of pickles calls for every opcode: with checks, reading takes
+# longer than all that is tested with it. They have no arrays.
+_finders = list(sys.meta_path)
+sys.meta_path[:] = [
+  finder
+  for finder in _finders
+  if not type(finder).__module__.startswith('jaxtyping')
+]
+importlib.import_module('sg3jax.interop.torch_pickle.machine')
+sys.meta_path[:] = _finders
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 
+# In one part, because the cores have other workers: splitting a program to
+# compile it in threads takes a seventh more time in all.
+_flags = ['--xla_cpu_parallel_codegen_split_count=1']
 if jax.__version_info__ < (0, 11):
   # A quarter faster to compile for, and slower to run; later ones have no such
   # choice, and do not start if it is made.
-  os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
-  )
+  _flags.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_flags])
 
 # Four devices on one CPU, so that every test may ask for a mesh of 1, 2 or 4.
 jax.config.update('jax_num_cpu_devices', 4)
@@ -85,6 +102,36 @@ def golden():
 
 
 @pytest.fixture(scope='session')
+def _programs():
+  """Functions of the trainer that return the same program for equal arguments.
+
+  A program keeps what was traced, lowered and compiled, which for the smallest
+  training step takes ten seconds; a run makes a new one.
+  """
+  from sg3jax.train.step import trainer  # Few tests need it.
+
+  return {
+    name: functools.cache(getattr(trainer, name))
+    for name in ('jit_init', 'jit_step')
+  }
+
+
+@pytest.fixture(scope='module')
+def shared_programs(_programs):
+  """Lets the runs of a module share the programs of equal trainers.
+
+  A test that changes what is traced must restore `trainer.jit_step.__wrapped__`
+  for itself.
+  """
+  from sg3jax.train.step import trainer
+
+  with pytest.MonkeyPatch.context() as patch:
+    for name, make in _programs.items():
+      patch.setattr(trainer, name, make)
+    yield
+
+
+@pytest.fixture(scope='session')
 def cli():
   """`cli('train', '--workdir=...')` runs a command: (status, out, error).
 
@@ -118,5 +165,6 @@ def cli():
 
 def pytest_unconfigure(config):
   """Deletes the programs, when the last worker has ended."""
-  if not hasattr(config, 'workerinput'):
+  del config
+  if _MAKES_CACHE:
     shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)

@@ -1,6 +1,7 @@
 import errno
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -79,6 +80,35 @@ def test_addresses_are_no_folders(address):
   for path in (address, pathlib.Path(address)):  # Which drops a slash.
     with pytest.raises(ValueError, match=r'must be on a local .*, got .*mount'):
       files.local_path(path)
+
+
+@pytest.mark.parametrize(
+  ('error', 'reason', 'remedy'),
+  [
+    (OSError(errno.ENOSPC, ''), 'No space left on device', 'Make room there'),
+    (OSError(errno.EACCES, ''), 'Permission denied', 'Make it writable'),
+    # As TensorStore and safetensors say it.
+    (ValueError("os_error_code='28'"), 'No space left', 'Make room there'),
+    (ValueError('I/O error: x (os error 28)'), 'No space left', 'Make room'),
+    (ValueError('odd\nand long'), r'odd\.', 'Make it writable'),
+  ],
+)
+def test_errors_of_writing_have_one_form(error, reason, remedy):
+  message = str(files.write_error('a/b', error))
+  assert re.match(rf'Cannot write a/b: {reason}.* {remedy}', message)
+
+
+def test_errors_that_are_sentences_stay(tmp_path):
+  with (
+    pytest.raises(OSError, match='choose another name'),
+    files.naming_errors(tmp_path),
+  ):
+    raise OSError('choose another name')
+  with (
+    pytest.raises(OSError, match=r'Cannot write .*: Read-only.*Make it'),
+    files.naming_errors(tmp_path),
+  ):
+    raise OSError(errno.EROFS, 'x')
 
 
 def test_a_lock_is_held_by_one_and_names_it(tmp_path):

@@ -1,6 +1,5 @@
 """Describes the machine and measures the two rates that bound every kernel."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hardware import stages, timing
+from sg3jax import version
 
 _PACKAGES = ('jax', 'jaxlib', 'jax-cuda13-plugin', 'libtpu', 'flax', 'numpy')
 
@@ -29,12 +29,7 @@ def versions() -> dict[str, Any]:
   stats = device.memory_stats() or {}
   if 'bytes_limit' in stats:
     facts['usable GiB'] = round(stats['bytes_limit'] / 2**30, 1)
-  for package in _PACKAGES:
-    try:
-      facts[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return facts
+  return facts | version.versions(_PACKAGES)
 
 
 def _driver() -> str | None:

@@ -16,7 +16,7 @@ from hardware import stages, timing
 from sg3jax.eval.metrics import equivariance
 from sg3jax.nets import factory
 from sg3jax.train import config as config_lib
-from sg3jax.train import sharding
+from sg3jax.train import memory_estimate, sharding
 from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Array, Config, Variables
@@ -147,12 +147,8 @@ def _time_steps(
 
 def _memory(compiled: Any, batch: int) -> dict[str, float]:
   analysis = compiled.memory_analysis()
-  total = (
-    analysis.argument_size_in_bytes
-    + analysis.output_size_in_bytes
-    - analysis.alias_size_in_bytes
-    + analysis.temp_size_in_bytes
-  )
+  total = memory_estimate.program_bytes(compiled)
+  assert total is not None
   return {
     'GiB': total / 2**30,
     'temporary GiB': analysis.temp_size_in_bytes / 2**30,

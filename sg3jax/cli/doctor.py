@@ -3,7 +3,6 @@
 sg3jax doctor
 """
 
-import importlib.metadata
 import platform
 import sys
 import time
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from sg3jax import version
 from sg3jax.cli import common, compilation_cache
 from sg3jax.nets import spec as spec_lib
 from sg3jax.ops.filtered_lrelu import default_implementation, filtered_lrelu
@@ -35,8 +35,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _doctor() -> None:
   print(f'python               {platform.python_version()}')
+  versions = version.versions(_PACKAGES)
   for package in _PACKAGES:
-    print(f'{package:20s} {_version(package)}')
+    print(f'{package:20s} {versions.get(package, "-")}')
   mesh = sharding.make_mesh(common.DEVICES.value)
   device = mesh.devices.flat[0]
   print(f'devices              {mesh.size} x {device.device_kind}')
@@ -51,13 +52,6 @@ def _doctor() -> None:
   if failures:
     sys.exit('error: the self-test failed on this machine: please report it')
   print('self-test            passed')
-
-
-def _version(package: str) -> str:
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return '-'
 
 
 _LAYER = spec_lib.stylegan3_t(64).layers[8]

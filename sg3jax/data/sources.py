@@ -247,7 +247,15 @@ def open_source(
       'to use all images'
     )
   source = _open_all(spec, resolution, use_labels)
-  if max_images is None or max_images >= len(source):
+  if max_images is None or max_images == len(source):
+    return source
+  if max_images > len(source):
+    # A Subset would have another fingerprint than the runs so far.
+    source.notes = (  # pyright: ignore[reportAttributeAccessIssue]
+      *notes(source),
+      f'data.max_images is {max_images:,}, but there are only {len(source):,} '
+      'images: all of them are used',
+    )
     return source
   rng = np.random.default_rng(seed)
   indices = rng.choice(len(source), size=max_images, replace=False)

@@ -1,6 +1,5 @@
 """Stores metric results as JSON lines, one file per metric in a run folder."""
 
-import importlib.metadata
 import json
 import math
 import pathlib
@@ -59,11 +58,7 @@ def make_result(
       'kind': devices[0].device_kind,
       'count': len(devices),
     },
-    'versions': {'sg3jax': version.__version__}
-    | {
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'jaxlib', 'flax')
-    },
+    'versions': version.versions(('sg3jax', 'jax', 'jaxlib', 'flax')),
   }
 
 

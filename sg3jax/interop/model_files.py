@@ -121,7 +121,7 @@ def _naming_errors(path: pathlib.Path) -> Iterator[None]:
     with files.naming_errors(path):
       yield
   except safetensors.SafetensorError as error:
-    raise OSError(f'{path} cannot be written: {error}') from error
+    raise files.write_error(path, error) from error
 
 
 def load(

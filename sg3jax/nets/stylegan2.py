@@ -292,7 +292,8 @@ class Synthesis(nn.Module):
 
     Args:
       ws: Styles, one for each layer and one for the last ToRGB.
-      transform: As in the alias-free network; only for Fourier features.
+      transform: Inverse of the transform to apply to the images, as for the
+        alias-free network; the constant input accepts none.
       noise_mode: 'const' for stored noise, 'random' for new noise (from the rng
         'noise'), 'none' for no noise.
       update_averages: Ignored, because layers keep no averages.
@@ -347,6 +348,7 @@ class Synthesis(nn.Module):
 
 def _double(image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   """Upsamples by two with the binomial filter."""
-  # As in `resample_conv`, the zero after the last sample counts as padding.
+  # The zero after the last sample counts as padding, as it does in
+  # `resample_conv`.
   edges = ((2, 1), (2, 1))
   return upfirdn(image, filters.BINOMIAL, up=2, padding=edges, gain=4)

@@ -13,7 +13,7 @@ from sg3jax.eval.metrics import base
 from sg3jax.nets import abstract, layer_tables
 from sg3jax.nets import generator as generator_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import sharding
+from sg3jax.train import memory_estimate, sharding
 from sg3jax.train.step import build
 from sg3jax.types import AnyArray, Config, Images, Variables
 
@@ -172,12 +172,7 @@ class _Contrasted(image_generator.ImageGenerator):
 
 def _cost(program: jax.stages.Compiled) -> Values:
   """Returns the cost of generating images, as the compiler reports it."""
-  memory, cost = program.memory_analysis(), program.cost_analysis()
-  size = memory and (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-  )
+  size, cost = memory_estimate.program_bytes(program), program.cost_analysis()
   flops = cost.get('flops') if cost else None
   return {
     'forward_gflop': flops / _BATCH / 1e9 if flops else None,

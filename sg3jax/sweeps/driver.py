@@ -2,14 +2,15 @@
 
 import datetime
 import fnmatch
-import importlib.metadata
+import functools
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sg3jax import text, version
+from sg3jax import launch, text, version
+from sg3jax.eval.metrics import base
 from sg3jax.sweeps import analysis, points, runner, store, training
 from sg3jax.train import preemption
 from sg3jax.train.config import compare
@@ -191,12 +192,17 @@ class Driver:
     self.store.set_aside(point.name, with_run=not goes_on)
 
   def _job(self, point: points.Point) -> runner.Job:
+    arguments: dict[str, Any] = {'config': point.config}
     if self._mode == 'train':
-      folder = str(self.store.run_folder(point.name))
-      arguments = {'config': point.config, 'workdir': folder}
-      return runner.Job(point.name, training.train, arguments)
-    arguments = {'config': point.config, **self._options}
-    return runner.Job(point.name, analysis.analyse, arguments)
+      function, names = training.train, launch.metric_names(point.config)
+      arguments['workdir'] = str(self.store.run_folder(point.name))
+    else:
+      function = analysis.analyse
+      names = analysis.parse_metrics(self._options.get('metrics'))
+      arguments |= self._options
+    metrics = [base.registry()[name] for name in names]
+    call = functools.partial(_call_with, metrics, function)
+    return runner.Job(point.name, call, arguments)
 
   def _record(self, point: points.Point, outcome: runner.Outcome) -> None:
     result: dict[str, Any] = {
@@ -221,19 +227,29 @@ class Driver:
       'values': dict(point.values),
       'options': self._options,
       'time': datetime.datetime.now(datetime.UTC).isoformat(),
-      'versions': _versions(),
+      'versions': {
+        **version.versions(('sg3jax', 'jax')),
+        'python': platform.python_version(),
+      },
       'config': point.config.to_dict(),
     }
     record = json.loads(json.dumps(record))  # Tuples become lists.
     self.store.write(point.name, record, traceback)
 
 
-def _versions() -> dict[str, str]:
-  return {
-    'sg3jax': version.__version__,
-    'jax': importlib.metadata.version('jax'),
-    'python': platform.python_version(),
-  }
+def _call_with(
+  metrics: Sequence[base.Metric],
+  function: Callable[..., analysis.Values | None],
+  **arguments: Any,
+) -> analysis.Values | None:
+  """Calls a function in a worker, which then knows these metrics.
+
+  A worker does not execute the configuration file, which may register metrics.
+  Functions of such a file are pickled with their code, because it is no module
+  that a worker could import.
+  """
+  base.restore(metrics)
+  return function(**arguments)
 
 
 def _summary(values: Mapping[str, Any]) -> str:

@@ -64,6 +64,29 @@ class StepCost:
     return '\n'.join(lines)
 
 
+def program_bytes(program: jax.stages.Compiled) -> int | None:
+  """Returns the bytes that a program takes while it runs, on one device.
+
+  They are those of its arguments, of its results without those that replace
+  arguments, and of intermediate values, but not of its code.
+
+  Args:
+    program: The program.
+
+  Returns:
+    The number of bytes; None if the compiler does not report it.
+  """
+  analysis = program.memory_analysis()
+  if analysis is None:
+    return None
+  return (
+    analysis.argument_size_in_bytes
+    + analysis.output_size_in_bytes
+    - analysis.alias_size_in_bytes
+    + analysis.temp_size_in_bytes
+  )
+
+
 def estimate(
   trainer: trainer_lib.Trainer,
   mesh: Mesh,

@@ -190,12 +190,13 @@ def test_all_of_a_model_is_read_from_the_home_folder(home, monkeypatch):
 
   def read(path):
     found.append(path)
-    return {}, {}, 1
+    return {}, {}, 7
 
   monkeypatch.setattr(model_lib, 'read_networks', read)
 
-  def count(path):
+  def count(path, step):
     found.append(path)
+    assert step == 7
     raise StopIteration
 
   monkeypatch.setattr(model_lib.checkpoint_lib, 'load_nimg', count)
@@ -343,11 +344,11 @@ def test_disks_that_take_nothing(monkeypatch, fake_model, tmp_path, number):
   message, out = _generate(tmp_path / 'new')
   path = tmp_path / 'new' / 'seed0000.png'
   assert message.startswith(
-    f'error: {path} cannot be written: {os.strerror(number)}: make '
+    f'error: Cannot write {path}: {os.strerror(number)}. Make '
   )
   assert not out
   assert not list((tmp_path / 'new').iterdir())
-  with pytest.raises(OSError, match=r'g\.npz cannot be written'):
+  with pytest.raises(OSError, match=r'Cannot write .*/g\.npz: '):
     model_files.save_arrays(tmp_path / 'g.npz', {'x': np.zeros(3)})
 
 

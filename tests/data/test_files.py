@@ -438,6 +438,19 @@ def test_open_source_reads_files_and_subsets(store):
   assert chosen(1)[0] != indices
 
 
+def test_a_subset_larger_than_the_whole_is_noted(store):
+  path = store({f'{i}.png': encode(picture(i)) for i in range(3)})
+  whole, all_, more = (
+    sources.open_source(str(path), max_images=count) for count in (None, 3, 4)
+  )
+  note = 'data.max_images is 4, but there are only 3 images'
+  assert len(more) == 3
+  lines = [' '.join(sources.describe(s)) for s in (whole, all_, more)]
+  assert [note in line for line in lines] == [False, False, True]
+  # The record of the data stays that of runs before.
+  assert sources.fingerprint(more) == sources.fingerprint(whole)
+
+
 def test_subset_labels_go_with_images(store):
   labels = [[f'{n}.png', i] for i, n in enumerate('abc')]
   path = store(labelled(labels))

@@ -4,21 +4,17 @@ Tracing shows all three: ranks and dtypes are promoted, or not, while a function
 is traced, and so is float64 chosen where JAX's default is.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import operators
 import pytest
 
 from sg3jax.nets import discriminator as discriminator_lib
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec, stylegan2
-from sg3jax.ops.bias_act import bias_act
-from sg3jax.ops.conv import conv2d
-from sg3jax.ops.filtered_lrelu import filtered_lrelu, interpreted
+from sg3jax.ops.filtered_lrelu import interpreted
 from sg3jax.ops.ideal_lowpass import ideal_filtered_lrelu
-from sg3jax.ops.modulated_conv import modulated_conv
 from sg3jax.ops.resample_conv import resample_conv
 from sg3jax.ops.upfirdn import upfirdn
 
@@ -28,28 +24,10 @@ SWITCHES = {
   'x64': lambda: jax.enable_x64(True),
 }
 
-F = np.hanning(14)[1:-1]
-X, W, B, S, TAPS = (
-  np.random.RandomState(i).randn(*shape).astype(np.float32)
-  for i, shape in enumerate([(4, 9, 9, 4), (3, 3, 4, 6), (4,), (4, 4), (12,)])
-)
-EDGES = ((9, 8), (9, 8))
-
-
-def nonlinearity(x, b, s, **options):
-  return filtered_lrelu(
-    x,
-    F,
-    np.outer(F, F),
-    b,
-    up=2,
-    down=2,
-    padding=10,
-    clamp=3.0,
-    input_scale=s,
-    output_scale=s,
-    **options,
-  )
+X, W, B, S = operators.operands(4)
+TAPS = np.random.RandomState(4).randn(12).astype(np.float32)
+# As of a radial filter: in two dimensions.
+RADIAL = np.outer(operators.F, operators.F)
 
 
 def ideal(x, b):
@@ -60,33 +38,16 @@ def ideal(x, b):
 
 
 # Operator and its operands; the first is tried in 16 bits too.
-OPERATORS = {
-  'bias_act': (
-    functools.partial(bias_act, activation='lrelu', clamp=1.0),
-    (X, B),
+OPERATORS = operators.operators(4, down_filter=RADIAL) | {
+  'resample_conv, down': (
+    lambda x, w: resample_conv(x, w, operators.F, down=2),
+    (X, W),
   ),
-  'conv2d': (functools.partial(conv2d, padding=1), (X, W)),
-  'conv2d, strided': (functools.partial(conv2d, stride=2), (X, W)),
-  'resample_conv, up': (lambda x, w: resample_conv(x, w, F, up=2), (X, W)),
-  'resample_conv, down': (lambda x, w: resample_conv(x, w, F, down=2), (X, W)),
-  'modulated_conv': (
-    functools.partial(modulated_conv, padding=2, input_gain=2.0),
-    (X, W, S),
+  'upfirdn, traced': (
+    lambda x, f: upfirdn(x, f, padding=operators.EDGES),
+    (X, TAPS),
   ),
-  'upfirdn': (lambda x: upfirdn(x, F, up=2, padding=EDGES), (X,)),
-  'upfirdn, 2-D': (
-    lambda x: upfirdn(x, np.outer(F, F), padding=EDGES, gain=4),
-    (X,),
-  ),
-  'upfirdn, traced': (lambda x, f: upfirdn(x, f, padding=EDGES), (X, TAPS)),
   'ideal_filtered_lrelu': (ideal, (X, B)),
-  **{
-    f'filtered_lrelu, {name}': (
-      functools.partial(nonlinearity, implementation=name),
-      (X, B, S),
-    )
-    for name in (None, 'banded', 'reference', 'pallas')
-  },
 }
 
 
@@ -116,7 +77,7 @@ def test_operators(switch, name, dtype):
 def test_the_kernel_for_tpus(switch):
   with SWITCHES[switch](), interpreted():
     check(
-      functools.partial(nonlinearity, implementation='pallas_tpu'),
+      operators.nonlinearity('pallas_tpu', RADIAL),
       jnp.asarray(X, 'bfloat16'),
       B,
       S,

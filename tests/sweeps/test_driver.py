@@ -8,6 +8,7 @@ import pytest
 import sweep_files
 from PIL import Image
 
+from sg3jax.eval.metrics import base
 from sg3jax.sweeps import driver, points, report, runner, store
 from sg3jax.train import preemption
 
@@ -74,6 +75,44 @@ def test_finished_points_are_not_run_again(tmp_path, ray):
   assert record['config']['model']['synthesis']['filter_size'] == 8
   assert (record['host'], record['seconds']) == ('here', 1.5)
   assert set(record['versions']) == {'sg3jax', 'jax', 'python'}
+
+
+_CONFIG = """
+from sg3jax.eval.metrics import base
+from sg3jax.train import config as config_lib
+
+@base.register('hue', title='Hue', unit='', higher_is_better=True)
+def measure(context):
+  return base.Measurement({'hue': SHIFT}, 1)
+
+SHIFT = 3.0
+get_config = config_lib.default_config
+"""
+
+
+@pytest.mark.parametrize('mode', driver.MODES)
+def test_a_worker_knows_the_metrics_of_a_configuration_file(tmp_path, mode):
+  cloudpickle = pytest.importorskip('ray.cloudpickle')
+  (tmp_path / 'mine.py').write_text(_CONFIG)
+  (tmp_path / 'sweep.toml').write_text(
+    "config = 'mine.py'\n[axes]\nseed = [0]\n[base]\nlog.metrics = ['hue']\n"
+  )
+  sweep = points.read(tmp_path / 'sweep.toml')
+  work = driver.Driver(
+    sweep, store.Store(tmp_path / mode), mode=mode, options={'metrics': ['hue']}
+  )
+  sent = cloudpickle.dumps(work._job(sweep.points[0]).function)
+  base.unregister('hue')
+  received = cloudpickle.loads(sent)
+  metrics, function = received.args
+  assert function.__name__ == mode
+  try:
+    values = received.func(
+      metrics, lambda: dict(base.registry()['hue'].measure(None).values)
+    )
+    assert values == {'hue': 3.0}
+  finally:
+    base.unregister('hue')
 
 
 def test_failed_points_wait_until_asked_for(tmp_path, ray):

@@ -42,6 +42,13 @@ def saved(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.parametrize('path', ['', 'checkpoints', 'checkpoints/7'])
+def test_images_are_counted_at_the_step_that_was_read(saved, path):
+  # A run folder may have got step 7 since step 3 was read from it.
+  assert checkpoint_lib.load_nimg(saved / path, 3) == 24
+  assert checkpoint_lib.load_nimg(saved / path, 7) == 56
+
+
 @pytest.mark.parametrize('num_devices', [1, 4])
 def test_a_saved_state_may_be_donated_at_once(tmp_path, num_devices):
   # Large, so that the buffers are overwritten long before they are written.

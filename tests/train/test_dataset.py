@@ -268,6 +268,7 @@ def test_messages_say_what_was_typed(here):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('shared_programs')
 def test_a_run_records_its_data_and_compares_them(
   tmp_path, monkeypatch, capsys
 ):
@@ -277,7 +278,7 @@ def test_a_run_records_its_data_and_compares_them(
   (data / 'notes.txt').write_text('nothing')
 
   def train(source, kimg, **options):
-    config = tiny.tiny_config('2', total_kimg=kimg)
+    config = tiny.tiny_config(total_kimg=kimg)
     config.data.source, config.data.cond = source, True
     images = launch.open_source(config)
     loop.train(config, images, 'run', mesh=sharding.make_mesh(1), **options)

@@ -19,7 +19,10 @@ from sg3jax.train import loop, preemption, saving, sharding
 from sg3jax.train.checkpoint import storage
 from sg3jax.train.step import trainer
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('shared_programs'),
+]
 
 _SWD = checkpoint_lib.Best('swd', higher_is_better=False)
 
@@ -54,7 +57,7 @@ def _names(workdir):
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(tmp_path_factory, shared_programs):
   workdir = tmp_path_factory.mktemp('run')
   _train(
     _config(keep_best='swd'),

@@ -307,7 +307,7 @@ def test_gradients_of_frozen_parts_are_zero():
 
 
 @pytest.fixture(scope='module')
-def run(source, tmp_path_factory):
+def run(source, tmp_path_factory, shared_programs):
   """Two steps from the source, the first seven layers of D and G's mapping and
   synthesis frozen: only the embedding and the rest of D learn."""
   workdir = tmp_path_factory.mktemp('runs') / 'new'

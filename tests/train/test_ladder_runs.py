@@ -18,11 +18,27 @@ ladder = run_file(CONFIGS / 'ladder.py')
 
 pytestmark = pytest.mark.slow
 
+
+# Compiling one run takes a quarter of a minute, so most are exhaustive. These
+# differ in code; the others, in numbers (taps, stopbands, layers, channels) or
+# in filters, which tests/ops/test_filters.py has. A and T are trained in
+# test_stylegan2_run.py and test_loop.py too.
+_STEPS = {'B', 'D', 'H', 'R'}
+_CHANGES = {'mixing', 'noise', 'fixed', 'path_length', 'ideal', 'p4'}
+
+
+def _marked(name, is_one_of_few):
+  """Returns a test's parameter, exhaustive unless it belongs to the few."""
+  marks = () if is_one_of_few else pytest.mark.exhaustive
+  return pytest.param(name, marks=marks)
+
+
 # Changes of T and of R take turns.
-_CHANGES = [
-  f'{step}-{change}'
+_ALL_CHANGES = [
+  _marked(f'{step}-{change}', change in _CHANGES)
   for step, change in zip('TR' * 20, ladder._changes(0), strict=False)
 ]
+_ALL_STEPS = [_marked(name, name in _STEPS) for name in 'ABCDEFGHTR']
 
 
 def _config(name: str):
@@ -72,7 +88,7 @@ def _check_grid(path):
 
 
 @pytest.mark.usefixtures('_quick')
-@pytest.mark.parametrize('name', 'ABCDEFGHTR')
+@pytest.mark.parametrize('name', _ALL_STEPS)
 def test_a_step_trains_resumes_and_is_measured(name, tmp_path):
   config = _config(name)
   np.testing.assert_allclose(_train(config, tmp_path), [0.004, 0.008, 0.012])
@@ -94,7 +110,7 @@ def test_a_step_trains_resumes_and_is_measured(name, tmp_path):
 
 
 @pytest.mark.usefixtures('_quick')
-@pytest.mark.parametrize('name', _CHANGES)
+@pytest.mark.parametrize('name', _ALL_CHANGES)
 def test_a_change_of_t_or_r_trains(name, tmp_path):
   """Resuming and measuring are the same code for all steps, tried above."""
   config = _config(name)

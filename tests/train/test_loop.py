@@ -17,10 +17,13 @@ from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import loop, sharding
 from sg3jax.train.config import compare
 from sg3jax.train.run_folder import writer as writer_lib
-from sg3jax.train.step import losses
+from sg3jax.train.step import losses, trainer
 from sg3jax.types import Snapshot
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('shared_programs'),
+]
 
 # The names under which users and their tools look for statistics.
 _STATS = (
@@ -73,7 +76,7 @@ def _ada_config(**train):
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(tmp_path_factory, shared_programs):
   """Six steps: ticks at 16, 32 and 48 images, snapshots at 0, 32 and 48."""
   workdir = tmp_path_factory.mktemp('run')
   metrics = ('swd', 'eqt', 'eqr')
@@ -242,6 +245,7 @@ def test_non_finite_gradients_are_counted_and_harmless(tmp_path, monkeypatch):
 
   config = _config(total_kimg=0.016)
   monkeypatch.setattr(losses, 'generator_loss', sick)
+  monkeypatch.setattr(trainer, 'jit_step', trainer.jit_step.__wrapped__)
   state = _train(config, noise.Noise(), tmp_path)
   for leaf in _flat(state):
     assert np.all(np.isfinite(leaf))

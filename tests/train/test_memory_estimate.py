@@ -8,7 +8,10 @@ from sg3jax.train import config as config_lib
 from sg3jax.train import memory_estimate, sharding
 from sg3jax.train.step import build
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('shared_programs'),
+]
 
 
 def _trainer(**train):
@@ -23,7 +26,7 @@ def mesh():
 
 
 @pytest.fixture(scope='module')
-def tried(mesh):
+def tried(mesh, shared_programs):
   """Costs of a trainer with whole batches and with halves."""
   trainer = _trainer()
   whole = memory_estimate.estimate(trainer, mesh, 8)

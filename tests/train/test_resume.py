@@ -46,18 +46,24 @@ def _final(workdir):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
-  """The last state."""
+def whole(tmp_path_factory):
+  """The last state, and the seconds from the first step to the end."""
   workdir = tmp_path_factory.mktemp('whole')
-  assert _run(workdir)[0] == 0
-  return _final(workdir)
+  status, out = _run(workdir)
+  assert status == 0
+  return _final(workdir), float(out.splitlines()[-1])
 
 
 @pytest.fixture(scope='module')
-def seconds(uninterrupted, tmp_path_factory):
-  """From the first step to the end, without the compilation."""
-  out = _run(tmp_path_factory.mktemp('again'))[1]
-  return float(out.splitlines()[-1])
+def uninterrupted(whole):
+  """The last state."""
+  return whole[0]
+
+
+@pytest.fixture(scope='module')
+def seconds(whole):
+  """From the first step, which is compiled by then, to the end."""
+  return whole[1]
 
 
 def _assert_as_if_uninterrupted(workdir, uninterrupted):

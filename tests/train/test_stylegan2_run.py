@@ -13,7 +13,10 @@ from sg3jax.eval import evaluators
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import loop, sharding
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('shared_programs'),
+]
 
 
 def _config(num_steps=4):
@@ -47,7 +50,7 @@ def _train(workdir, num_steps, evaluate=False):
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(tmp_path_factory, shared_programs):
   """The run folder of four steps, and the arrays after each of them."""
   workdir = tmp_path_factory.mktemp('run')
   _train(workdir, 4, evaluate=True)

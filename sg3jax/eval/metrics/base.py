@@ -199,6 +199,11 @@ def unregister(name: str) -> None:
   _METRICS.pop(name, None)
 
 
+def restore(metrics: Iterable[Metric]) -> None:
+  """Adds metrics that another process has registered, or replaces them."""
+  _METRICS.update({metric.name: metric for metric in metrics})
+
+
 def registry() -> Mapping[str, Metric]:
   """Returns all metrics by name, with those of this folder first."""
   _import_all()

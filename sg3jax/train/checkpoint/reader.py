@@ -65,16 +65,18 @@ def load_networks(
   return restored['options'], restored[NETWORKS], int(folder.name)
 
 
-def load_nimg(path: str | pathlib.Path) -> int:
+def load_nimg(path: str | pathlib.Path, step: int) -> int:
   """Reads the number of real images shown up to a checkpoint.
 
   Args:
     path: See `load_networks`.
+    step: The step that `load_networks` returned. A run may have saved a newer
+      or better checkpoint since, which is not the one to read.
 
   Raises:
     FileNotFoundError, ValueError, OSError: See `load_networks`.
   """
-  folder = _locate(path)
+  folder = _locate(path).with_name(str(step))
   return int(_read(folder, (PROGRESS,), only={'nimg': 0})[PROGRESS]['nimg'])
 
 

@@ -127,7 +127,11 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
       isinstance(cause, OSError) or _STATUS.match(str(cause))
       for cause in _causes(error)
     ):
-      raise files.write_error(folder, error) from error
+      raise files.write_error(
+        folder,
+        error,
+        'it continues from the newest checkpoint; earlier ones are complete',
+      ) from error
     raise
 
 
