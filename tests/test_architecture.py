@@ -34,14 +34,16 @@ _ALLOWED = {
   'interop': _NETWORKS,
   'model': _NETWORKS | {'data', 'train', 'eval', 'interop'},
   'launch': _MODELS,
+  'render': _MODELS,
   'sweeps': _MODELS | {'launch'},
-  'cli': _MODELS | {'launch', 'sweeps'},
+  'cli': _MODELS | {'launch', 'render', 'sweeps'},
   '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }
 
 # Libraries that only one place may know.
 _OWNERS = {
+  'av': ('render/video.py',),
   'flax.linen': ('nets/',),
   'grain': ('data/',),
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),

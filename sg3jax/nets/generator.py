@@ -185,3 +185,23 @@ class Generator(nn.Module):
     return self.synthesis_network(
       ws, transform, noise_mode=noise_mode, update_averages=update_averages
     )
+
+  def activations(
+    self,
+    ws: Float[AnyArray, 'n l d'],
+    transform: Float[AnyArray, '*n 3 3'] | None = None,
+    *,
+    names: tuple[str, ...],
+    noise_mode: str = 'const',
+  ) -> dict[str, Float[Array, 'n _h _w _c']]:
+    """Returns the features of some layers of an alias-free generator, float32.
+
+    Args:
+      ws: Styles [n, num_ws, w_dim].
+      transform: See `synthesis`.
+      names: Names of layers, such as `L5`, and `input`; see `LayerSpec.name`.
+      noise_mode: See `synthesis`.
+    """
+    return self.synthesis_network.activations(
+      ws, transform, names=names, noise_mode=noise_mode
+    )

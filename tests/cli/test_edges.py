@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 import time
 
 import in_process
@@ -312,14 +313,19 @@ def test_fields_in_messages_are_written_as_flags():
 class _Model(model_lib.Model):
   label_dim = 0
   class_names = None
-  generator = None
+  z_dim = 1
+  generator = types.SimpleNamespace(
+    spec=types.SimpleNamespace(takes_transforms=True, image_shape=(4, 4, 3))
+  )
 
   def __init__(self):
     """Makes a model without networks."""
 
-  def generate(self, seeds, *_, **__):
-    for seed in seeds:
-      yield seed, np.zeros((4, 4, 3), np.float32)
+  def mapping(self, z, *_, **__):
+    return np.zeros((len(z), 1, 1), np.float32)
+
+  def synthesis(self, ws, *_, **__):
+    return np.zeros((len(ws), 4, 4, 3), np.float32)
 
 
 @pytest.fixture
