@@ -311,9 +311,9 @@ def parse_bitrate(text: str) -> int:
   Raises:
     ValueError: If the text is malformed.
   """
-  factor = {'k': 1000, 'M': 1_000_000}.get(text[-1:], 1)
+  factor = {'k': 1000, 'M': 1_000_000}.get(text[-1:])
   try:
-    rate = float(text.rstrip('kM')) * factor
+    rate = float(text[:-1]) * factor if factor else float(text)
   except ValueError:
     rate = math.nan
   if not 1000 <= rate <= 1e9:

@@ -6,8 +6,8 @@ import pathlib
 import signal
 import subprocess
 import sys
-import types
 import time
+import types
 
 import in_process
 import jax
