@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
   common.run(_generate, argv)
 
 
+@image_flags.naming_flags()
 def _generate() -> None:
   network = common.require(common.NETWORK)
   seeds = _parse_seeds()
@@ -208,7 +209,9 @@ def _make_sheets(model: model_lib.Model, seeds: list[int] | None) -> _Sheets:
     return ws.reshape(-1, *ws.shape[2:])[first - offset : stop - offset]
 
   size = image_flags.GRID.value or (len(psis), 1)
-  return _Sheets(_names(seeds), size, source, list(np.repeat(seeds, len(psis))))
+  return _Sheets(
+    _names(seeds), size, source, np.repeat(seeds, len(psis)).tolist()
+  )
 
 
 def _sheets_of_file(model: model_lib.Model) -> _Sheets:

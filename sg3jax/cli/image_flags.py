@@ -1,10 +1,11 @@
 """Flags that choose images, shared by `generate` and `video`."""
 
+import contextlib
 import math
 import pathlib
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,22 @@ flags.DEFINE_alias('save-w', 'save_w')
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
 
 
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+  """Writes the arguments with which the library's messages begin as flags.
+
+  Raises:
+    ValueError: If the body raises one; `zoom must be ...` becomes `--zoom must
+      be ...`.
+  """
+  try:
+    yield
+  except ValueError as error:
+    if str(error).partition(' ')[0] in flags.FLAGS:
+      raise ValueError(f'--{error}') from error
+    raise
+
+
 def parse_seeds(text: str, flag: str = 'seeds') -> list[int]:
   """Returns the seeds in a list such as `0,1,4-6`.
 
@@ -191,10 +208,7 @@ def parse_pose() -> camera.Pose:
       '--translate must be two numbers X,Y in units of the image width, got '
       f'{",".join(translate)}'
     ) from error
-  try:
-    return camera.Pose(x, y, ROTATE.value, ZOOM.value)
-  except ValueError as error:
-    raise ValueError(f'--{error}') from error
+  return camera.Pose(x, y, ROTATE.value, ZOOM.value)
 
 
 def make_label(

@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
   common.run(_video, argv)
 
 
+@image_flags.naming_flags()
 def _video() -> None:
   networks = [common.require(common.NETWORK)]
   if _AGAINST.value:

@@ -32,6 +32,8 @@ def check_names(model: model_lib.Model, names: Sequence[str]) -> None:
     ValueError: If the generator has no such layer, or is StyleGAN2's.
   """
   spec = model.generator.spec
+  if not names:
+    return
   if not isinstance(spec, spec_lib.SynthesisSpec):
     raise ValueError(
       'activations must be those of an alias-free generator, got StyleGAN2'

@@ -75,8 +75,9 @@ def keyframe_seeds(
   if num_keyframes is None:
     if len(seeds) % cells:
       raise ValueError(
-        f'the number of seeds must be a multiple of {cells}, the cells of the '
-        f'grid, got {len(seeds)}: add seeds, or pass num_keyframes'
+        f'seeds must be a multiple of {cells}, the number of images in the '
+        f'grid, got {len(seeds)}: add some or leave some out, or choose the '
+        'number of keyframes'
       )
     num_keyframes = len(seeds) // cells
   chosen = np.resize(np.array(seeds, np.int64), num_keyframes * cells)

@@ -22,6 +22,11 @@ def model():
   return golden_models.load('t')
 
 
+@pytest.fixture(scope='module')
+def tiny():
+  return golden_models.tiny()
+
+
 def _path(model, case):
   seeds = styles.keyframe_seeds(
     case['seeds'],
@@ -136,18 +141,18 @@ def test_two_models_are_shown_side_by_side():
 class TestWide:
   """Images that show more than the canvas."""
 
-  def test_a_wide_image_contains_the_image(self, model):
-    spec = model.generator.spec
-    ws = styles.of_seeds(model, [3])
+  def test_a_wide_image_contains_the_image(self, tiny):
+    spec = tiny.generator.spec
+    ws = styles.of_seeds(tiny, [3])
     step = 2 / spec.sampling_rates[0]
-    synthesize, shape = frames.make_synthesis(model, extent=1 + step)
+    synthesize, shape = frames.make_synthesis(tiny, extent=1 + step)
     size = round(spec.resolution * (1 + step))
     assert shape == (size, size, 3)
     wide = np.asarray(synthesize(ws))[0]
     assert wide.shape == shape
     border = (size - spec.resolution) // 2
     inner = wide[border:-border, border:-border]
-    image = np.asarray(model.synthesis(ws))[0]
+    image = np.asarray(tiny.synthesis(ws))[0]
     # Margins are finite, so what lies around the canvas has a small effect.
     error = np.sqrt(np.mean((inner - image) ** 2))
     assert error < 0.05 * np.std(image)
@@ -155,23 +160,23 @@ class TestWide:
     other = np.roll(inner, 1, axis=0)
     assert np.sqrt(np.mean((other - image) ** 2)) > 4 * error
 
-  def test_what_it_shows_is_what_a_translation_shows(self, model):
+  def test_what_it_shows_is_what_a_translation_shows(self, tiny):
     """Left of the canvas is the image moved to the right."""
-    spec = model.generator.spec
-    ws = styles.of_seeds(model, [3])
-    synthesize, _ = frames.make_synthesis(model, extent=2.0)
+    spec = tiny.generator.spec
+    ws = styles.of_seeds(tiny, [3])
+    synthesize, _ = frames.make_synthesis(tiny, extent=2.0)
     wide = np.asarray(synthesize(ws))[0]
     half = spec.resolution // 2
     pose = camera.Pose(x=0.5)
-    moved = np.asarray(model.synthesis(ws, pose.inverse()))[0]
+    moved = np.asarray(tiny.synthesis(ws, pose.inverse()))[0]
     inner = wide[half:-half, : spec.resolution]
     error = np.sqrt(np.mean((inner - moved) ** 2))
     assert error < 0.1 * np.std(moved)
 
   @pytest.mark.parametrize('extent', [0.5, 1.01, np.nan])
-  def test_impossible_extents(self, model, extent):
+  def test_impossible_extents(self, tiny, extent):
     with pytest.raises(ValueError, match='extent must be 1 plus a multiple of'):
-      frames.make_synthesis(model, extent=extent)
+      frames.make_synthesis(tiny, extent=extent)
 
   def test_generators_of_fixed_size(self):
     with pytest.raises(ValueError, match='extent must be 1 for a generator of'):
@@ -197,16 +202,16 @@ def test_transforms_are_refused_where_nothing_moves():
     frames.make_synthesis(golden_models.load('2'), transforms=True)
 
 
-def test_anchored_images_have_one_transform(model):
+def test_anchored_images_have_one_transform(tiny):
   """With the mean style's, the input is the same for all images."""
-  ws = styles.of_seeds(model, [0, 1])
-  mean = styles.mean_style(model)
+  ws = styles.of_seeds(tiny, [0, 1])
+  mean = styles.mean_style(tiny)
   anchored = styles.anchor(ws, mean)
-  w_avg = model.variables['moving_averages']['w_avg']
+  w_avg = tiny.variables['moving_averages']['w_avg']
   np.testing.assert_allclose(mean, np.tile(w_avg, (len(mean), 1)), atol=1e-6)
   features = jax.jit(
-    lambda ws: model.generator.apply(
-      model.variables, ws, method='activations', names=('input',)
+    lambda ws: tiny.generator.apply(
+      tiny.variables, ws, method='activations', names=('input',)
     )['input']
   )
   free, still = features(ws), features(anchored)
