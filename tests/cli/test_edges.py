@@ -274,7 +274,7 @@ def test_official_words_of_images_are_understood(home):
     '--noise-mode=none', '--translate=0.1,0', '--rotate=10', '--network=~/x',
   )  # fmt: skip
   assert 'no run or checkpoint folder' in message
-  assert '--w-frames is for videos' in in_process.error(
+  assert '--w-frames is an option of sg3jax video' in in_process.error(
     generate, *_GENERATE, '--w-frames=3'
   )
 

@@ -87,6 +87,7 @@ class TestGenerate:
       grids.tile(_expected(_w(range(6))).astype(np.uint8), (3, 2)).astype(int),
     )
 
+  @pytest.mark.slow
   def test_rows_of_truncation(self, tmp_path):
     found = _generate(tmp_path, '--seeds=2-4', '--trunc=0,0.5,1', '--batch=2')
     assert list(found) == [f'seed{i:04d}.png' for i in (2, 3, 4)]
@@ -109,6 +110,7 @@ class TestGenerate:
     mixed[:2] = columns[2][:2]
     _assert_close(found[32:, 48:], _expected(mixed[None])[0])
 
+  @pytest.mark.slow
   def test_transforms_and_a_wider_view(self, tmp_path):
     args = ('--seeds=0', '--translate=0.25,0', '--rotate=20', '--zoom=1.5')
     found = _generate(tmp_path, *args)['seed0000.png']
@@ -140,6 +142,7 @@ class TestGenerate:
     with np.load(tmp_path / 'out' / 'seed0001-L1.npz') as arrays:
       assert arrays['activation'].ndim == 3
 
+  @pytest.mark.slow
   def test_grey_and_transparent_images(self, tmp_path):
     grey = _generate(tmp_path, '--seeds=0', network='grey')
     assert grey['seed0000.png'].shape == (16, 16)
@@ -165,8 +168,8 @@ class TestGenerate:
       (['--seeds=0', '--mix=1', '--layers=0-9'], 'within 0 to 3, the styles'),
       (['--seeds=0', '--mix=1', '--layers=-3'], '--layers must be numbers'),
       (['--seeds=0', '--zoom=0'], '--zoom must be 0.01 to 100, got 0'),
-      (['--seeds=0', '--extent=1.3'], 'extent must be 1 plus a multiple of'),
-      (['--seeds=0', '--activations=L9'], 'activations must be one of input'),
+      (['--seeds=0', '--extent=1.3'], '--extent must be 1 plus a multiple of'),
+      (['--seeds=0', '--activations=L9'], '--activations must be one of input'),
       (['--seeds=0', '--format=bmp'], 'format'),
       (['--seeds=0', '--save_w=w.txt'], '--save_w must be an .npz file'),
       (['--seeds=0', '--load_w=w.npz'], '--seeds cannot be given with --load'),
@@ -182,6 +185,7 @@ class TestGenerate:
     assert message in error
     assert not pathlib.Path('never-made').exists()
 
+  @pytest.mark.slow
   def test_stylegan2_refuses_what_it_cannot_do(self):
     base = ('--network=stylegan2', '--seeds=0', '--outdir=never-made')
     for arg, message in (
@@ -255,11 +259,12 @@ class TestVideo:
 
   def test_anchored_images(self, tmp_path):
     found = _video(tmp_path, '--seeds=3', '--w_frames=1', '--anchor')
-    ws = _w([3])
+    ws = np.array(_w([3]))
     assert np.abs(found[0] - _expected(ws)[0]).max() > 2
     ws[:, 0] = golden_models.tiny().variables['moving_averages']['w_avg']
     _assert_close(found[0], _expected(ws)[0])
 
+  @pytest.mark.slow
   @pytest.mark.parametrize('walk', ['circle', 'random'])
   def test_walks_stay_near(self, tmp_path, walk):
     args = ('--seeds=3', '--w_frames=2', f'--walk={walk}', '--num_keyframes=3')
@@ -272,11 +277,12 @@ class TestVideo:
     other = _video(tmp_path / 'other', *args, '--radius=0.5', '--walk_seed=1')
     assert np.abs(far - other).max() > 9
 
+  @pytest.mark.slow
   def test_classes_and_truncation_of_keyframes(self, tmp_path):
     model = golden_models.tiny(label_dim=3)
     found = _video(
-      tmp_path, '--seeds=3', '--num_keyframes=2', '--class=dog,0', '--w_frames=1',
-      '--trunc=0.5,1', network='classes',
+      tmp_path, '--seeds=3', '--num_keyframes=2', '--class=dog,0',
+      '--w_frames=1', '--trunc=0.5,1', network='classes',
     )  # fmt: skip
     for k, (label, psi) in enumerate(((1, 0.5), (0, 1.0))):
       one_hot = np.eye(3, dtype=np.float32)[label]
@@ -290,6 +296,7 @@ class TestVideo:
     )  # fmt: skip
     assert len(named) == 1
 
+  @pytest.mark.slow
   def test_no_loop(self, tmp_path):
     found = _video(tmp_path, '--seeds=0-2', '--w_frames=3', '--noloop')
     assert len(found) == 7
@@ -302,6 +309,7 @@ class TestVideo:
     assert len(found) == 4
     _assert_close(found[2], _expected(_w([4]))[0])
 
+  @pytest.mark.slow
   @pytest.mark.parametrize('network', ['grey', 'rgba', 'stylegan2'])
   def test_other_models(self, tmp_path, network):
     found = _video(
@@ -336,6 +344,7 @@ class TestVideo:
     assert message in in_process.error(video, '--network=tiny', *args)
     assert not pathlib.Path('a.mp4').exists()
 
+  @pytest.mark.slow
   def test_errors_of_models(self, tmp_path):
     args = ('--seeds=0', '--output=a.mp4')
     error = in_process.error(video, '--network=classes', *args)

@@ -42,7 +42,14 @@ def _path(model, case):
   return seeds, keyframes, path
 
 
-@pytest.mark.parametrize('name', _CASES)
+@pytest.mark.parametrize(
+  'name',
+  # One in the quick tests: a grid of two with truncation.
+  [
+    name if name == 'b_2x1' else pytest.param(name, marks=pytest.mark.slow)
+    for name in _CASES
+  ],
+)
 def test_frames_are_those_of_the_official_tool(model, name):
   case = _CASES[name]
   seeds, keyframes, path = _path(model, case)
@@ -178,6 +185,7 @@ class TestWide:
     with pytest.raises(ValueError, match='extent must be 1 plus a multiple of'):
       frames.make_synthesis(tiny, extent=extent)
 
+  @pytest.mark.slow
   def test_generators_of_fixed_size(self):
     with pytest.raises(ValueError, match='extent must be 1 for a generator of'):
       frames.make_synthesis(golden_models.load('2'), extent=2.0)
@@ -197,6 +205,7 @@ class TestWide:
         assert getattr(layer, name) == getattr(plain, name)
 
 
+@pytest.mark.slow
 def test_transforms_are_refused_where_nothing_moves():
   with pytest.raises(ValueError, match='learned constant'):
     frames.make_synthesis(golden_models.load('2'), transforms=True)
