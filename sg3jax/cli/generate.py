@@ -279,13 +279,7 @@ def _parse_seeds() -> list[int] | None:
   """
   if not image_flags.LOAD_W.value:
     return parse_seeds(common.require(image_flags.SEEDS))
-  for flag in (image_flags.SEEDS, _MIX, image_flags.CLASS, image_flags.LABEL):
-    if flag.value is not None:
-      raise ValueError(
-        f'--{flag.name} cannot be given with --load_w, whose styles are final'
-      )
-  if image_flags.TRUNC.value != [1]:
-    raise ValueError('--trunc must be 1 with --load_w, whose styles are final')
+  image_flags.check_load_w(_MIX, image_flags.CLASS, image_flags.LABEL)
   return None
 
 
@@ -329,12 +323,7 @@ def _check_paths(outdir: pathlib.Path, names: list[str]) -> None:
     for layer in _ACTIVATIONS.value:
       for path in activations.paths(outdir, f'{name}-{layer}'):
         image_flags.check_output(path, 'outdir')
-  if image_flags.SAVE_W.value:
-    path = pathlib.Path(image_flags.SAVE_W.value)
-    if path.suffix != '.npz':
-      raise ValueError(f'--save_w must be an .npz file, got {str(path)!r}')
-    files.check_folder(path.parent)
-    image_flags.check_output(path, 'save_w')
+  image_flags.check_save_w()
 
 
 def _picture_path(outdir: pathlib.Path, name: str) -> pathlib.Path:

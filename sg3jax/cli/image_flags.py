@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from sg3jax import files
 from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import labels as labels_lib
@@ -317,6 +318,40 @@ def check_output(path: pathlib.Path, flag: str) -> None:
     raise FileExistsError(
       f'{path} exists: pass --overwrite or another --{flag}'
     )
+
+
+def check_load_w(*others: flags.FlagHolder) -> None:
+  """Checks that no flag contradicts --load_w, whose styles are final.
+
+  Args:
+    *others: Flags that must not be given, besides --seeds and --trunc.
+
+  Raises:
+    ValueError: If one is given.
+  """
+  for flag in (SEEDS, *others):
+    if flag.value is not None:
+      raise ValueError(
+        f'--{flag.name} cannot be given with --load_w, whose styles are final'
+      )
+  if TRUNC.value != [1]:
+    raise ValueError('--trunc must be 1 with --load_w, whose styles are final')
+
+
+def check_save_w() -> None:
+  """Checks that --save_w can be written.
+
+  Raises:
+    ValueError: If it is not an .npz file.
+    OSError: If it exists without --overwrite, or its folder is not writable.
+  """
+  if not SAVE_W.value:
+    return
+  path = pathlib.Path(SAVE_W.value)
+  if path.suffix != '.npz':
+    raise ValueError(f'--save_w must be an .npz file, got {str(path)!r}')
+  files.check_folder(path.parent)
+  check_output(path, 'save_w')
 
 
 def command_line() -> str:

@@ -127,7 +127,7 @@ def _video() -> None:
   ]
   made = [_make_synthesis(model, pose, path) for model in models]
   _check_outputs([shape for _, shape in made])
-  paths = [_make_path(model, seeds) for model in models]
+  paths = [_make_path(m, seeds, m is models[0]) for m in models]
   times = paths[0].frame_times(_W_FRAMES.value)
   transforms = _transforms(pose, path, len(times))
   videos = [
@@ -196,6 +196,8 @@ def _check_flags() -> None:
     raise ValueError(
       '--output or --frames is required: --help lists the options'
     )
+  if _WALK.value and not _LOOP.value:
+    raise ValueError('--noloop cannot be given with --walk, which is a loop')
   if image_flags.NOISE_MODE.value == 'random':
     raise ValueError(
       '--noise_mode must be const or none for a video, got random, which would '
@@ -207,8 +209,7 @@ def _check_flags() -> None:
     image_flags.check_output(pathlib.Path(common.OUTPUT.value), 'output')
     # The size is checked when it is known; this one is good in any format.
     video.check(common.OUTPUT.value, (16, 16), _FPS.value, overwrite=True)
-  if image_flags.SAVE_W.value:
-    raise ValueError('--save_w is an option of generate')
+  image_flags.check_save_w()
   if not _FPS.value > 0:
     raise ValueError(f'--fps must be above 0, got {_FPS.value:g}')
 
@@ -260,15 +261,18 @@ def _make_synthesis(
 
 
 def _make_path(
-  model: model_lib.Model, seeds: list[int] | None
+  model: model_lib.Model, seeds: list[int] | None, is_first: bool
 ) -> styles.StylePath:
-  """Returns the styles over time that the flags specify."""
+  """Returns the styles over time that the flags specify.
+
+  Those of the keyframes of the first model are written to --save_w.
+  """
   if seeds is None:
     file = common.require(image_flags.LOAD_W)
     ws = styles.load(file, model.num_ws, model.w_dim)
     table = _assign(list(range(len(ws))))
     keyframes = np.moveaxis(ws[table.reshape(-1, table.shape[-1])], 1, 0)
-    labels = [None] if not model.label_dim else _labels(model, 1)
+    labels = _labels(model, 1) if _WALK.value else []
   else:
     table = _assign(seeds)
     count = table.shape[-1]
@@ -281,7 +285,12 @@ def _make_path(
       truncation_cutoff=image_flags.CUTOFF.value,
       truncation_towards=image_flags.TOWARDS.value,
     )
-  mean = styles.mean_style(model, labels[0])
+  if image_flags.SAVE_W.value and is_first:
+    of_cells = np.moveaxis(keyframes, 0, 1)
+    styles.save(
+      image_flags.SAVE_W.value, of_cells.reshape(-1, *of_cells.shape[2:])
+    )
+  mean = styles.mean_style(model)
   if _ANCHOR.value:
     keyframes = styles.anchor(keyframes, mean)
   if not _WALK.value:
@@ -300,7 +309,17 @@ def _make_path(
 
 
 def _assign(seeds: list[int]) -> np.ndarray:
-  """Returns the seeds, or indices, of the keyframes of each cell."""
+  """Returns the seeds, or indices, of the keyframes of each cell.
+
+  Raises:
+    ValueError: If they cannot be divided among the images of the grid.
+  """
+  columns, rows = _grid()
+  if _WALK.value and len(seeds) != columns * rows:
+    raise ValueError(
+      f'--walk must be given one seed or style for each of the {columns * rows} '
+      f'images of the grid, got {len(seeds)}'
+    )
   return styles.keyframe_seeds(
     seeds,
     _grid(),
@@ -344,18 +363,11 @@ def _parse_seeds() -> list[int] | None:
       divided among the images of the grid.
   """
   if image_flags.LOAD_W.value:
-    if image_flags.SEEDS.value is not None:
-      raise ValueError('--seeds cannot be given with --load_w')
+    image_flags.check_load_w()
     files.local_path(image_flags.LOAD_W.value).stat()  # It must exist.
     return None
   seeds = image_flags.parse_seeds(common.require(image_flags.SEEDS))
   _assign(seeds)
-  columns, rows = _grid()
-  if _WALK.value and len(seeds) != columns * rows:
-    raise ValueError(
-      f'--walk must be given one seed for each of the {columns * rows} images '
-      f'of the grid, got {len(seeds)}'
-    )
   return seeds
 
 

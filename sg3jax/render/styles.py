@@ -245,10 +245,11 @@ def random_offsets(
   return (ws - mean).reshape(count, cells, *ws.shape[1:])
 
 
-def mean_style(
-  model: model_lib.Model, label: Float[np.ndarray, ' classes'] | None = None
-) -> Float[np.ndarray, 'l d']:
-  """Returns the mean style of all images, which a label does not change."""
+def mean_style(model: model_lib.Model) -> Float[np.ndarray, 'l d']:
+  """Returns the mean style of all images, of all classes."""
+  # With psi = 0, neither the latent nor the label matters.
+  dim = model.label_dim
+  label = np.eye(1, dim, dtype=np.float32)[0] if dim else None
   return of_seeds(model, [0], label, truncation_psi=0.0)[0]
 
 

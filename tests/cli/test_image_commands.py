@@ -305,9 +305,15 @@ class TestVideo:
   def test_styles_of_a_file(self, tmp_path):
     file = tmp_path / 'w.npz'
     styles.save(file, _w([3, 4]))
-    found = _video(tmp_path, f'--load_w={file}', '--w_frames=2')
+    args = (f'--load_w={file}', '--w_frames=2', '--anchor')
+    found = _video(tmp_path, f'--save_w={tmp_path}/again.npz', *args)
     assert len(found) == 4
-    _assert_close(found[2], _expected(_w([4]))[0])
+    np.testing.assert_array_equal(
+      styles.load(tmp_path / 'again.npz', 4, 8), _w([3, 4])
+    )
+    # Only mapping needs a class.
+    other = _video(tmp_path / 'classes', *args, network='classes')
+    assert len(other) == 4
 
   @pytest.mark.slow
   @pytest.mark.parametrize('network', ['grey', 'rgba', 'stylegan2'])
@@ -329,7 +335,8 @@ class TestVideo:
       (['--output=a.mp4', '--seeds=0', '--fps=0'], 'above 0'),
       (['--output=a.mp4', '--seeds=0', '--bitrate=x'], 'bitrate must be'),
       (['--output=a.mp4', '--seeds=0-2', '--grid=2x1'], 'a multiple of 2'),
-      (['--output=a.mp4', '--seeds=0-2', '--walk=circle'], 'one seed for each'),
+      (['--output=a.mp4', '--seeds=0-2', '--walk=circle'], 'one seed or style'),
+      (['--output=a.mp4', '--seeds=0', '--walk=circle', '--noloop'], 'a loop'),
       (['--output=a.mp4', '--seeds=0', '--camera=nowhere'], 'nowhere'),
       (['--output=a.mp4', '--seeds=0', '--against=stylegan2'], 'of one size'),
       (['--output=a.mp4', '--seeds=0-2', '--trunc=0,1'], 'each of the 3 keyf'),
