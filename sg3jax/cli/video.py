@@ -317,8 +317,8 @@ def _assign(seeds: list[int]) -> np.ndarray:
   columns, rows = _grid()
   if _WALK.value and len(seeds) != columns * rows:
     raise ValueError(
-      f'--walk must be given one seed or style for each of the {columns * rows} '
-      f'images of the grid, got {len(seeds)}'
+      f'--walk must be given {columns * rows} seeds or styles, one for each '
+      f'image of the grid, got {len(seeds)}'
     )
   return styles.keyframe_seeds(
     seeds,

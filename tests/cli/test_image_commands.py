@@ -335,7 +335,7 @@ class TestVideo:
       (['--output=a.mp4', '--seeds=0', '--fps=0'], 'above 0'),
       (['--output=a.mp4', '--seeds=0', '--bitrate=x'], 'bitrate must be'),
       (['--output=a.mp4', '--seeds=0-2', '--grid=2x1'], 'a multiple of 2'),
-      (['--output=a.mp4', '--seeds=0-2', '--walk=circle'], 'one seed or style'),
+      (['--output=a.mp4', '--seeds=0-2', '--walk=circle'], 'given 1 seeds'),
       (['--output=a.mp4', '--seeds=0', '--walk=circle', '--noloop'], 'a loop'),
       (['--output=a.mp4', '--seeds=0', '--camera=nowhere'], 'nowhere'),
       (['--output=a.mp4', '--seeds=0', '--against=stylegan2'], 'of one size'),
