@@ -68,7 +68,7 @@ def compute(
   )
   for i in range(len(ws)):
     found = apply(model.variables, ws[i : i + 1], transform)
-    yield {name: np.asarray(x[0]) for name, x in found.items()}
+    yield {name: np.asarray(found[name][0]) for name in names}
 
 
 def spectrum_db(x: Float[np.ndarray, 'h w c']) -> Float[np.ndarray, 'h w']:

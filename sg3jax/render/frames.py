@@ -41,7 +41,9 @@ def make_synthesis(
       extent, or the noise mode is unknown.
   """
   layers.check_noise_mode(noise_mode)
-  generator = wide_spec.widen(model.generator, float(extent))
+  generator = model.generator
+  if extent != 1:
+    generator = wide_spec.widen(generator, float(extent))
   if transforms and not generator.spec.takes_transforms:
     raise ValueError(
       'a transform was given, but this generator starts from a learned '
