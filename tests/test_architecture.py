@@ -34,9 +34,10 @@ _ALLOWED = {
   'interop': _NETWORKS,
   'model': _NETWORKS | {'data', 'train', 'eval', 'interop'},
   'launch': _MODELS,
+  'render': _MODELS,
   'sweeps': _MODELS | {'launch'},
   'report': _MODELS | {'launch'},
-  'cli': _MODELS | {'launch', 'sweeps', 'report'},
+  'cli': _MODELS | {'launch', 'render', 'report', 'sweeps'},
   '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }
@@ -44,6 +45,7 @@ _ALLOWED = {
 # Libraries that only one place may know.
 _OWNERS = {
   'array_record': ('data/',),
+  'av': ('render/video.py',),
   'flax.linen': ('nets/',),
   'grain': ('data/',),
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),

@@ -7,11 +7,16 @@ import re
 import pytest
 from absl import flags
 
-from sg3jax.cli import evaluate, generate, official_options, train
+from sg3jax.cli import evaluate, generate, official_options, train, video
 from sg3jax.train import config as config_lib
 
 _PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'options.md'
-_COMMANDS = {'Training': train, 'Generating': generate, 'Measuring': evaluate}
+_COMMANDS = {
+  'Training': train,
+  'Generating': generate,
+  'Videos': video,
+  'Measuring': evaluate,
+}
 
 # What scripts and forks use unchanged.
 _OFFICIAL = {
@@ -21,6 +26,9 @@ _OFFICIAL = {
     'snap seed fp32 nobench workers dry-run'
   ),
   'Generating': 'network seeds trunc class noise-mode translate rotate outdir',
+  'Videos': (
+    'network seeds trunc class output grid w-frames num-keyframes shuffle-seed'
+  ),
   'Measuring': 'network metrics data mirror gpus',
 }
 

@@ -95,8 +95,13 @@ OUTPUT = flags.DEFINE(
   'output',
   None,
   'Output path, which must not exist yet: a .npz, .safetensors or .stablehlo '
-  'file for export, a folder for import, an .html file for report.',
+  'file for export, a folder for import, an .html file for report, a .mp4, '
+  '.webp or .gif file for video.',
 )
+
+# The name and the arguments of the command that is running.
+COMMAND_LINE: list[str] = []
+
 _HELP = frozenset(['--help', '--helpshort', '-help', '-h', '-?'])
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors.')
 
@@ -134,6 +139,7 @@ def run(
 
   def parse(args: list[str]) -> list[str]:
     module = main.__module__
+    COMMAND_LINE[:] = args
     if _HELP.intersection(args):
       print(sys.modules[module].__doc__)
       print(flags.FLAGS.module_help(module).strip().partition('\n')[2])

@@ -61,8 +61,8 @@ _DEPTH16 = flags.DEFINE_enum(
   list(options_lib.DEPTHS),
   'What to do with images of 16 bits per channel; reduce keeps the 8 highest.',
 )
-_BACKGROUND = flags.DEFINE_integer(
-  'background',
+_MATTE = flags.DEFINE_integer(
+  'matte',
   255,
   'Grey level behind transparent pixels that become opaque.',
   lower_bound=0,
@@ -110,7 +110,7 @@ _FLAGS = {
   'prepare': (
     *_COMMON,
     *('dest', 'resolution', 'transform', 'filter', 'channels', 'depth16'),
-    *('background', 'crop', 'crop_seed', 'labels', 'max_images', 'max-images'),
+    *('matte', 'crop', 'crop_seed', 'labels', 'max_images', 'max-images'),
     *('on_error', 'shard_images'),
   ),
   'inspect': (*_COMMON, 'labels', 'max_images', 'max-images', 'sheet'),
@@ -163,7 +163,7 @@ def _prepare() -> None:
     filter=_FILTER.value,
     channels=int(_CHANNELS.value) if _CHANNELS.value else None,
     depth16=_DEPTH16.value,
-    background=_BACKGROUND.value,
+    background=_MATTE.value,
     crop=_CROP.value,
     seed=_CROP_SEED.value,
   )

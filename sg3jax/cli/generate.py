@@ -1,82 +1,89 @@
-r"""Generates images with a trained model, one file per seed.
+r"""Generates images with a trained model: single ones, and sheets of several.
 
     sg3jax generate --network=runs/quickstart --seeds=0,1,4-6 --outdir=out
     sg3jax generate --network=runs/quickstart --seeds=2 --outdir=out \
       --trunc=0.7 --translate=0.3,0 --rotate=15
     sg3jax generate --network=runs/animals --seeds=0-7 --outdir=cats \
       --class=cat --trunc=0.7 --truncation_towards=class
+    sg3jax generate --network=runs/quickstart --seeds=0-11 --grid=4x3 \
+      --outdir=sheet
+    sg3jax generate --network=runs/quickstart --seeds=0-3 --trunc=0.3,0.7,1 \
+      --outdir=rows
+    sg3jax generate --network=runs/quickstart --seeds=0-3 --mix=10-14 \
+      --layers=0-6 --outdir=mixed
 
-An existing file is an error unless `--overwrite` is given.
+By default there is one file per seed. `--grid` writes `grid.png`, `--mix`
+writes `mix.png`, and several values of `--trunc` make each file a row of
+images. An existing file is an error unless `--overwrite` is given.
 """
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from absl import flags
-from jaxtyping import Float
 
 from sg3jax import files, text
 from sg3jax import model as model_lib
-from sg3jax.cli import common
-from sg3jax.data import labels as labels_lib
-from sg3jax.data import report
-from sg3jax.eval import batches, resampling
-from sg3jax.eval.plots import grids
-from sg3jax.train import memory_estimate, sharding
+from sg3jax.cli import common, image_flags
+from sg3jax.render import activations, camera, frames, pictures, styles
 
 flags.declare_key_flag('network')
 flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
-_SEEDS = flags.DEFINE_string(
-  'seeds', None, 'Seeds of the images, such as 0,1,4-6.'
+flags.adopt_module_key_flags(image_flags)
+_FORMAT = flags.DEFINE_enum(
+  'format', 'png', list(pictures.FORMATS), 'Format of the pictures.'
 )
-_TRUNC = flags.DEFINE_float(
-  'trunc',
-  1.0,
-  'Truncation psi: 1 for no truncation, 0 for the mean image.',
-  lower_bound=-model_lib.MAX_PSI,
-  upper_bound=model_lib.MAX_PSI,
-)
-_CUTOFF = flags.DEFINE_integer(
-  'trunc_cutoff',
+_MIX = flags.DEFINE_string(
+  'mix',
   None,
-  'Number of styles to truncate, from the first; all by default.',
-  lower_bound=0,
+  'Seeds of the columns of a sheet; its rows are those of --seeds, and each '
+  'image takes --layers of its styles from its column.',
 )
-_TOWARDS = flags.DEFINE_enum(
-  'truncation_towards',
-  'global',
-  model_lib.TRUNCATION_CENTERS,
-  'The mean to truncate towards: of all images, or of the class.',
+_LAYERS = flags.DEFINE_string(
+  'layers',
+  '0-6',
+  'Styles that --mix takes from the columns: 0-6 are the coarse ones of a '
+  'generator with 16, and 7- the fine ones.',
 )
-CLASS = flags.DEFINE_string(
-  'class', None, 'Class for a conditional model: its index or its name.'
+_ACTIVATIONS = flags.DEFINE_list(
+  'activations',
+  [],
+  'Layers, such as L5,L8, or input, whose features and spectra to write too.',
 )
-LABEL = flags.DEFINE_list(
-  'label', None, 'Label for a model with vector labels: numbers X,Y,...'
-)
-_NOISE_MODE = flags.DEFINE_enum(
-  'noise_mode',
-  'const',
-  ['const', 'random', 'none'],
-  'Noise inputs of StyleGAN2: the stored ones, new ones, or none.',
-)
-flags.DEFINE_alias('noise-mode', 'noise_mode')
-_TRANSLATE = flags.DEFINE_list(
-  'translate', ['0', '0'], 'Translation X,Y in units of the image width.'
-)
-_ROTATE = flags.DEFINE_float('rotate', 0.0, 'Rotation in degrees.')
-OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
 
-_MAX_SEEDS = 1_000_000
+# Also used by other commands.
+parse_seeds = image_flags.parse_seeds
+make_label = image_flags.make_label
 
-# Images per batch if the memory of the device is unknown.
-_DEFAULT_BATCH = 8
+
+@dataclasses.dataclass(frozen=True)
+class _Sheets:
+  """Pictures of one or several images each.
+
+  Attributes:
+    names: Name of each picture, without suffix.
+    size: Columns and rows of images in a picture.
+    source: Maps (first, stop) to the styles of these images.
+    noise_seeds: Seeds of the random noise of all images; None for indices.
+    has_corner: Whether the first image of a picture is left empty.
+  """
+
+  names: list[str]
+  size: tuple[int, int]
+  source: Callable[[int, int], np.ndarray]
+  noise_seeds: list[int] | None = None
+  has_corner: bool = False
+
+  @property
+  def count(self) -> int:
+    """Number of images in all pictures."""
+    return len(self.names) * self.size[0] * self.size[1]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,179 +91,240 @@ def main(argv: list[str] | None = None) -> None:
   common.run(_generate, argv)
 
 
+@image_flags.naming_flags()
 def _generate() -> None:
   network = common.require(common.NETWORK)
-  seeds = parse_seeds(common.require(_SEEDS))
-  transform = _parse_transform(_TRANSLATE.value, _ROTATE.value)
-  paths = _output_paths(seeds)
-  model = model_lib.load_model(network, common.PRECISION.value)
-  for seed, image in _images(model, seeds, transform):
-    with files.naming_errors(paths[seed]):
-      grids.save_image(image, paths[seed])
-    print(paths[seed], flush=True)
-
-
-def _images(model: model_lib.Model, seeds: list[int], transform: Any):
-  """Yields each seed and its image; announces the compilation at the first."""
-  size = common.BATCH.value or batches.fitting_batch(
-    model.generator,
-    memory_estimate.device_memory(sharding.make_mesh(1)),
-    default=_DEFAULT_BATCH,
-  )
-  images = model.generate(
-    seeds,
-    _label(model),
-    batch_size=size,
-    truncation_psi=_TRUNC.value,
-    truncation_cutoff=_CUTOFF.value,
-    truncation_towards=_TOWARDS.value,
-    noise_mode=_NOISE_MODE.value,
-    transform=transform,
-  )
-  advance = text.announce_first_call(
-    images.__next__,
-    common.say,
-    f'the generator, for {min(size, len(seeds))} images at a time',
-  )
-  for _ in seeds:
-    yield advance()
-
-
-def _label(model: model_lib.Model) -> Any:
-  """Returns the label that the flags specify, and prints its class name."""
-  names = model.class_names
-  label = make_label(CLASS.value, LABEL.value, model.label_dim, names)
-  if label is not None and names and LABEL.value is None:
-    index = int(label.argmax())
-    common.say(f'{"Class:":15} {index} {report.printable(names[index])}')
-  return label
-
-
-def _output_paths(seeds: list[int]) -> dict[int, pathlib.Path]:
-  """Returns the output file of each seed.
-
-  Raises:
-    OSError: If a file already exists, or the folder cannot be written to.
-  """
+  seeds = _parse_seeds()
+  pose = image_flags.parse_pose()
   outdir = pathlib.Path(common.require(common.OUTDIR))
   files.check_folder(outdir)
-  paths = {seed: outdir / f'seed{seed:04d}.png' for seed in seeds}
-  for path in paths.values():
-    if path.is_dir():
-      raise IsADirectoryError(f'{path} is a folder: choose another --outdir')
-    if path.exists() and not OVERWRITE.value:
-      raise FileExistsError(
-        f'{path} exists: pass --overwrite or another --outdir'
-      )
-  return paths
+  if seeds is not None:
+    _check_modes(len(seeds))
+    _check_paths(outdir, _names(seeds))
+  model = model_lib.load_model(network, common.PRECISION.value)
+  activations.check_names(model, _ACTIVATIONS.value)
+  sheets = _make_sheets(model, seeds)
+  if seeds is None:
+    _check_paths(outdir, sheets.names)
+  _render(model, sheets, pose, outdir)
+  _write_activations(model, sheets, pose, outdir)
+  if image_flags.SAVE_W.value:
+    styles.save(image_flags.SAVE_W.value, sheets.source(0, sheets.count))
+    print(image_flags.SAVE_W.value, flush=True)
 
 
-def _parse_transform(translate: list[str], rotate: float) -> Any:
-  """Returns the inverse transform that the flags specify, or None.
-
-  Raises:
-    ValueError: If `translate` is not two numbers, or they are too large.
-  """
-  try:
-    x, y = (float(value) for value in translate)
-  except ValueError as error:
-    raise ValueError(
-      '--translate must be two numbers X,Y in units of the image width, got '
-      f'{",".join(translate)}'
-    ) from error
-  try:
-    return resampling.inverse_transform((x, y), rotate)
-  except ValueError as error:
-    raise ValueError(f'--{error}') from error
+def _render(
+  model: model_lib.Model,
+  sheets: _Sheets,
+  pose: camera.Pose,
+  outdir: pathlib.Path,
+) -> None:
+  """Renders and writes the pictures, and prints their names."""
+  for name, images in zip(
+    sheets.names, _images(model, sheets, pose), strict=True
+  ):
+    path = _picture_path(outdir, name)
+    sheet = pictures.sheet(images, sheets.size, image_flags.BACKGROUND.value)
+    with files.naming_errors(path):
+      pictures.save(sheet, path, command=image_flags.command_line())
+    print(path, flush=True)
 
 
-def parse_seeds(text: str) -> list[int]:
-  """Returns the seeds in a list such as `0,1,4-6`.
+def _images(
+  model: model_lib.Model, sheets: _Sheets, pose: camera.Pose
+) -> Iterator[np.ndarray]:
+  """Yields the images of each picture; announces the compilation."""
+  transform = None if pose == camera.Pose() else pose.inverse()
+  synthesize, _ = frames.make_synthesis(
+    model,
+    extent=image_flags.EXTENT.value,
+    noise_mode=image_flags.NOISE_MODE.value,
+    transforms=transform is not None,
+  )
+  size = min(image_flags.batch_size(model), sheets.count)
+  images = frames.render_stills(
+    text.announce_first_call(
+      synthesize, common.say, f'the generator, for {size} images at a time'
+    ),
+    sheets.source,
+    sheets.count,
+    transform,
+    batch_size=size,
+    noise_seeds=sheets.noise_seeds,
+  )
+  for _ in sheets.names:
+    group = np.stack([next(images) for _ in range(np.prod(sheets.size))])
+    if sheets.has_corner:
+      group[0] = 1  # White, and opaque.
+    yield group
 
-  Raises:
-    ValueError: If the list is malformed or a seed is out of range.
-  """
-  seeds = []
-  for part in text.split(','):
-    match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
-    if not match:
-      raise ValueError(
-        f'--seeds must be numbers and ranges, got {part!r} in {text}: write '
-        '--seeds=0,1,4-6, for example'
-      )
-    first, last = int(match[1]), int(match[2] or match[1])
-    if last < first:
-      raise ValueError(
-        f'--seeds must have ascending ranges, got {part!r} in {text}: write '
-        f'{last}-{first}'
-      )
-    if last >= 2**32 or last - first >= _MAX_SEEDS:
-      raise ValueError(
-        f'--seeds must be below 2^32, with at most {_MAX_SEEDS:,} seeds per '
-        f'range, got {part!r} in {text}'
-      )
-    seeds.extend(range(first, last + 1))
-  return seeds
+
+def _write_activations(
+  model: model_lib.Model,
+  sheets: _Sheets,
+  pose: camera.Pose,
+  outdir: pathlib.Path,
+) -> None:
+  """Writes the features of the layers that the flag names."""
+  layers = _ACTIVATIONS.value
+  if not layers:
+    return
+  transform = None if pose == camera.Pose() else pose.inverse()
+  for i, name in enumerate(sheets.names):
+    ws = sheets.source(i, i + 1)
+    for found in activations.compute(model, ws, layers, transform):
+      for layer, features in found.items():
+        written = activations.save(features, outdir, f'{name}-{layer}')
+        print(*written, sep='\n', flush=True)
 
 
-def make_label(
-  chosen: str | None,
-  numbers: Sequence[str] | None,
-  label_dim: int,
-  class_names: Sequence[str] | None = None,
-) -> Float[np.ndarray, ' classes'] | None:
-  """Returns the label that the flags specify; None for unconditional networks.
+def _make_sheets(model: model_lib.Model, seeds: list[int] | None) -> _Sheets:
+  """Returns the pictures that the flags ask for."""
+  if seeds is None:
+    return _sheets_of_file(model)
+  label = image_flags.announced_label(model)
+  options = {
+    'truncation_cutoff': image_flags.CUTOFF.value,
+    'truncation_towards': image_flags.TOWARDS.value,
+  }
+  psis = image_flags.TRUNC.value
+
+  def of_seeds(chosen: list[int], psi: float) -> np.ndarray:
+    return styles.of_seeds(model, chosen, label, truncation_psi=psi, **options)
+
+  if _MIX.value is not None:
+    columns = parse_seeds(_MIX.value, 'mix')
+    return _mixing_sheet(
+      of_seeds(seeds, psis[0]),
+      of_seeds(columns, psis[0]),
+      parse_layers(_LAYERS.value, model.num_ws),
+    )
+
+  def source(first: int, stop: int) -> np.ndarray:
+    # Each seed has one image for each psi.
+    start = first // len(psis)
+    chosen = seeds[start : -(-stop // len(psis))]
+    ws = np.stack([of_seeds(chosen, psi) for psi in psis], axis=1)
+    offset = start * len(psis)
+    return ws.reshape(-1, *ws.shape[2:])[first - offset : stop - offset]
+
+  size = image_flags.GRID.value or (len(psis), 1)
+  return _Sheets(
+    _names(seeds), size, source, np.repeat(seeds, len(psis)).tolist()
+  )
+
+
+def _sheets_of_file(model: model_lib.Model) -> _Sheets:
+  """Returns the pictures of the styles in a file."""
+  path = common.require(image_flags.LOAD_W)
+  ws = styles.load(path, model.num_ws, model.w_dim)
+  _check_modes(len(ws))
+  names = (
+    ['grid']
+    if image_flags.GRID.value
+    else [f'w{i:04d}' for i in range(len(ws))]
+  )
+  size = image_flags.GRID.value or (1, 1)
+  return _Sheets(names, size, lambda first, stop: ws[first:stop])
+
+
+def _mixing_sheet(
+  rows: np.ndarray, columns: np.ndarray, layers: list[int]
+) -> _Sheets:
+  """Returns a sheet with the originals above and on the left."""
+  mixed = styles.mix(rows, columns, layers)
+  # The corner has styles of its own, which are not shown.
+  body = np.concatenate([rows[:, None], mixed], axis=1)
+  ws = np.concatenate([columns[:1], columns, body.reshape(-1, *rows.shape[1:])])
+  size = (len(columns) + 1, len(rows) + 1)
+  return _Sheets(
+    ['mix'], size, lambda first, stop: ws[first:stop], has_corner=True
+  )
+
+
+def parse_layers(text: str, num_ws: int) -> list[int]:
+  """Returns the indices of styles in a list such as `0-6`, `3,5` or `7-`.
 
   Args:
-    chosen: A class, given by its index or its name. A number is always an
-      index, even if it is also the name of a class.
-    numbers: The features of a label, as an alternative to `chosen`.
-    label_dim: Number of features of the network's labels.
-    class_names: Names of the classes, if known.
+    text: The list. A range without end reaches to the last style.
+    num_ws: Number of styles of the generator.
 
   Raises:
-    ValueError: If a label is missing or out of range, or the network takes
-      none.
+    ValueError: If the list is malformed, or the generator has fewer styles.
   """
-  if not label_dim:
-    for flag, value in (('class', chosen), ('label', numbers)):
-      if value is not None:
-        raise ValueError(f'--{flag} was given, but the network takes no labels')
-    return None
-  if numbers is None:
-    index = _find_class(chosen, label_dim, class_names or ())
-    return labels_lib.one_hot(index, label_dim)
-  try:
-    label = np.array([float(x) for x in numbers], np.float32)
-  except ValueError:
-    label = np.zeros(0, np.float32)
-  is_whole = label.shape == (label_dim,) and np.all(np.isfinite(label))
-  if chosen is not None or not is_whole:
+  layers = []
+  for part in text.split(','):
+    match = re.fullmatch(r'\s*(\d{1,4})(-(\d{1,4})?)?\s*', part)
+    if not match:
+      raise ValueError(
+        f'--layers must be numbers and ranges, got {part!r} in {text}: write '
+        '--layers=0-6 or --layers=7-, for example'
+      )
+    first = int(match[1])
+    last = int(match[3]) if match[3] else num_ws - 1 if match[2] else first
+    if not first <= last < num_ws:
+      raise ValueError(
+        f'--layers must be ascending and within 0 to {num_ws - 1}, the styles '
+        f'of this generator, got {part!r} in {text}'
+      )
+    layers.extend(range(first, last + 1))
+  return layers
+
+
+def _parse_seeds() -> list[int] | None:
+  """Returns the seeds, or None if the styles are those of a file.
+
+  Raises:
+    ValueError: If the flags contradict each other.
+  """
+  if not image_flags.LOAD_W.value:
+    return parse_seeds(common.require(image_flags.SEEDS))
+  image_flags.check_load_w(_MIX, image_flags.CLASS, image_flags.LABEL)
+  return None
+
+
+def _check_modes(count: int) -> None:
+  """Checks that the flags fit each other and the number of seeds or styles.
+
+  Raises:
+    ValueError: If they do not.
+  """
+  grid, is_row = image_flags.GRID.value, len(image_flags.TRUNC.value) > 1
+  modes = {
+    '--grid': bool(grid),
+    '--mix': _MIX.value is not None,
+    'several values of --trunc': is_row,
+  }
+  chosen = [name for name, is_chosen in modes.items() if is_chosen]
+  if len(chosen) > 1:
+    raise ValueError(f'{chosen[0]} cannot be combined with {chosen[1]}')
+  if chosen and _ACTIVATIONS.value:
+    raise ValueError(f'--activations cannot be combined with {chosen[0]}')
+  if grid and count != grid[0] * grid[1]:
     raise ValueError(
-      f'--label must be {label_dim} finite numbers X,Y,..., with no --class, '
-      f'got {",".join(numbers)}'
+      f'--grid={grid[0]}x{grid[1]} must be given {grid[0] * grid[1]} seeds or '
+      f'styles, got {count}'
     )
-  return label
+  if _MIX.value is not None:
+    parse_seeds(_MIX.value, 'mix')
 
 
-def _find_class(
-  chosen: str | None, label_dim: int, class_names: Sequence[str]
-) -> int:
-  """Returns the index of a class that is given by index or name.
+def _names(seeds: list[int]) -> list[str]:
+  """Returns the name of each picture."""
+  if image_flags.GRID.value:
+    return ['grid']
+  return ['mix'] if _MIX.value else [f'seed{seed:04d}' for seed in seeds]
 
-  Raises:
-    ValueError: If there is no such class; the message lists the valid ones.
-  """
-  if chosen is not None:
-    is_index = chosen.isascii() and chosen.isdecimal()
-    if is_index and len(chosen) < 10 and int(chosen) < label_dim:
-      return int(chosen)
-    if not is_index and chosen in class_names:
-      return class_names.index(chosen)
-  given = '' if chosen is None else f', and has no class --class={chosen}'
-  named = f' (or its name: {report.examples(class_names)})'
-  raise ValueError(
-    f'the network is conditional{given}: pass --class=0 to '
-    f'--class={label_dim - 1}{named if class_names else ""}, or --label with '
-    f'{label_dim} numbers'
-  )
+
+def _check_paths(outdir: pathlib.Path, names: list[str]) -> None:
+  """Raises OSError if a file is in the way."""
+  for name in names:
+    image_flags.check_output(_picture_path(outdir, name), 'outdir')
+    for layer in _ACTIVATIONS.value:
+      for path in activations.paths(outdir, f'{name}-{layer}'):
+        image_flags.check_output(path, 'outdir')
+  image_flags.check_save_w()
+
+
+def _picture_path(outdir: pathlib.Path, name: str) -> pathlib.Path:
+  return outdir / f'{name}.{_FORMAT.value}'

@@ -14,6 +14,7 @@ COMMANDS = {
   'train': 'trains a model',
   'sweep': 'analyses or trains many variants of a model',
   'generate': 'generates images with a trained model',
+  'video': 'renders videos with a trained model',
   'evaluate': 'measures a trained model',
   'report': 'analyses trained models in one HTML page',
   'import': 'converts an official checkpoint safely',

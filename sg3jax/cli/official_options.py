@@ -41,14 +41,24 @@ _TRAIN = {
 _GENERATE = {
   'noise-mode': '--noise_mode',
   **dict.fromkeys(
-    ('output', 'grid', 'w-frames', 'num-keyframes', 'shuffle-seed'),
-    'for videos and not supported',
+    ('output', 'w-frames', 'num-keyframes', 'shuffle-seed'),
+    'an option of sg3jax video',
   ),
+}
+_VIDEO = {
+  'w-frames': '--w_frames',
+  'num-keyframes': '--num_keyframes',
+  'shuffle-seed': '--shuffle_seed',
 }
 _EVALUATE = {'verbose': 'not needed'}
 
 # The equivalent of each official option, without its dashes, by command.
-WORDS = {'train': _TRAIN, 'generate': _GENERATE, 'evaluate': _EVALUATE}
+WORDS = {
+  'train': _TRAIN,
+  'generate': _GENERATE,
+  'video': _VIDEO,
+  'evaluate': _EVALUATE,
+}
 
 
 def explain(module: str, unknown: Sequence[str], known: Sequence[str]) -> str:

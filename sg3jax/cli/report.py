@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from sg3jax import files
 from sg3jax import model as model_lib
-from sg3jax.cli import common, evaluate, generate
+from sg3jax.cli import common, evaluate, image_flags
 from sg3jax.report import base, features, reals, subjects, writer
 from sg3jax.train import memory_estimate, sharding
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _report(*paths: str) -> None:
   output = writer.check_output(
-    common.require(common.OUTPUT), overwrite=generate.OVERWRITE.value
+    common.require(common.OUTPUT), overwrite=image_flags.OVERWRITE.value
   )
   folders = [files.local_path(path) for path in paths]
   subjects.make_names(folders)  # Raises if a model is given twice.
@@ -91,9 +91,9 @@ def _labels(
   """
   is_any = any(model.label_dim for model in models)
   return [
-    generate.make_label(
-      generate.CLASS.value,
-      generate.LABEL.value,
+    image_flags.make_label(
+      image_flags.CLASS.value,
+      image_flags.LABEL.value,
       model.label_dim,
       model.class_names,
     )

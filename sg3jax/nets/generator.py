@@ -186,23 +186,30 @@ class Generator(nn.Module):
       ws, transform, noise_mode=noise_mode, update_averages=update_averages
     )
 
-  def features(
+  def activations(
     self,
     ws: Float[AnyArray, 'n l d'],
     transform: Float[AnyArray, '*n 3 3'] | None = None,
-  ) -> list[Float[Array, 'n h w c']]:
-    """Returns the feature maps of an alias-free synthesis network.
+    *,
+    names: tuple[str, ...],
+    noise_mode: str = 'const',
+  ) -> dict[str, Float[Array, 'n _h _w _c']]:
+    """Returns the features of some layers of an alias-free generator, float32.
 
     Args:
       ws: Styles [n, num_ws, w_dim].
       transform: See `synthesis`.
+      names: Names of layers, such as `L5`, and `input`; see `LayerSpec.name`.
+      noise_mode: See `synthesis`.
 
     Raises:
-      ValueError: If the network has no such feature maps.
+      ValueError: If the generator is StyleGAN2's.
     """
     if not isinstance(self.synthesis_network, synthesis_lib.Synthesis):
       raise ValueError(
         'feature maps can be had only of an alias-free generator, got one of '
         'StyleGAN2'
       )
-    return self.synthesis_network.features(ws, transform)
+    return self.synthesis_network.activations(
+      ws, transform, names=names, noise_mode=noise_mode
+    )

@@ -344,30 +344,33 @@ class Synthesis(nn.Module):
     x = self.layers[-1].activate(x, modulations[-1])
     return x.astype(jnp.float32) * self.output_scale
 
-  def features(
+  def activations(
     self,
     ws: Float[AnyArray, 'n l d'],
     transform: Float[AnyArray, '*n 3 3'] | None = None,
-  ) -> list[Float[Array, 'n h w c']]:
-    """Returns the Fourier features and the output of each layer, in order.
-
-    Feature maps have margins around the canvas. The last one is the image,
-    before it is multiplied by `output_scale`.
+    *,
+    names: Sequence[str] = (),
+    noise_mode: str = 'const',
+  ) -> dict[str, Float[Array, 'n _h _w _c']]:
+    """Returns the features of some layers, with their margins, float32.
 
     Args:
       ws: See `__call__`.
       transform: See `__call__`.
+      names: Names of layers, and `input` for the Fourier features.
+      noise_mode: See `__call__`.
     """
     ws = jnp.asarray(ws, jnp.float32)
     x = self.input(ws[:, 0], transform)
-    found = [x]
-    x = jnp.tile(x, self.spec.layers[0].group)
+    found = {'input': x}
+    x = jnp.tile(x, self.spec.layers[0].group)  # Equal in all orientations.
     x = pad_channels(x, stored_channels(x.shape[-1]))
     for i, layer in enumerate(self.layers):
-      x = layer(x, ws[:, i + 1])
-      found.append(x[..., : layer.spec.group * layer.spec.out_channels])
-    found[-1] = found[-1][..., : self.spec.img_channels]
-    return found
+      x = layer(x, ws[:, i + 1], noise_mode=noise_mode)
+      # Without the channels of zeros that only some platforms store.
+      channels = layer.spec.out_channels * layer.spec.group
+      found[layer.spec.name] = x[..., :channels].astype(jnp.float32)
+    return {name: found[name] for name in names}
 
   def _through(
     self,

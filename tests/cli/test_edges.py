@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import in_process
 import jax
@@ -274,7 +275,7 @@ def test_official_words_of_images_are_understood(home):
     '--noise-mode=none', '--translate=0.1,0', '--rotate=10', '--network=~/x',
   )  # fmt: skip
   assert 'no run or checkpoint folder' in message
-  assert '--w-frames is for videos' in in_process.error(
+  assert '--w-frames is an option of sg3jax video' in in_process.error(
     generate, *_GENERATE, '--w-frames=3'
   )
 
@@ -313,14 +314,19 @@ def test_fields_in_messages_are_written_as_flags():
 class _Model(model_lib.Model):
   label_dim = 0
   class_names = None
-  generator = None
+  z_dim = 1
+  generator = types.SimpleNamespace(
+    spec=types.SimpleNamespace(takes_transforms=True, image_shape=(4, 4, 3))
+  )
 
   def __init__(self):
     """Makes a model without networks."""
 
-  def generate(self, seeds, *_, **__):
-    for seed in seeds:
-      yield seed, np.zeros((4, 4, 3), np.float32)
+  def mapping(self, z, *_, **__):
+    return np.zeros((len(z), 1, 1), np.float32)
+
+  def synthesis(self, ws, *_, **__):
+    return np.zeros((len(ws), 4, 4, 3), np.float32)
 
 
 @pytest.fixture

@@ -168,6 +168,8 @@ def test_help(cli):
     ('generate', ['network', 'outdir', 'seeds', 'trunc', 'class', 'translate',
                   'rotate', '[no]overwrite', 'truncation_towards', 'label',
                   'precision', 'batch']),
+    ('video', ['network', 'output', 'seeds', 'grid', 'w_frames', 'trunc',
+               'camera', '[no]anchor', 'against', 'frames', 'fps', 'class']),
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices',
                   'precision', 'batch']),
     ('doctor', ['devices']),

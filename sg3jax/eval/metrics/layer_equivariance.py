@@ -70,8 +70,10 @@ class LayerEvaluator:
     self._spread = NamedSharding(mesh, spread)
 
     def features(variables: Variables, ws: Array, transforms: Array) -> Any:
-      maps = generator.apply(variables, ws, transforms, method='features')
-      return [_some_channels(x) for x in maps]
+      maps = generator.apply(
+        variables, ws, transforms, names=tuple(self.names), method='activations'
+      )
+      return [_some_channels(maps[name]) for name in self.names]
 
     self._features = jax.jit(features, out_shardings=self._spread)
     self._compare = jax.jit(
