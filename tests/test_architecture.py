@@ -34,8 +34,10 @@ _ALLOWED = {
   'interop': _NETWORKS,
   'model': _NETWORKS | {'data', 'train', 'eval', 'interop'},
   'launch': _MODELS,
+  'editing': _MODELS,
+  'inversion': _MODELS | {'editing'},
   'sweeps': _MODELS | {'launch'},
-  'cli': _MODELS | {'launch', 'sweeps'},
+  'cli': _MODELS | {'launch', 'sweeps', 'editing', 'inversion'},
   '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }

@@ -38,7 +38,7 @@ _DATA = flags.DEFINE_string(
 _SAMPLES = flags.DEFINE_integer(
   'samples', 50_000, 'Number of images per metric.', lower_bound=1
 )
-_SEED = flags.DEFINE_integer(
+SEED = flags.DEFINE_integer(
   'seed',
   0,
   'Random seed for latents, transforms and choice of real images.',
@@ -67,7 +67,7 @@ def _evaluate() -> None:
     outdir,
     source=_open_source(model, names),
     num_samples=_SAMPLES.value,
-    seed=_SEED.value,
+    seed=SEED.value,
     mesh=mesh,
     batch_size=common.BATCH.value,
     memory=memory_estimate.device_memory(mesh),

@@ -14,6 +14,7 @@ COMMANDS = {
   'sweep': 'analyses or trains many variants of a model',
   'generate': 'generates images with a trained model',
   'evaluate': 'measures a trained model',
+  'project': 'finds the styles that generate photographs',
   'import': 'converts an official checkpoint safely',
   'export': 'writes a model under official names',
   'doctor': 'shows versions, devices and kernels, and tests the operator',
