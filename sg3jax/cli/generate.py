@@ -5,6 +5,8 @@ r"""Generates images with a trained model, one file per seed.
       --trunc=0.7 --translate=0.3,0 --rotate=15
     sg3jax generate --network=runs/animals --seeds=0-7 --outdir=cats \
       --class=cat --trunc=0.7 --truncation_towards=class
+    sg3jax generate --network=runs/quickstart --seeds=0-7 --outdir=smiling \
+      --directions=edits --direction=smile:2.5
 
 An existing file is an error unless `--overwrite` is given.
 """
@@ -20,7 +22,7 @@ from jaxtyping import Float
 
 from sg3jax import files, text
 from sg3jax import model as model_lib
-from sg3jax.cli import common
+from sg3jax.cli import common, direction_flags
 from sg3jax.data import labels as labels_lib
 from sg3jax.data import report
 from sg3jax.eval import batches, resampling
@@ -32,6 +34,8 @@ flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('outdir')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
+flags.declare_key_flag('directions')
+flags.declare_key_flag('direction')
 _SEEDS = flags.DEFINE_string(
   'seeds', None, 'Seeds of the images, such as 0,1,4-6.'
 )
@@ -89,7 +93,9 @@ def _generate() -> None:
   seeds = parse_seeds(common.require(_SEEDS))
   transform = _parse_transform(_TRANSLATE.value, _ROTATE.value)
   paths = _output_paths(seeds)
+  edits = direction_flags.read_edits()
   model = model_lib.load_model(network, common.PRECISION.value)
+  model = direction_flags.edited(model, edits)
   for seed, image in _images(model, seeds, transform):
     with files.naming_errors(paths[seed]):
       grids.save_image(image, paths[seed])
