@@ -317,7 +317,7 @@ def _fresh(design: Mapping[str, Any], name: str, seed: int) -> Arrays:
   )
   network = make({**design, 'precision': 'fp32'})
   n, side = 1, design['resolution']
-  inputs = [np.zeros((n, design['z_dim']), np.float32)]
+  inputs: list[Any] = [np.zeros((n, design['z_dim']), np.float32)]
   if is_discriminator:
     inputs = [np.zeros((n, side, side, design['img_channels']), np.float32)]
   if design['label_dim']:

@@ -120,6 +120,8 @@ def tune(
   params = model.variables['params']['synthesis']
   state = (params, tuning.optimizer.init(params))
   original = model.variables
+  images = distances = psnr = np.zeros(0)
+  end = 0
   for step in range(0, settings.steps, settings.steps_per_check):
     end = min(step + settings.steps_per_check, settings.steps)
     state = tuning.advance(original, state, step, end)
@@ -194,7 +196,7 @@ class _Tuning:
     n, num_ws, w_dim = self._pivots.shape
     key = jax.random.fold_in(jax.random.key(self._settings.seed), step)
     z_key, c_key = jax.random.split(key)
-    z = jax.random.normal(z_key, (n, self._generator.z_dim))
+    z = jax.random.normal(z_key, (n, self._generator.z_dim), jnp.float32)
     c, label_dim = None, self._generator.label_dim
     if label_dim:
       c = jax.nn.one_hot(

@@ -271,11 +271,12 @@ class Projector:
   ) -> Float[Array, 'n h w c']:
     if params['noise']:
       variables = {**variables, 'noise': unflatten(params['noise'])}
-    return self.model.generator.apply(
+    images: Any = self.model.generator.apply(
       variables, ws, transform, method='synthesis'
     )
+    return images
 
-  def _learning_rate(self, step: Array) -> Array:
+  def _learning_rate(self, step: Any) -> Array:
     """Returns the learning rate: rises linearly, falls like a cosine."""
     settings = self.settings
     t = step / settings.steps
@@ -283,7 +284,8 @@ class Projector:
     up = (step + 1) / max(settings.ramp_up * settings.steps, 1)
     down = jnp.minimum((1 - t) / max(settings.ramp_down, 1e-9), 1)
     down = 0.5 - 0.5 * jnp.cos(jnp.pi * down)
-    return settings.learning_rate * jnp.minimum(up, 1) * down
+    rate = settings.learning_rate * jnp.minimum(up, 1) * down
+    return jnp.asarray(rate, jnp.float32)
 
   @functools.cached_property
   def _advance(self):
@@ -317,7 +319,7 @@ class Projector:
     updates, optimizer_state = self._optimizer.update(
       gradients, optimizer_state
     )
-    params = optax.apply_updates(params, updates)
+    params: Any = optax.apply_updates(params, updates)
     return {**params, 'noise': noise.normalize(params['noise'])}, (
       optimizer_state
     )
@@ -331,7 +333,9 @@ class Projector:
     # The distance of a style from the mean is sqrt(w_dim) scales.
     size = settings.style_noise * self.model.w_dim**0.5
     size = size * jnp.square(jnp.maximum(1 - t, 0))
-    return size * jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+    return size * jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(
+      keys
+    )
 
   def _moves(self, step: Array) -> Any:
     """Returns whether the input moves in a step."""

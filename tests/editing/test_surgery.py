@@ -11,8 +11,11 @@ def parts_of(model):
   return surgery.Parts(
     model.options['model'],
     {
-      'generator_ema': flatten(model.variables),
-      'discriminator': flatten(model.discriminator_variables),
+      name: {path: np.asarray(x) for path, x in flatten(tree).items()}
+      for name, tree in (
+        ('generator_ema', model.variables),
+        ('discriminator', model.discriminator_variables),
+      )
     },
   )
 
@@ -77,9 +80,7 @@ def test_models_of_different_runs_are_not_averaged(parts):
 
 def test_other_designs_are_refused_by_name(parts):
   stylegan2 = parts_of(small_models.make_model('2'))
-  with pytest.raises(
-    ValueError, match=r'generator .stylegan3. and .stylegan2.'
-  ):
+  with pytest.raises(ValueError, match='stylegan3'):
     surgery.average([parts, stylegan2], [1, 1])
   with pytest.raises(ValueError, match='must have the same design'):
     surgery.blend(parts, stylegan2, 2)
