@@ -67,6 +67,7 @@ def _directions() -> None:
   layers = _parse_range(_RANGE.value)
   files.check_folder(outdir)
   model = model_lib.load_model(network)
+  ws = _seed_ws(model)
   found, is_read = direction_files.find_once(
     model,
     outdir,
@@ -82,7 +83,7 @@ def _directions() -> None:
     direction_files.write(path, named, direction_files.read(path)[1])
   sheet = outdir / direction_files.SHEET
   if not (is_read and sheet.exists()):
-    direction_files.save_sheet(model, _seed_ws(model), named, _STRENGTHS, sheet)
+    direction_files.save_sheet(model, ws, named, _STRENGTHS, sheet)
   common.say(f'{"Directions:":15} {path}{", read" if is_read else ""}')
   for i, direction in enumerate(named):
     first, last = direction.layers

@@ -122,7 +122,11 @@ def _blend() -> tuple[list[surgery.Parts], surgery.Parts]:
     raise ValueError('--layer is required: the first layer of --high')
   sources = [surgery.read(low), surgery.read(high)]
   return sources, surgery.blend(
-    *sources, _LAYER.value, ramp=_RAMP.value, mapping=_MAPPING.value
+    sources[0],
+    sources[1],
+    _LAYER.value,
+    ramp=_RAMP.value,
+    mapping=_MAPPING.value,
   )
 
 

@@ -251,7 +251,9 @@ def resize(parts: Parts, resolution: int, seed: int = 0) -> tuple[Parts, dict]:
   networks, new = {}, {}
   for name, old in parts.networks.items():
     arrays = _fresh(design, name, seed)
-    fits = {p for p in arrays if np.shape(old.get(p)) == arrays[p].shape}
+    fits = {
+      p for p, x in arrays.items() if p in old and old[p].shape == x.shape
+    }
     arrays |= {path: old[path] for path in fits}
     networks[name] = arrays
     new[name] = sorted({_layer_of(p) for p in set(arrays) - fits})

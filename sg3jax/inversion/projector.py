@@ -422,7 +422,7 @@ def generate(
     styles: The styles.
     variables: Variables of the generator; by default, those of the model.
   """
-  variables = model.variables if variables is None else variables
+  variables = dict(model.variables if variables is None else variables)
   if styles.noise:
     variables = {**variables, 'noise': unflatten(styles.noise)}
   images = jax.jit(
