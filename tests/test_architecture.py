@@ -34,10 +34,13 @@ _ALLOWED = {
   'interop': _NETWORKS,
   'model': _NETWORKS | {'data', 'train', 'eval', 'interop'},
   'launch': _MODELS,
+  'editing': _MODELS,
+  'inversion': _MODELS | {'editing'},
   'render': _MODELS,
   'sweeps': _MODELS | {'launch'},
   'report': _MODELS | {'launch'},
-  'cli': _MODELS | {'launch', 'render', 'report', 'sweeps'},
+  'cli': _MODELS
+  | {'launch', 'editing', 'inversion', 'render', 'report', 'sweeps'},
   '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }

@@ -11,6 +11,8 @@ r"""Generates images with a trained model: single ones, and sheets of several.
       --outdir=rows
     sg3jax generate --network=runs/quickstart --seeds=0-3 --mix=10-14 \
       --layers=0-6 --outdir=mixed
+    sg3jax generate --network=runs/quickstart --seeds=0-7 --outdir=smiling \
+      --directions=edits --direction=smile:2.5
 
 By default there is one file per seed. `--grid` writes `grid.png`, `--mix`
 writes `mix.png`, and several values of `--trunc` make each file a row of
@@ -101,7 +103,7 @@ def _generate() -> None:
   if seeds is not None:
     _check_modes(len(seeds))
     _check_paths(outdir, _names(seeds))
-  model = model_lib.load_model(network, common.PRECISION.value)
+  model = image_flags.load_model(network)
   activations.check_names(model, _ACTIVATIONS.value)
   sheets = _make_sheets(model, seeds)
   if seeds is None:
@@ -216,8 +218,7 @@ def _make_sheets(model: model_lib.Model, seeds: list[int] | None) -> _Sheets:
 
 def _sheets_of_file(model: model_lib.Model) -> _Sheets:
   """Returns the pictures of the styles in a file."""
-  path = common.require(image_flags.LOAD_W)
-  ws = styles.load(path, model.num_ws, model.w_dim)
+  ws = image_flags.read_styles(model)
   _check_modes(len(ws))
   names = (
     ['grid']

@@ -12,14 +12,18 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from sg3jax import files
+from sg3jax import editing, files
 from sg3jax import model as model_lib
-from sg3jax.cli import common
+from sg3jax.cli import common, direction_flags
 from sg3jax.data import labels as labels_lib
 from sg3jax.data import report
+from sg3jax.editing import ws as ws_lib
 from sg3jax.eval import batches
 from sg3jax.render import camera, pictures
 from sg3jax.train import memory_estimate, sharding
+
+flags.declare_key_flag('directions')
+flags.declare_key_flag('direction')
 
 _MAX_SEEDS = 1_000_000
 
@@ -336,6 +340,37 @@ def check_load_w(*others: flags.FlagHolder) -> None:
       )
   if TRUNC.value != [1]:
     raise ValueError('--trunc must be 1 with --load_w, whose styles are final')
+
+
+def read_styles(model: model_lib.Model) -> Float[np.ndarray, 'n l d']:
+  """Returns the styles of --load_w, moved along the directions of the model.
+
+  Raises:
+    ValueError: If the file does not fit the model.
+    OSError: If it cannot be read.
+  """
+  path = common.require(LOAD_W)
+  found = ws_lib.read(path, model.num_ws, model.w_dim)
+  for what, is_there in (
+    ('transforms', found.transform is not None),
+    ('noise inputs', bool(found.noise)),
+  ):
+    if is_there:
+      common.say(f'{"Not applied:":15} the {what} in {path}')
+  edits = model.edits if isinstance(model, editing.EditedModel) else ()
+  return np.asarray(editing.apply(found.w, edits))
+
+
+def load_model(network: str) -> model_lib.Model:
+  """Loads a model, whose styles move along the directions of the flags.
+
+  Raises:
+    ValueError: If a direction is unknown, or for a model of another design.
+    OSError: If a file cannot be read.
+  """
+  edits = direction_flags.read_edits()
+  model = model_lib.load_model(network, common.PRECISION.value)
+  return direction_flags.edited(model, edits)
 
 
 def check_save_w() -> None:

@@ -121,10 +121,7 @@ def _video() -> None:
   pose = _parse_pose()
   path = camera.read_camera(_CAMERA.value) if _CAMERA.value else None
   bitrate = video.parse_bitrate(_BITRATE.value)
-  models = [
-    model_lib.load_model(network, common.PRECISION.value)
-    for network in networks
-  ]
+  models = [image_flags.load_model(network) for network in networks]
   made = [_make_synthesis(model, pose, path) for model in models]
   _check_outputs([shape for _, shape in made])
   paths = [_make_path(m, seeds, m is models[0]) for m in models]
@@ -268,8 +265,7 @@ def _make_path(
   Those of the keyframes of the first model are written to --save_w.
   """
   if seeds is None:
-    file = common.require(image_flags.LOAD_W)
-    ws = styles.load(file, model.num_ws, model.w_dim)
+    ws = image_flags.read_styles(model)
     table = _assign(list(range(len(ws))))
     keyframes = np.moveaxis(ws[table.reshape(-1, table.shape[-1])], 1, 0)
     labels = _labels(model, 1) if _WALK.value else []

@@ -7,7 +7,6 @@ values are the styles of all cells of a grid, row by row.
 import dataclasses
 import math
 import pathlib
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -298,37 +297,3 @@ def save(path: str | pathlib.Path, ws: Float[np.ndarray, 'n l d']) -> None:
   """Writes styles to an .npz file, under the key `w`."""
   with files.naming_errors(path), files.replacing(path) as temporary:
     np.savez(temporary, w=np.asarray(ws, np.float32))
-
-
-def load(
-  path: str | pathlib.Path, num_ws: int, w_dim: int
-) -> Float[np.ndarray, 'n l d']:
-  """Reads styles from an .npz file, under the key `w`.
-
-  Args:
-    path: The file. Its array is [n, num_ws, w_dim], or [num_ws, w_dim] for one
-      image.
-    num_ws: Number of styles per image.
-    w_dim: Number of features of a style.
-
-  Raises:
-    ValueError: If the file has no such array.
-    OSError: If the file cannot be read.
-  """
-  path = files.local_path(path)
-  try:
-    with open(path, 'rb') as file, np.load(file) as arrays:
-      ws = arrays['w']
-  except (KeyError, IndexError) as error:
-    raise ValueError(f"{path} must contain an array 'w'") from error
-  except (TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path} must be an .npz file: {error}') from error
-  wanted = f'[n, {num_ws}, {w_dim}] or [{num_ws}, {w_dim}]'
-  if ws.ndim not in (2, 3) or ws.shape[-2:] != (num_ws, w_dim) or not ws.size:
-    raise ValueError(
-      f"the array 'w' of {path} must have the shape {wanted}, got "
-      f'{list(ws.shape)}: choose styles of this model'
-    )
-  if ws.dtype.kind != 'f' or not np.all(np.isfinite(ws)):
-    raise ValueError(f"the array 'w' of {path} must be finite floats")
-  return ws.reshape(-1, num_ws, w_dim).astype(np.float32)
