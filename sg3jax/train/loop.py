@@ -112,7 +112,7 @@ def train(
       startup_summary.log_transfer(writer, config, trainer, start)
 
     session = (writer, checkpoints, best, evaluators, stop, profile)
-    run = _make_run(config, source, trainer, *session)
+    run = _make_run(config, source, trainer, mesh, *session)
     stack.callback(run.close)
     batches = stack.enter_context(
       batches_lib.open_batches(
@@ -158,11 +158,11 @@ def _restore_or_init(
   if checkpoints.latest() is None:
     init = text.announce_first_call(init, log, 'the networks as new')
     return init(key) if start is None else start.enter(init(key))
+  shapes = jax.eval_shape(init, key)
   like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    jax.eval_shape(init, key),
+    lambda x, stored: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stored),
+    shapes,
+    sharding.state_shardings(shapes, mesh, trainer.layout),
   )
   return checkpoints.restore(like, log)
 
@@ -171,6 +171,7 @@ def _make_run(
   config: Config,
   source: sources.ImageSource,
   trainer: trainer_lib.Trainer,
+  mesh: Mesh,
   writer: writer_lib.RunWriter,
   checkpoints: checkpoint_lib.Checkpoints,
   best: checkpoint_lib.Best | None,
@@ -181,6 +182,7 @@ def _make_run(
   """Returns the loop of this session, set up from the configuration."""
   return _Run(
     trainer,
+    mesh,
     config.train.batch,
     schedule_lib.make_schedule(config),
     writer=writer,
@@ -219,6 +221,7 @@ class _Run:
   def __init__(
     self,
     trainer: trainer_lib.Trainer,
+    mesh: Mesh,
     batch: int,
     schedule: schedule_lib.Schedule,
     *,
@@ -232,6 +235,7 @@ class _Run:
   ):
     self._schedule = schedule
     self._trainer = trainer
+    self._mesh = mesh
     self._batch = batch
     self._writer = writer
     self._checkpoints = checkpoints
@@ -321,7 +325,8 @@ class _Run:
       kimg=nimg / 1000,
       is_last=self._schedule.is_over(nimg),
       generator=self._trainer.generator,
-      variables=state.generator_ema,
+      # Evaluators use whole networks, wherever their parts are stored.
+      variables=sharding.replicate(state.generator_ema, self._mesh),
     )
     values = self._evaluators(snapshot)
     with processes.fail_together('write the metrics'):

@@ -74,6 +74,8 @@ def _train() -> Config:
   train.batch = 32  # Images per step, over all devices.
   # Parts of a batch computed in turn to save memory; 0 for as many as needed.
   train.micro_batches = 1
+  # Where the state is stored: replicated on every device, or fsdp, in parts.
+  train.sharding = 'replicated'
   train.total_kimg = 25_000.0  # Total real images shown, in thousands.
   train.g_lr = 0.0025
   train.d_lr = 0.002
