@@ -145,7 +145,7 @@ def test_the_estimate_counts_what_a_device_stores():
 @pytest.mark.slow
 def test_the_layout_does_not_change_the_numbers(compiled):
   mesh = sharding.make_mesh(4)
-  states = {}
+  results = {}
   for layout, (step, _) in compiled.items():
     trainer = make_trainer(layout)
     rng = np.random.RandomState(0)
@@ -154,17 +154,22 @@ def test_the_layout_does_not_change_the_numbers(compiled):
       for _ in range(3):
         images = rng.randint(0, 256, (8, 16, 16, 3)).astype(np.uint8)
         batch = sharding.shard_batch({'image': images}, mesh)
-        state, _ = step(state, batch, trainer_lib.make_key(0, 1))
+        state, moments = step(state, batch, trainer_lib.make_key(0, 1))
     stored = sharding.state_shardings(state, mesh, layout)
     for x, where in zip(
       jax.tree.leaves(state), jax.tree.leaves(stored), strict=True
     ):
       assert x.sharding.is_equivalent_to(where, x.ndim)
-    states[layout] = jax.device_get(state)
-  wanted = jax.tree.leaves_with_path(states['replicated'])
-  for (path, want), got in zip(
-    wanted, jax.tree.leaves(states['fsdp']), strict=True
-  ):
+    results[layout] = jax.device_get((state, moments))
+  (whole, whole_moments), (parts, parts_moments) = results.values()
+  for name, want in whole_moments.items():
     np.testing.assert_allclose(
-      got, want, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path)
+      parts_moments[name], want, rtol=1e-5, atol=1e-5, err_msg=name
     )
+  for (path, want), got in zip(
+    jax.tree.leaves_with_path(whole), jax.tree.leaves(parts), strict=True
+  ):
+    # Sums in another order change gradients that vanish, which Adam divides by
+    # their own size: allow a hundredth of its step of 0.0025, in the norm.
+    error = np.linalg.norm(np.float64(got) - want)
+    assert error <= 2.5e-5 * max(np.linalg.norm(want), 1), path
