@@ -17,6 +17,7 @@ from sg3jax.train import (
   health,
   init_from,
   jax_settings,
+  peers,
   preemption,
   processes,
   profiling,
@@ -86,6 +87,7 @@ def train(
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax_settings.standard_numerics())
     stack.enter_context(jax.set_mesh(mesh))
+    watch = stack.enter_context(peers.watch(config.log.hang_minutes))
     trainer, reasons = build.prepare(config, source, mesh)
     trainer, more = build.settle_micro_batches(config, trainer, mesh)
     start = init_from.prepare(config, trainer, workdir, read_networks)
@@ -111,7 +113,7 @@ def train(
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
-    session = (writer, checkpoints, best, evaluators, stop, profile)
+    session = (writer, checkpoints, best, evaluators, stop, profile, watch)
     run = _make_run(config, source, trainer, mesh, *session)
     stack.callback(run.close)
     batches = stack.enter_context(
@@ -178,6 +180,7 @@ def _make_run(
   evaluators: Sequence[evaluation.Evaluator],
   stop: preemption.Stop | None,
   profile: range,
+  watch: peers.Watch,
 ) -> '_Run':
   """Returns the loop of this session, set up from the configuration."""
   return _Run(
@@ -198,6 +201,7 @@ def _make_run(
     evaluators=evaluators,
     stop=stop or preemption.Stop(),
     profiler=profiling.Profiler(profile, writer.workdir, writer.log),
+    watch=watch,
   )
 
 
@@ -232,6 +236,7 @@ class _Run:
     evaluators: Sequence[evaluation.Evaluator],
     stop: preemption.Stop,
     profiler: profiling.Profiler,
+    watch: peers.Watch,
   ):
     self._schedule = schedule
     self._trainer = trainer
@@ -247,6 +252,7 @@ class _Run:
     )
     self._stop = stop
     self._profiler = profiler
+    self._watch = watch
 
   def loop(
     self, state: TrainState, step_fn: StepFn, batches: batches_lib.Batches
@@ -268,6 +274,7 @@ class _Run:
         # Bounds the memory for batches and results of pending steps.
         jax.block_until_ready(in_flight.popleft())
       step, nimg = step + 1, nimg + self._batch
+      self._watch.step = step
       self._profiler.after(step, state)
       if self._schedule.ends_tick(nimg, self._batch):
         self._end_tick(state, nimg, clock, stats.result())

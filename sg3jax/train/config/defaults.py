@@ -132,6 +132,7 @@ def _log() -> Config:
   log.metrics = _Names(())
   log.metric_samples = 2000  # Images generated for each metric.
   log.max_nonfinite_ticks = 3  # Stop after so many ticks in a row.
+  log.hang_minutes = 60.0  # Without a step, print the stacks of all threads.
   log.wandb_project = config_dict.placeholder(str)  # Also record to W&B.
   return log
 
