@@ -19,12 +19,17 @@ This command starts a new run from the networks of another run.
 
 import sys
 
-import jax
 from absl import flags
 
 from sg3jax import launch
 from sg3jax.cli import common, config_flag
-from sg3jax.train import memory_estimate, preemption, profiling, sharding
+from sg3jax.train import (
+  memory_estimate,
+  preemption,
+  processes,
+  profiling,
+  sharding,
+)
 from sg3jax.train.step import build
 from sg3jax.types import Config
 
@@ -72,7 +77,18 @@ _PROFILE = flags.DEFINE_string(
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
-  'Join a run on several hosts; start the same command on each of them.',
+  'Join a run on several hosts; start the same command on each of them. Cloud '
+  'TPU, Slurm, Kubernetes and Open MPI say who is who; or pass --coordinator, '
+  '--num_processes and --process_id.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'HOST:PORT of process 0, the same for all processes.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Number of processes of the run.', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Number of this process, from 0.', lower_bound=0
 )
 
 
@@ -87,8 +103,9 @@ def _train() -> None:
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+  where = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value or any(value is not None for value in where):
+    processes.join(*where)
   if workdir is None:
     _plan(config)
     return

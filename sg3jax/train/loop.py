@@ -17,6 +17,7 @@ from sg3jax.train import (
   health,
   init_from,
   jax_settings,
+  peers,
   preemption,
   processes,
   profiling,
@@ -86,6 +87,7 @@ def train(
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax_settings.standard_numerics())
     stack.enter_context(jax.set_mesh(mesh))
+    watch = stack.enter_context(peers.watch(config.log.hang_minutes))
     trainer, reasons = build.prepare(config, source, mesh)
     trainer, more = build.settle_micro_batches(config, trainer, mesh)
     start = init_from.prepare(config, trainer, workdir, read_networks)
@@ -111,8 +113,8 @@ def train(
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
-    session = (writer, checkpoints, best, evaluators, stop, profile)
-    run = _make_run(config, source, trainer, *session)
+    session = (writer, checkpoints, best, evaluators, stop, profile, watch)
+    run = _make_run(config, source, trainer, mesh, *session)
     stack.callback(run.close)
     batches = stack.enter_context(
       batches_lib.open_batches(
@@ -158,11 +160,11 @@ def _restore_or_init(
   if checkpoints.latest() is None:
     init = text.announce_first_call(init, log, 'the networks as new')
     return init(key) if start is None else start.enter(init(key))
+  shapes = jax.eval_shape(init, key)
   like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    jax.eval_shape(init, key),
+    lambda x, stored: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stored),
+    shapes,
+    sharding.state_shardings(shapes, mesh, trainer.layout),
   )
   return checkpoints.restore(like, log)
 
@@ -171,16 +173,19 @@ def _make_run(
   config: Config,
   source: sources.ImageSource,
   trainer: trainer_lib.Trainer,
+  mesh: Mesh,
   writer: writer_lib.RunWriter,
   checkpoints: checkpoint_lib.Checkpoints,
   best: checkpoint_lib.Best | None,
   evaluators: Sequence[evaluation.Evaluator],
   stop: preemption.Stop | None,
   profile: range,
+  watch: peers.Watch,
 ) -> '_Run':
   """Returns the loop of this session, set up from the configuration."""
   return _Run(
     trainer,
+    mesh,
     config.train.batch,
     schedule_lib.make_schedule(config),
     writer=writer,
@@ -196,6 +201,7 @@ def _make_run(
     evaluators=evaluators,
     stop=stop or preemption.Stop(),
     profiler=profiling.Profiler(profile, writer.workdir, writer.log),
+    watch=watch,
   )
 
 
@@ -219,6 +225,7 @@ class _Run:
   def __init__(
     self,
     trainer: trainer_lib.Trainer,
+    mesh: Mesh,
     batch: int,
     schedule: schedule_lib.Schedule,
     *,
@@ -229,9 +236,11 @@ class _Run:
     evaluators: Sequence[evaluation.Evaluator],
     stop: preemption.Stop,
     profiler: profiling.Profiler,
+    watch: peers.Watch,
   ):
     self._schedule = schedule
     self._trainer = trainer
+    self._mesh = mesh
     self._batch = batch
     self._writer = writer
     self._checkpoints = checkpoints
@@ -243,6 +252,7 @@ class _Run:
     )
     self._stop = stop
     self._profiler = profiler
+    self._watch = watch
 
   def loop(
     self, state: TrainState, step_fn: StepFn, batches: batches_lib.Batches
@@ -264,6 +274,7 @@ class _Run:
         # Bounds the memory for batches and results of pending steps.
         jax.block_until_ready(in_flight.popleft())
       step, nimg = step + 1, nimg + self._batch
+      self._watch.step = step
       self._profiler.after(step, state)
       if self._schedule.ends_tick(nimg, self._batch):
         self._end_tick(state, nimg, clock, stats.result())
@@ -321,9 +332,12 @@ class _Run:
       kimg=nimg / 1000,
       is_last=self._schedule.is_over(nimg),
       generator=self._trainer.generator,
-      variables=state.generator_ema,
+      # Evaluators use whole networks, wherever their parts are stored.
+      variables=sharding.replicate(state.generator_ema, self._mesh),
       discriminator=self._trainer.discriminator,
-      discriminator_variables=state.discriminator,
+      discriminator_variables=sharding.replicate(
+        state.discriminator, self._mesh
+      ),
     )
     values = self._evaluators(snapshot)
     with processes.fail_together('write the metrics'):

@@ -1,6 +1,7 @@
 """Estimates the cost of a step from the compiler's counts, before it runs."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 
 from sg3jax.nets import abstract
 from sg3jax.nets import discriminator as discriminator_lib
+from sg3jax.train import sharding
 from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Tree
 
@@ -109,7 +111,6 @@ def estimate(
     flops = _flops(lowered, mesh)
   elif flops is None:
     flops = count_flops(trainer, mesh, batch)
-  bytes_of_state = _bytes(state)
   return StepCost(
     batch=batch,
     micro_batches=trainer.recipe.micro_batches,
@@ -117,7 +118,7 @@ def estimate(
     discriminator_parameters=abstract.count(state.discriminator['params']),
     flops=flops,
     memory={
-      'state': bytes_of_state,
+      'state': _bytes_on_device(state, trainer, mesh),
       # Each step in flight holds a batch, and one more is handed over next.
       'batch': (trainer_lib.STEPS_IN_FLIGHT + 1) * _bytes(images) // mesh.size,
       # The new state replaces the old one.
@@ -125,7 +126,7 @@ def estimate(
       'temporary': analysis.temp_size_in_bytes,
       'program': analysis.generated_code_size_in_bytes,
     },
-    checkpoint=bytes_of_state,
+    checkpoint=_bytes(state),
   )
 
 
@@ -234,6 +235,19 @@ def _batch(
 
 def _bytes(tree: Tree) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _bytes_on_device(
+  state: Tree, trainer: trainer_lib.Trainer, mesh: Mesh
+) -> int:
+  """Returns the bytes of a state that one device stores."""
+  stored = sharding.state_shardings(state, mesh, trainer.layout)
+  return sum(
+    math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
+    for x, where in zip(
+      jax.tree.leaves(state), jax.tree.leaves(stored), strict=True
+    )
+  )
 
 
 def _gib(size: float) -> str:

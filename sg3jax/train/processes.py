@@ -1,4 +1,4 @@
-"""Makes the processes of a run on several hosts agree on failures.
+"""Joins the processes of a run on several hosts, and makes them agree.
 
 Most computations of a run are collective. If one process left them, for
 example because its disk is full, the others would wait forever.
@@ -10,6 +10,66 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+
+# Seconds until JAX itself gives up a process that does not answer. The run's own
+# watch, in `peers`, is faster and ends the process with a status for restarts.
+_HEARTBEAT = 100
+
+# Seconds to wait for all processes to start.
+_START = 300
+
+
+def join(
+  coordinator: str | None = None,
+  number: int | None = None,
+  index: int | None = None,
+) -> None:
+  """Joins this process to a run; call it before any computation.
+
+  Without arguments, JAX asks the environment: Cloud TPU, Slurm, Kubernetes and
+  Open MPI are known to it.
+
+  Args:
+    coordinator: HOST:PORT of process 0, for all processes the same.
+    number: Number of processes.
+    index: Number of this process, from 0.
+
+  Raises:
+    ValueError: If some arguments are given and others are not, or the
+      environment does not say what is missing.
+    TimeoutError: If not all processes start in time.
+  """
+  given = [coordinator, number, index]
+  if any(x is not None for x in given) and None in given:
+    raise ValueError(
+      'coordinator, num_processes and process_id must be given together, got '
+      + ', '.join(map(str, given))
+    )
+  if number is not None and index is not None and not 0 <= index < number:
+    raise ValueError(
+      f'process_id must be from 0 to {number - 1}, got {index}'
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      number,
+      index,
+      initialization_timeout=_START,
+      heartbeat_timeout_seconds=_HEARTBEAT,
+    )
+  except ValueError as error:  # For example, "coordinator_address should ...".
+    raise ValueError(
+      f'the environment does not say how to join the other processes ({error}): '
+      'pass --coordinator, --num_processes and --process_id'
+    ) from error
+  except jax.errors.JaxRuntimeError as error:
+    if 'DEADLINE_EXCEEDED' not in str(error):
+      raise
+    raise TimeoutError(
+      f'not all processes have joined the run within {_START} s: start the same '
+      'command on every host, and see whether the coordinator can be reached'
+    ) from error
 
 
 def where(condition: bool) -> list[int]:

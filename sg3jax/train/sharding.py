@@ -1,11 +1,14 @@
 """Places arrays on devices: the mesh, and the sharding of states and batches.
 
-Images are spread over the mesh's 'data' axis; everything else is replicated.
-One program is traced for all devices, with global shapes. Statistics over the
-batch are therefore global, and no number depends on the device count.
+Images are spread over the mesh's 'data' axis. States are replicated, or spread
+over the same axis as `LAYOUTS` says. One program is traced for all devices,
+with global shapes. Statistics over the batch are therefore global, and no
+number depends on the device count.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +17,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sg3jax.types import DATA_AXIS, Array, Tree
+
+# What is spread over the devices, by the value of `train.sharding`: patterns of
+# paths in a `TrainState`. Everything else is replicated. With 'fsdp' (fully
+# sharded data parallelism) each device stores its share of the networks and of
+# Adam's moments; networks are gathered for the phase that uses them.
+LAYOUTS: Mapping[str, Sequence[str]] = {
+  'replicated': (),
+  'fsdp': (
+    r'(generator|discriminator|generator_ema)/params/.*',
+    r'(generator|discriminator)_opt/.*',
+  ),
+}
+
+# Arrays with fewer elements are replicated: their collectives would cost more
+# than their memory.
+_SMALLEST = 2**10
 
 
 def find_devices() -> list[Any]:
@@ -68,6 +87,86 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of states, with a copy on every device."""
   return NamedSharding(mesh, P())
+
+
+def check_layout(name: str) -> None:
+  """Checks the value of `train.sharding`.
+
+  Raises:
+    ValueError: If it is not one of `LAYOUTS`.
+  """
+  if name not in LAYOUTS:
+    raise ValueError(
+      f'train.sharding must be one of {", ".join(LAYOUTS)}, got {name!r}'
+    )
+
+
+def state_shardings(state: Tree, mesh: Mesh, layout: str) -> Tree:
+  """Returns where each array of a state is stored.
+
+  Args:
+    state: A `TrainState` of arrays or their shapes.
+    mesh: The devices.
+    layout: One of `LAYOUTS`.
+
+  Returns:
+    A tree of `NamedSharding` with the structure of the state.
+  """
+  return jax.tree.map_with_path(
+    lambda path, x: NamedSharding(
+      mesh, _spec(_name(path), x.shape, layout, mesh.size)
+    ),
+    state,
+  )
+
+
+def scatter_gradients(tree: Tree, part: str, layout: str) -> Tree:
+  """Shards gradients as their parameters are stored.
+
+  Args:
+    tree: Gradients inside a jitted function.
+    part: Path of the parameters in a `TrainState`, such as `generator/params`.
+    layout: One of `LAYOUTS`.
+  """
+  if not LAYOUTS[layout]:
+    return tree
+  # First demand whole sums. Otherwise the partitioner would also spread the
+  # products that yield them, by channels, and exchange feature maps for that.
+  tree = gather(tree, layout)
+  return jax.tree.map_with_path(
+    lambda path, x: jax.lax.with_sharding_constraint(
+      x, _spec(f'{part}/{_name(path)}', x.shape, layout, num_shards())
+    ),
+    tree,
+  )
+
+
+def gather(tree: Tree, layout: str) -> Tree:
+  """Replicates arrays inside a jitted function, if a layout spreads any."""
+  if not LAYOUTS[layout]:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, P())
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+  """Returns arrays with a copy on every device; all processes must call it."""
+  if all(x.is_fully_replicated for x in jax.tree.leaves(tree)):
+    return tree
+  return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+
+
+def _name(path: Sequence[Any]) -> str:
+  return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
+
+
+def _spec(path: str, shape: Sequence[int], layout: str, shards: int) -> P:
+  """Returns how an array is stored: spread along its longest axis that fits."""
+  fitting = [axis for axis, n in enumerate(shape) if n % shards == 0]
+  is_spread = any(re.fullmatch(rule, path) for rule in LAYOUTS[layout])
+  if not (is_spread and fitting and math.prod(shape) >= _SMALLEST):
+    return P()
+  longest = max(fitting, key=lambda axis: shape[axis])
+  return P(*(DATA_AXIS if i == longest else None for i in range(len(shape))))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -17,6 +17,7 @@ Config = Mapping[str, Any] | ml_collections.ConfigDict
 MAY_CHANGE = (
   'train.total_kimg:',
   'train.micro_batches:',
+  'train.sharding:',
   'log.',
   'data.workers:',
 )

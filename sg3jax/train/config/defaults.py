@@ -74,6 +74,8 @@ def _train() -> Config:
   train.batch = 32  # Images per step, over all devices.
   # Parts of a batch computed in turn to save memory; 0 for as many as needed.
   train.micro_batches = 1
+  # Where the state is stored: replicated on every device, or fsdp, in parts.
+  train.sharding = 'replicated'
   train.total_kimg = 25_000.0  # Total real images shown, in thousands.
   train.g_lr = 0.0025
   train.d_lr = 0.002
@@ -134,6 +136,7 @@ def _log() -> Config:
   log.full_metrics_kimg = 1000.0
   log.full_metric_samples = 50_000  # Images generated for each of these.
   log.max_nonfinite_ticks = 3  # Stop after so many ticks in a row.
+  log.hang_minutes = 60.0  # Without a step, print the stacks of all threads.
   log.wandb_project = config_dict.placeholder(str)  # Also record to W&B.
   return log
 

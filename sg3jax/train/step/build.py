@@ -34,6 +34,7 @@ def prepare(
     config, img_channels=source.channels, label_dim=source.label_dim
   )
   options = config.train
+  sharding.check_layout(options.sharding)
   sharding.check_batch(
     options.batch,
     mesh,
@@ -104,6 +105,7 @@ def make_trainer(config: Config) -> trainer_lib.Trainer:
     ),
     g_lr=options.g_lr,
     d_lr=options.d_lr,
+    layout=options.sharding,
     frozen=freeze.make_frozen(
       generator,
       discriminator,

@@ -32,7 +32,8 @@ class TrainState(struct.PyTreeNode):
     generator_opt: Adam's state for G.
     discriminator_opt: Adam's state for D.
     pl_mean: Moving average of the path lengths, float32 []; 0 if not used.
-    augment: State of the adaptive augmentation; None if nothing adapts.
+    augment: The `ada.AdaState` of the adaptive augmentation; None if nothing
+      adapts.
   """
 
   step: Any
@@ -43,7 +44,7 @@ class TrainState(struct.PyTreeNode):
   generator_opt: Any
   discriminator_opt: Any
   pl_mean: Any
-  augment: ada.AdaState | None = None
+  augment: Any = None
 
 
 def make_generator_optimizer(

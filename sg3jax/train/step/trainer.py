@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ class Trainer:
     g_lr: Adam's step size for G.
     d_lr: Adam's step size for D.
     frozen: Parameters that are not updated.
+    layout: Where the state is stored; one of `sharding.LAYOUTS`.
   """
 
   generator: generator_lib.Generator
@@ -47,6 +49,7 @@ class Trainer:
   g_lr: float = 0.0025
   d_lr: float = 0.002
   frozen: freeze.Frozen = freeze.NOTHING
+  layout: str = 'replicated'
 
   @property
   def phases(self) -> phases.Phases:
@@ -119,7 +122,7 @@ class Trainer:
     )
     g_key, pl_key, d_key, r1_key = generation.split_key(key, 4)
     grads, g_moments = self.phases.generator_gradients(
-      state, latents[0], g_labels, g_key
+      self._gathered(state), latents[0], g_labels, g_key
     )
     state, g_count = self.apply_generator_gradients(state, grads)
     state, pl_moments = self._lazily(
@@ -131,7 +134,7 @@ class Trainer:
       (*phases.PATH_LENGTH_MOMENTS, 'Gradients/nonfinite/G'),
     )
     grads, d_moments, averages = self.phases.discriminator_gradients(
-      state, images, labels, latents[1], d_labels, d_key
+      self._gathered(state), images, labels, latents[1], d_labels, d_key
     )
     state, d_count = self.apply_discriminator_gradients(state, grads)
     averages = {
@@ -175,6 +178,7 @@ class Trainer:
   ) -> tuple[TrainState, Array]:
     """Returns the state with G updated, and counts of replaced gradients."""
     grads = freeze.zero_gradients(grads, self.frozen.generator)
+    grads = sharding.scatter_gradients(grads, 'generator/params', self.layout)
     params, opt, count = _apply(
       self.generator_tx, grads, state.generator_opt, state.generator['params']
     )
@@ -186,6 +190,8 @@ class Trainer:
   ) -> tuple[TrainState, Array]:
     """Returns the state with D updated, and counts of replaced gradients."""
     grads = freeze.zero_gradients(grads, self.frozen.discriminator)
+    part = 'discriminator/params'
+    grads = sharding.scatter_gradients(grads, part, self.layout)
     params, opt, count = _apply(
       self.discriminator_tx,
       grads,
@@ -195,6 +201,13 @@ class Trainer:
     discriminator = state.discriminator | {'params': params}
     state = state.replace(discriminator=discriminator, discriminator_opt=opt)
     return state, count
+
+  def _gathered(self, state: TrainState) -> TrainState:
+    """Returns the state with whole networks on every device, for a phase."""
+    return state.replace(
+      generator=sharding.gather(state.generator, self.layout),
+      discriminator=sharding.gather(state.discriminator, self.layout),
+    )
 
   def _lazily(
     self,
@@ -227,7 +240,7 @@ class Trainer:
     z = jax.random.normal(z_key, (n, self.generator.z_dim))
     z, c = sharding.constrain_batch((z, None if labels is None else labels[:n]))
     grads, moments, mean = self.phases.path_length_gradients(
-      state, z, c, pl_key
+      self._gathered(state), z, c, pl_key
     )
     before = state.generator_opt
     state, count = self.apply_generator_gradients(state, grads)
@@ -242,7 +255,9 @@ class Trainer:
     labels: AnyArray | None,
     key: jax.Array | None,
   ) -> tuple[TrainState, Moments]:
-    grads, moments = self.phases.r1_gradients(state, images, labels, key)
+    grads, moments = self.phases.r1_gradients(
+      self._gathered(state), images, labels, key
+    )
     before = state.discriminator_opt
     state, count = self.apply_discriminator_gradients(state, grads)
     opt = state_lib.skip_offsets(state.discriminator_opt, before)
@@ -281,20 +296,32 @@ def make_key(seed: int, stream: int) -> jax.Array:
   return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stream))()
 
 
+def state_shardings(trainer: Trainer, mesh: Mesh) -> Any:
+  """Returns where the trainer's state is stored.
+
+  It is a `NamedSharding` if everything is replicated, or else a tree of them.
+  """
+  if not sharding.LAYOUTS[trainer.layout]:
+    return sharding.replicated(mesh)
+  shapes = jax.eval_shape(trainer.init, jax.eval_shape(jax.random.key, 0))
+  return sharding.state_shardings(shapes, mesh, trainer.layout)
+
+
 def jit_step(trainer: Trainer, mesh: Mesh) -> jax.stages.Wrapped:
   """Returns `trainer.step` jitted over a mesh; the state is donated."""
   replicated = sharding.replicated(mesh)
+  stored = state_shardings(trainer, mesh)
   return jax.jit(
     trainer.step,
-    in_shardings=(replicated, sharding.batch_sharding(mesh), replicated),
-    out_shardings=replicated,
+    in_shardings=(stored, sharding.batch_sharding(mesh), replicated),
+    out_shardings=(stored, replicated),
     donate_argnums=0,
   )
 
 
 def jit_init(trainer: Trainer, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
   """Returns `trainer.init` jitted so that the state is created on the mesh."""
-  return jax.jit(trainer.init, out_shardings=sharding.replicated(mesh))
+  return jax.jit(trainer.init, out_shardings=state_shardings(trainer, mesh))
 
 
 def _as_float(images: AnyArray) -> Array:

@@ -1,0 +1,103 @@
+"""Runs of several processes: their numbers, and what happens if one fails."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+_SCRIPT = pathlib.Path(__file__).parent / 'run_hosts.py'
+
+
+def start(workdir, number, *, kimg, layout='replicated', kill=()):
+  """Starts all processes of a run with four devices.
+
+  Args:
+    workdir: The run folder.
+    number: Number of processes.
+    kimg: Length of the run.
+    layout: Where the state is stored.
+    kill: A process, and the signal that it sends itself after a step.
+  """
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  victim, *strike = kill or (None,)
+  return [
+    subprocess.Popen(
+      [
+        sys.executable,
+        _SCRIPT,
+        *map(str, (workdir, address, number, i, kimg, layout)),
+        *(map(str, strike) if i == victim else ()),
+      ],
+      env=os.environ
+      | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(4 // number)},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(number)
+  ]
+
+
+def finish(processes, timeout=400):
+  """Returns the exit statuses, and what the processes wrote to stderr."""
+  errors = [process.communicate(timeout=timeout)[1] for process in processes]
+  return [process.returncode for process in processes], errors
+
+
+def losses(workdir):
+  """Returns the losses of all ticks by name, [tick]."""
+  lines = (workdir / 'stats.jsonl').read_text().splitlines()
+  ticks = [json.loads(line) for line in lines]
+  names = sorted(name for name in ticks[-1] if name.startswith('Loss/'))
+  return {name: [tick[name]['mean'] for tick in ticks] for name in names}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A run of one process, without an interruption."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  statuses, errors = finish(start(workdir, 1, kimg=0.064))
+  assert statuses == [0], errors
+  return workdir
+
+
+def test_runs_pass_between_processes_and_layouts(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  # Two processes begin; one goes on from their checkpoint.
+  statuses, errors = finish(start(workdir, 2, kimg=0.032, layout='fsdp'))
+  assert statuses == [0, 0], errors
+  statuses, errors = finish(start(workdir, 1, kimg=0.064))
+  assert statuses == [0], errors
+  wanted, found = losses(whole), losses(workdir)
+  assert wanted.keys() == found.keys()
+  for name, values in wanted.items():
+    assert len(values) == 4
+    np.testing.assert_allclose(
+      found[name], values, rtol=1e-5, atol=1e-5, err_msg=name
+    )
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_ends_or_stops_ends_the_run(number, tmp_path):
+  kill = (1, number.name, 3)
+  first, second = start(tmp_path / 'run', 2, kimg=1, kill=kill)
+  begin = time.monotonic()
+  try:
+    (status,), (error,) = finish([first], timeout=200)
+  finally:
+    second.kill()
+    second.communicate()
+  assert status == 75, error
+  assert 'process 1 (' in error
+  assert 'has not answered for' in error
+  assert time.monotonic() - begin < 150
