@@ -29,7 +29,7 @@ _PHOTOGRAPHS = flags.DEFINE_integer(
   'photographs', 64, 'Number of photographs of 64x64 pixels.'
 )
 _NETWORKS = flags.DEFINE_integer(
-  'networks', 4, 'Number of networks with random weights.'
+  'random_networks', 4, 'Number of networks with random weights.'
 )
 
 _CHANNELS, _STAGES, _SIZE = 32, 3, 64

@@ -5,7 +5,7 @@ r"""Renders videos of a trained model: walks through its images, camera moves.
       --w_frames=60 --trunc=0.7 --anchor --output=grid.mp4
     sg3jax video --network=runs/quickstart --seeds=5 --walk=circle \
       --radius=0.3 --output=circle.webp
-    sg3jax video --network=runs/t --against=runs/r --seeds=1 --w_frames=240 \
+    sg3jax video --network=runs/t --beside=runs/r --seeds=1 --w_frames=240 \
       --camera=path.txt --output=side-by-side.mp4
 
 Styles are interpolated between the seeds of the keyframes. `--output` is an
@@ -30,9 +30,9 @@ flags.declare_key_flag('output')
 flags.declare_key_flag('precision')
 flags.declare_key_flag('batch')
 flags.adopt_module_key_flags(image_flags)
-_AGAINST = flags.DEFINE(
+_BESIDE = flags.DEFINE(
   common.PATH,
-  'against',
+  'beside',
   None,
   'A second model, shown on the right with the same seeds and camera.',
 )
@@ -114,8 +114,8 @@ def main(argv: list[str] | None = None) -> None:
 @image_flags.naming_flags()
 def _video() -> None:
   networks = [common.require(common.NETWORK)]
-  if _AGAINST.value:
-    networks.append(_AGAINST.value)
+  if _BESIDE.value:
+    networks.append(_BESIDE.value)
   _check_flags()
   seeds = _parse_seeds()
   pose = _parse_pose()
@@ -220,7 +220,7 @@ def _check_outputs(shapes: list[tuple[int, int, int]]) -> None:
   """
   if len({shape[:2] for shape in shapes}) > 1:
     raise ValueError(
-      'the models of --network and --against must have images of one size, got '
+      'the models of --network and --beside must have images of one size, got '
       f'{" and ".join(str(shape[0]) for shape in shapes)} pixels'
     )
   columns, rows = _grid()

@@ -73,12 +73,10 @@ class Watch:
     self._stopped = threading.Event()
     self._found: str | None = None
     now = time.monotonic()
-    self._seen = {i: ('', now) for i in self._others}  # Last count, and when.
+    self._seen = dict.fromkeys(self._others, ('', now))  # Last count, and when.
     self._coordinator_seen = now
     self._stepped, self._stepped_at = -1, now
-    self._thread = threading.Thread(
-      target=self._run, name='peers', daemon=True
-    )
+    self._thread = threading.Thread(target=self._run, name='peers', daemon=True)
 
   def start(self) -> None:
     """Starts the thread."""

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-
-# Seconds until JAX itself gives up a process that does not answer. The run's own
-# watch, in `peers`, is faster and ends the process with a status for restarts.
+# Seconds until JAX itself gives up a process that does not answer. The run's
+# own watch, in `peers`, is faster, and ends with a status for restarts.
 _HEARTBEAT = 100
 
 # Seconds to wait for all processes to start.
@@ -47,9 +46,7 @@ def join(
       + ', '.join(map(str, given))
     )
   if number is not None and index is not None and not 0 <= index < number:
-    raise ValueError(
-      f'process_id must be from 0 to {number - 1}, got {index}'
-    )
+    raise ValueError(f'process_id must be from 0 to {number - 1}, got {index}')
   try:
     jax.distributed.initialize(
       coordinator,
@@ -60,15 +57,16 @@ def join(
     )
   except ValueError as error:  # For example, "coordinator_address should ...".
     raise ValueError(
-      f'the environment does not say how to join the other processes ({error}): '
-      'pass --coordinator, --num_processes and --process_id'
+      'the environment must say how to join the other processes, but does not '
+      f'({error}): pass --coordinator, --num_processes and --process_id'
     ) from error
   except jax.errors.JaxRuntimeError as error:
     if 'DEADLINE_EXCEEDED' not in str(error):
       raise
     raise TimeoutError(
-      f'not all processes have joined the run within {_START} s: start the same '
-      'command on every host, and see whether the coordinator can be reached'
+      f'not all processes have joined the run within {_START} s: start the '
+      'same command on every host, and see whether the coordinator can be '
+      'reached'
     ) from error
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sg3jax import model as model_lib
 from sg3jax.cli import generate, video
+from sg3jax.editing import ws as ws_lib
 from sg3jax.eval.plots import grids
 from sg3jax.render import camera, styles
 
@@ -238,7 +239,7 @@ class TestVideo:
     assert len(path.read_bytes()) == pytest.approx(len(before), abs=20)
 
   def test_two_models_side_by_side(self, tmp_path):
-    args = ('--seeds=3', '--w_frames=2', '--against=other')
+    args = ('--seeds=3', '--w_frames=2', '--beside=other')
     found = _video(tmp_path, *args)
     assert found.shape == (2, 16, 32, 3)
     _assert_close(found[0, :, :16], _expected(_w([3]))[0])
@@ -309,7 +310,7 @@ class TestVideo:
     found = _video(tmp_path, f'--save_w={tmp_path}/again.npz', *args)
     assert len(found) == 4
     np.testing.assert_array_equal(
-      styles.load(tmp_path / 'again.npz', 4, 8), _w([3, 4])
+      ws_lib.read(tmp_path / 'again.npz', 4, 8).w, _w([3, 4])
     )
     # Only mapping needs a class.
     other = _video(tmp_path / 'classes', *args, network='classes')
@@ -338,7 +339,7 @@ class TestVideo:
       (['--output=a.mp4', '--seeds=0-2', '--walk=circle'], 'given 1 seeds'),
       (['--output=a.mp4', '--seeds=0', '--walk=circle', '--noloop'], 'a loop'),
       (['--output=a.mp4', '--seeds=0', '--camera=nowhere'], 'nowhere'),
-      (['--output=a.mp4', '--seeds=0', '--against=stylegan2'], 'of one size'),
+      (['--output=a.mp4', '--seeds=0', '--beside=stylegan2'], 'of one size'),
       (['--output=a.mp4', '--seeds=0-2', '--trunc=0,1'], 'each of the 3 keyf'),
       (['--output=a.mp4', '--seeds=0', '--class=1'], 'takes no labels'),
       (['--output=a.mp4', '--seeds=0', '--noise_mode=random'], 'flicker'),

@@ -62,7 +62,7 @@ def test_every_curve_reaches_its_panel(tmp_path, plotted):
   write_metric(tmp_path, 'eqr64', [(1.0, 13.0), (None, 99.0)])
   write_metric(tmp_path, 'eqt64_int', [(1.0, 60.0)])
   write_metric(tmp_path, 'eqt64_frac', [(1.0, 45.0)])
-  write_metric(tmp_path, 'fid50k_full', [(1.0, 120.0)])
+  write_metric(tmp_path, 'brightness', [(1.0, 120.0)])
   curves.plot_curves(stats, tmp_path / 'new' / 'curves.png')
 
   titles = [title.split(' (')[0] for title, _, _ in plotted]
@@ -70,7 +70,7 @@ def test_every_curve_reaches_its_panel(tmp_path, plotted):
     'Losses',
     'Discriminator scores',
     'R1 penalty',
-    'Metric fid50k_full',
+    'Metric brightness',
     'Distance to real images',
     'Equivariance',
   ]

@@ -123,10 +123,10 @@ def test_only_values_of_metrics_can_rank(name, message):
 def test_the_order_is_that_of_the_modules():
   own = [name for name in base.registry() if name != 'new']
   assert own == [
-    'eqt', 'eqt_frac', 'eqr', 'eqr_hq', 'eqs', 'eqsa', 'eq_layers',
+    'eqt', 'eqt_frac', 'eqr', 'eqr_hq', 'eqs', 'eqsa',
     'rfd', 'fid50k_full', 'fid50k', 'fd_dinov2', 'rfd_per_class',
     'fid_per_class', 'is50k',
-    'rkd', 'kid50k_full', 'kid50k', 'cmmd',
+    'rkd', 'kid50k_full', 'kid50k', 'cmmd', 'eq_layers',
     'rprecision', 'rrecall', 'rdensity', 'rcoverage', 'pr50k3_full', 'pr50k3',
     'pr50k3_inception',
     'ppl2_wend', 'ppl_zfull', 'ppl_wfull', 'ppl_zend', 'ppl_wend',

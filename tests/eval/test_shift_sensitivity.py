@@ -19,7 +19,8 @@ class _Context(base.Context):
     network = types.SimpleNamespace(
       mbstd_group=4, apply=lambda variables, x, c: judge(x)[:, None]
     )
-    self.images = types.SimpleNamespace(
+    self._mesh = None
+    self._images = types.SimpleNamespace(
       log=lambda line: None, mesh=sharding.make_mesh(devices)
     )
     self.discriminator = network, {}
