@@ -201,7 +201,7 @@ class TestTrain:
       '--config.data.cond=1',
       '--config.log.metrics=swd,eqt',
     )
-    assert 'this one has a learned constant: use swd' in error
+    assert 'this one has a learned constant: use d_shift, swd' in error
     assert not (tmp_path / 'run').exists()
 
 

