@@ -364,8 +364,8 @@ class TestVideo:
     for arg in ('--zoom=2', '--translate=1,0'):
       assert 'learned constant' in in_process.error(video, *base, arg)
     file = tmp_path / 'w.npz'
-    np.savez(file, w=np.zeros((5, 8)))
+    np.savez(file, w=np.zeros((5, 7)))
     error = in_process.error(
       video, '--network=tiny', f'--load_w={file}', '--output=a.mp4'
     )
-    assert '[n, 4, 8] or [4, 8], got [5, 8]' in error
+    assert 'must have the shape [n, 4, 8] for this model, got [5, 7]' in error
