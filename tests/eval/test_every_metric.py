@@ -112,10 +112,17 @@ def networks(monkeypatch):
 
 @pytest.mark.slow
 def test_every_metric_is_finite_and_says_how(model, networks, tmp_path):
-  names = list(base.registry())
+  # Those that are left out have tests of their own, at larger sizes.
+  metrics = [
+    metric
+    for metric in base.registry().values()
+    if metric.min_resolution <= model.resolution
+    and base.DISCRIMINATOR not in metric.needs
+    and metric.name != 'eq_layers'
+  ]
   values = launch.evaluate(
     model,
-    names,
+    [metric.name for metric in metrics],
     tmp_path,
     source=_Pictures(),
     num_samples=20,
@@ -123,9 +130,9 @@ def test_every_metric_is_finite_and_says_how(model, networks, tmp_path):
     batch_size=8,
     stats_cache=tmp_path / 'cache',
   )
-  assert set(values) == {m.result for m in base.registry().values()}
+  assert set(values) >= {metric.result for metric in metrics}
   assert all(np.isfinite(value) for value in values.values()), values
-  for metric in base.registry().values():
+  for metric in metrics:
     path = tmp_path / f'metric-{metric.file}.jsonl'
     line = json.loads(path.read_text())  # One line.
     assert line['results'][metric.result] == values[metric.result]
