@@ -69,6 +69,13 @@ def test_equal_rows_have_no_distance():
   assert found.reals_reached.sum() == 80
 
 
+def test_the_kth_smallest_of_few_different_values():
+  x = _RNG.randint(0, 4, (200, 9)).astype(np.float32)
+  for k in (1, 2, 5, 9):
+    found = jax.jit(pairwise._kth_smallest, static_argnums=1)(x, k)
+    np.testing.assert_array_equal(found, np.sort(x, axis=1)[:, k - 1])
+
+
 @pytest.mark.parametrize('sigma', [10.0, 100.0])
 def test_gaussian_kernels(sigma):
   """A wide kernel, whose means are near 1, keeps its digits."""
