@@ -6,6 +6,7 @@ perceptual distance. Its mean, over the squared step, is the path length.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,11 +18,23 @@ from jaxtyping import Float
 from sg3jax.eval import image_generator as image_generator_lib
 from sg3jax.types import AnyArray, Array, Images, Variables
 
-# Maps two batches of images in [-1, 1] to their squared distances [n].
-Distance = Callable[[Array, Array], Array]
-
 _MOST_PIXELS = 256  # Larger images are reduced to this size.
 _PERCENTILES = 1, 99  # Distances beyond these are left out of the mean.
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+  """A distance between images, and the weights that it needs.
+
+  Attributes:
+    apply: Maps the weights and two batches of images in [-1, 1] to their
+      squared distances [n]. It is traced.
+    variables: The weights, on the devices. They are an argument, because as
+      constants they would be compiled into the program.
+  """
+
+  apply: Callable[[Variables, Array, Array], Array]
+  variables: Variables = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +72,7 @@ def measure(
     distance: Compares images that are cropped and reduced to 256 pixels.
     protocol: How paths are chosen.
   """
-  compare = jax.jit(
-    lambda a, b: distance(prepare(a, protocol.crop), prepare(b, protocol.crop)),
-    out_shardings=jax.sharding.NamedSharding(
-      images.mesh, jax.sharding.PartitionSpec()
-    ),
-  )
+  compare = _comparison(distance.apply, protocol.crop, images.mesh)
   found = []
   for z0, z1, t, c in pairs:
     n = len(z0)
@@ -80,8 +88,23 @@ def measure(
       protocol,
     )
     a, b = (images.synthesize_batch(variables, ws) for ws in ends)
-    found.append(np.asarray(compare(a, b))[:n])
+    found.append(np.asarray(compare(distance.variables, a, b))[:n])
   return np.concatenate(found).astype(np.float64) / protocol.epsilon**2
+
+
+@functools.lru_cache(maxsize=8)  # Later snapshots need no compilation.
+def _comparison(
+  apply: Callable[[Variables, Array, Array], Array],
+  crop: bool,
+  mesh: jax.sharding.Mesh,
+) -> Callable[[Variables, Images, Images], Array]:
+  """Returns the compiled distance of prepared images."""
+
+  def compare(variables: Variables, a: Array, b: Array) -> Array:
+    return apply(variables, prepare(a, crop), prepare(b, crop))
+
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.jit(compare, out_shardings=whole)
 
 
 def value(distances: Float[np.ndarray, ' n']) -> float:

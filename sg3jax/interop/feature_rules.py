@@ -2,8 +2,8 @@
 
 Each network has a rule, which maps the name of a published array to our paths.
 Convolutions are OIHW in PyTorch and HWIO here; dense kernels are OI there and
-IO here. Inception and the trunks of LPIPS keep their names; transformers have
-one set of names here, and several in files.
+IO here. Inception, VGG-16 and the trunks of LPIPS keep their names;
+transformers have one set of names here, and several in files.
 """
 
 import re
@@ -74,6 +74,11 @@ def _lpips(convolutions: Sequence[int]) -> Rule:
     return _NONE if name.startswith(_NOT_LPIPS) else _kept(name, array)
 
   return rule
+
+
+def _vgg16_fc2(name: str, array: np.ndarray) -> Renamed:
+  # The last layer, of the classes of ImageNet.
+  return _NONE if name.startswith('classifier.6.') else _kept(name, array)
 
 
 _QKV = ('query', 'key', 'value')
@@ -216,6 +221,7 @@ def _of_transformer(name: str, path: str, array: np.ndarray) -> Renamed:
 RULES: Mapping[str, Rule] = {
   'inception': _inception,
   'vgg16': _lpips([0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]),
+  'vgg16_fc2': _vgg16_fc2,
   'alexnet': _lpips([0, 3, 6, 8, 10]),
   'dinov2': _transformer(_DINOV2, _NOT_DINOV2),
   'dinov2_b': _transformer(_DINOV2, _NOT_DINOV2),

@@ -40,6 +40,10 @@ class Evaluators:
     self._stop = stop
     self._shown: set[str] = set()  # Failures with a traceback in the log.
 
+  def __bool__(self) -> bool:
+    """Returns whether there are any evaluators."""
+    return bool(self._evaluators)
+
   def __call__(self, snapshot: Snapshot) -> dict[str, float]:
     """Returns the metrics of all evaluators by name, and logs them.
 

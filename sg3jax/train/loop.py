@@ -25,6 +25,7 @@ from sg3jax.train import (
   sharding,
   statistics,
 )
+from sg3jax.train import plateau as plateau_lib
 from sg3jax.train import schedule as schedule_lib
 from sg3jax.train.config import compare
 from sg3jax.train.run_folder import dataset, startup_summary, ticks
@@ -84,6 +85,7 @@ def train(
     RuntimeError: If one of the other errors is raised only on other processes.
   """
   workdir = files.local_path(workdir)
+  plateau = plateau_lib.Plateau(workdir, best, config.train.plateau_kimg)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax_settings.standard_numerics())
     stack.enter_context(jax.set_mesh(mesh))
@@ -113,8 +115,10 @@ def train(
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
-    session = (writer, checkpoints, best, evaluators, stop, profile, watch)
-    run = _make_run(config, source, trainer, mesh, *session)
+    session = (writer, checkpoints, best, plateau, evaluators)
+    run = _make_run(
+      config, source, trainer, mesh, *session, stop, profile, watch
+    )
     stack.callback(run.close)
     batches = stack.enter_context(
       batches_lib.open_batches(
@@ -177,6 +181,7 @@ def _make_run(
   writer: writer_lib.RunWriter,
   checkpoints: checkpoint_lib.Checkpoints,
   best: checkpoint_lib.Best | None,
+  plateau: plateau_lib.Plateau,
   evaluators: Sequence[evaluation.Evaluator],
   stop: preemption.Stop | None,
   profile: range,
@@ -198,6 +203,7 @@ def _make_run(
       log=writer.log,
     ),
     losses=health.LossWatch(config.log.max_nonfinite_ticks, writer.log),
+    plateau=plateau,
     evaluators=evaluators,
     stop=stop or preemption.Stop(),
     profiler=profiling.Profiler(profile, writer.workdir, writer.log),
@@ -233,6 +239,7 @@ class _Run:
     checkpoints: checkpoint_lib.Checkpoints,
     saver: saving.Saver,
     losses: health.LossWatch,
+    plateau: plateau_lib.Plateau,
     evaluators: Sequence[evaluation.Evaluator],
     stop: preemption.Stop,
     profiler: profiling.Profiler,
@@ -246,6 +253,7 @@ class _Run:
     self._checkpoints = checkpoints
     self._saver = saver
     self._losses = losses
+    self._plateau = plateau
     self._augment = health.AugmentWatch(writer.log)
     self._evaluators = evaluation.Evaluators(
       evaluators, writer.log, lambda: bool(stop.signal)
@@ -261,11 +269,12 @@ class _Run:
     step, nimg = map(int, jax.device_get((state.step, state.nimg)))
     clock = self._start_clock(nimg)
     if step == 0:
-      self._snapshot(state, nimg, save=False)
+      self._snapshot(state, nimg, clock, save=False)
+    end = self._plateau.reached()
     stats = statistics.Accumulator()
     in_flight = collections.deque()
     clock.start_tick()
-    while not self._schedule.is_over(nimg):
+    while not (end or self._schedule.is_over(nimg)):
       self._profiler.before(step + 1, state)
       state, moments = step_fn(state, next(batches))
       stats.add(moments)
@@ -279,12 +288,15 @@ class _Run:
       if self._schedule.ends_tick(nimg, self._batch):
         self._end_tick(state, nimg, clock, stats.result())
         if self._schedule.ends_snapshot(nimg, self._batch):
-          self._snapshot(state, nimg)
+          self._snapshot(state, nimg, clock)
+          end = self._plateau.reached()
         clock.start_tick()
       if not self._schedule.is_over(nimg) and self._stop.reached(step):
         self._stop_early(state, step, nimg, stats.result())
         return state
     self._saver.wait()  # The run is done once the state is saved.
+    if end and not self._schedule.is_over(nimg):
+      self._writer.log(f'Plateau:        {end}')
     self._writer.log(f'Done: {nimg / 1000:g} kimg')
     return state
 
@@ -305,6 +317,7 @@ class _Run:
       total_nimg=self._schedule.total,
       tick=int(value('Progress/tick', -1)) + 1,
       elapsed_sec=value('Timing/total_sec', 0.0),
+      evaluation_sec=value('Timing/evaluation_sec', 0.0),
     )
 
   def _end_tick(
@@ -325,7 +338,12 @@ class _Run:
       self._augment.update(p)
 
   def _snapshot(
-    self, state: TrainState, nimg: int, *, save: bool = True
+    self,
+    state: TrainState,
+    nimg: int,
+    clock: ticks.TickClock,
+    *,
+    save: bool = True,
   ) -> None:
     snapshot = Snapshot(
       workdir=self._writer.workdir,
@@ -339,7 +357,12 @@ class _Run:
         state.discriminator, self._mesh
       ),
     )
-    values = self._evaluators(snapshot)
+    with clock.evaluation():
+      values = self._evaluators(snapshot)
+    if nimg and self._evaluators:
+      self._writer.log(
+        f'Evaluation:     {clock.evaluation_share():.0%} of the time so far'
+      )
     with processes.fail_together('write the metrics'):
       self._writer.write_metrics(values, snapshot.kimg)
     if save:  # Save last: a run killed before this measures it again.

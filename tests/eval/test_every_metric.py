@@ -19,7 +19,7 @@ import pytest
 from sg3jax import launch
 from sg3jax import model as model_lib
 from sg3jax.data import labels as labels_lib
-from sg3jax.eval import measurements
+from sg3jax.eval import measurements, path_length
 from sg3jax.eval.metrics import base
 from sg3jax.eval.metrics import perceptual_path_length as ppl
 from sg3jax.nets import factory
@@ -106,7 +106,9 @@ def networks(monkeypatch):
   monkeypatch.setattr(
     ppl,
     '_make_distance',
-    lambda context: lambda a, b: jnp.square(a - b).mean((1, 2, 3)),
+    lambda context: path_length.Distance(
+      lambda _, a, b: jnp.square(a - b).mean((1, 2, 3))
+    ),
   )
 
 

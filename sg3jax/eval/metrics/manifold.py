@@ -103,7 +103,7 @@ _register_random(('precision', 'recall'), _PR_NEIGHBOURS)
 _register_random(('density', 'coverage'), _DC_NEIGHBOURS)
 
 for _name, _title, _network, _reals in (
-  # The published values use the second fully connected layer of VGG-16.
+  # Published values use VGG-16.
   ('pr50k3_full', 'Precision', 'vgg16_fc2', ALL),
   ('pr50k3', 'Precision (50k reals)', 'vgg16_fc2', SOME),
   ('pr50k3_inception', 'Precision, Inception', 'inception', ALL),

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from sg3jax.eval import intervals, path_length
 from sg3jax.eval.metrics import base
 from sg3jax.nets.features import lpips
-from sg3jax.types import Array
+from sg3jax.types import Array, Variables
 
 _NETWORK = 'vgg16'  # Its weights include those of LPIPS.
 _PROTOCOLS = {
@@ -50,11 +50,11 @@ def _make_distance(context: base.Context) -> path_length.Distance:
   weights = jax.device_put(
     context.weights(_NETWORK), NamedSharding(context.mesh, P())
   )
+  return path_length.Distance(_lpips, weights)
 
-  def distance(a: Array, b: Array) -> Array:
-    return lpips.distance(weights, a, b, net='vgg')
 
-  return distance
+def _lpips(variables: Variables, a: Array, b: Array) -> Array:
+  return lpips.distance(variables, a, b, net='vgg')
 
 
 def _pairs(

@@ -1,5 +1,7 @@
 """The convolutions of VGG-16, without its classifier."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 from jaxtyping import Float
 
@@ -8,7 +10,7 @@ from sg3jax.types import Array
 
 # Channels of the convolutions before each of the five taps. A pool by 2 comes
 # before each stage but the first.
-_STAGES = (
+STAGES = (
   (64, 64),
   (128, 128),
   (256, 256, 256),
@@ -17,7 +19,7 @@ _STAGES = (
 )
 
 # Channels of the taps.
-TAPS = tuple(stage[-1] for stage in _STAGES)
+TAPS = tuple(stage[-1] for stage in STAGES)
 
 # With fewer pixels per side, a pool would have no output.
 MIN_SIDE = 16
@@ -28,14 +30,19 @@ class Trunk(nn.Module):
 
   The names of the convolutions are torchvision's: their positions in a list of
   convolutions, activations and pools.
+
+  Attributes:
+    stages: Channels of the convolutions of each stage.
   """
+
+  stages: Sequence[Sequence[int]] = STAGES
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n h w 3']) -> list[Array]:
     """Returns five feature maps; each is half as large as the one before."""
     taps = []
     position = 0
-    for stage in _STAGES:
+    for stage in self.stages:
       if taps:
         x = layers.max_pool(x, 2, 2)
         position += 1

@@ -16,6 +16,7 @@ Config = Mapping[str, Any] | ml_collections.ConfigDict
 # Fields that a resumed run may change: none affects the numbers of a step.
 MAY_CHANGE = (
   'train.total_kimg:',
+  'train.plateau_kimg:',
   'train.micro_batches:',
   'train.sharding:',
   'log.',

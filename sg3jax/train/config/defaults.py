@@ -77,6 +77,8 @@ def _train() -> Config:
   # Where the state is stored: replicated on every device, or fsdp, in parts.
   train.sharding = 'replicated'
   train.total_kimg = 25_000.0  # Total real images shown, in thousands.
+  # End before that if log.keep_best has not improved for so many thousands.
+  train.plateau_kimg = config_dict.placeholder(float)
   train.g_lr = 0.0025
   train.d_lr = 0.002
   train.r1_gamma = config_dict.placeholder(float)  # By resolution and batch.

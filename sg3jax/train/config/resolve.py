@@ -115,9 +115,9 @@ def _check(config: Config) -> None:
     'model.discriminator.mapping_layers': 1,
   }
   above_zero = [
-    'train.total_kimg', 'train.g_lr', 'train.d_lr', 'log.kimg_per_tick',
-    'train.augment.speed_kimg', 'model.output_scale', 'model.conv_clamp',
-    'model.discriminator.conv_clamp',
+    'train.total_kimg', 'train.plateau_kimg', 'train.g_lr', 'train.d_lr',
+    'log.kimg_per_tick', 'train.augment.speed_kimg', 'model.output_scale',
+    'model.conv_clamp', 'model.discriminator.conv_clamp',
   ]  # fmt: skip
   not_negative = [
     'train.r1_gamma', 'train.ema_kimg', 'train.ema_rampup',

@@ -4,9 +4,10 @@ A tick is the unit of progress: training on a few thousand images. After it the
 run reports, and sometimes saves and evaluates ("maintenance").
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import psutil
@@ -65,6 +66,8 @@ class Tick:
     left_sec: Estimated seconds until the run ends.
     memory: Memory at the end of the tick.
     augment: Probability p of the augmentations, 0 without augmentation.
+    evaluation_sec: Seconds that grids and metrics have taken in the run so far;
+      a part of what was reported as maintenance.
   """
 
   tick: int
@@ -76,6 +79,7 @@ class Tick:
   left_sec: float
   memory: Memory
   augment: float
+  evaluation_sec: float = 0.0
 
   @property
   def kimg(self) -> float:
@@ -114,6 +118,7 @@ class Tick:
       'Timing/sec_per_tick': self.sec_per_tick,
       'Timing/sec_per_kimg': self.sec_per_kimg,
       'Timing/maintenance_sec': self.maintenance_sec,
+      'Timing/evaluation_sec': self.evaluation_sec,
       'Resources/cpu_mem_gb': self.memory.cpu,
       'Resources/peak_gpu_mem_gb': self.memory.peak_device,
       'Resources/peak_gpu_mem_reserved_gb': self.memory.reserved_device,
@@ -141,6 +146,7 @@ class TickClock:
     total_nimg: int,
     tick: int = 0,
     elapsed_sec: float | int = 0.0,
+    evaluation_sec: float | int = 0.0,
     now: Callable[[], float] = time.monotonic,
   ):
     """Starts the clock.
@@ -150,6 +156,7 @@ class TickClock:
       total_nimg: Number of images at which the run ends.
       tick: Number of the first tick of this session.
       elapsed_sec: Seconds that earlier sessions of the run took.
+      evaluation_sec: Those of them that evaluations took.
       now: Returns the time in seconds.
     """
     self.tick = tick
@@ -159,6 +166,7 @@ class TickClock:
     self._tick_start = self._last_end = now()
     self._run_start = self._last_end - elapsed_sec
     self._maintenance_sec = 0.0
+    self._evaluation_sec = float(evaluation_sec)
     # Time and images from which the rate is measured; see `_left_sec`.
     self._rate_origin: tuple[float, int] | None = None
 
@@ -166,6 +174,20 @@ class TickClock:
     """Begins a tick; the time since the previous one counts as maintenance."""
     self._tick_start = self._now()
     self._maintenance_sec = self._tick_start - self._last_end
+
+  @contextlib.contextmanager
+  def evaluation(self) -> Iterator[None]:
+    """Counts the time within this context as that of an evaluation."""
+    start = self._now()
+    try:
+      yield
+    finally:
+      self._evaluation_sec += self._now() - start
+
+  def evaluation_share(self) -> float:
+    """Returns the part of the run's time that evaluations took, 0 to 1."""
+    total = self._now() - self._run_start
+    return self._evaluation_sec / total if total > 0 else 0.0
 
   def end_tick(self, nimg: int, *, augment: float | int = 0.0) -> Tick:
     """Ends a tick.
@@ -193,6 +215,7 @@ class TickClock:
       left_sec=self._left_sec(nimg, end, seconds / shown),
       memory=measure_memory(),
       augment=float(augment),
+      evaluation_sec=self._evaluation_sec,
     )
     self.tick += 1
     self._nimg = nimg
