@@ -81,7 +81,8 @@ def _project(
 ) -> ws_lib.Styles:
   out = _run(
     project, f'--network={network}', f'--target={photo}', f'--outdir={outdir}',
-    '--loss=pyramid', '--steps=4', '--candidates=4', _NO_CACHE,
+    '--loss=pyramid', '--steps=4', '--refine_steps=4', '--candidates=4',
+    _NO_CACHE,
   )  # fmt: skip
   (row,) = (json.loads(line) for line in out.splitlines())
   summary = json.loads((outdir / 'projection.json').read_text())
