@@ -68,7 +68,7 @@ _STEPS = flags.DEFINE_integer(
 )
 _REFINE_STEPS = flags.DEFINE_integer(
   'refine_steps',
-  300,
+  400,
   'Number of steps of L-BFGS, which finishes; 0 for none.',
   lower_bound=0,
 )

@@ -44,7 +44,7 @@ class Settings:
   space: str = 'w+'
   transform: str | None = None
   steps: int = 1000
-  refine_steps: int = 300
+  refine_steps: int = 400
   learning_rate: float = 0.1
   ramp_up: float = 0.05
   ramp_down: float = 0.25

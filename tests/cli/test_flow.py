@@ -73,7 +73,7 @@ def _train(dataset: pathlib.Path, workdir: pathlib.Path) -> None:
   )  # fmt: skip
   assert out.endswith('Done: 0.008 kimg\n')
   rows = (workdir / 'stats.jsonl').read_text().splitlines()
-  assert json.loads(rows[-1])['Progress/kimg'] == pytest.approx(0.008)
+  assert json.loads(rows[-1])['Progress/kimg']['mean'] == pytest.approx(0.008)
 
 
 def _project(
