@@ -285,6 +285,21 @@ def test_targets_of_other_shapes_are_refused(projected):
 
 
 @pytest.mark.slow
+def test_a_fixed_input_stays_where_it_starts(model):
+  goal = small_models.images(model, [1])
+  short = {**_SHORT, 'steps': 10}  # Much remains for the last phase.
+  settings = projector.Settings(transform='fixed', **short)
+  project = projector.Projector(model, pyramid.distance, settings)
+  result = project(goal)
+  mean = ws_lib.statistics(model).mean
+  start, *_ = project._starts(goal, mean)
+  assert result.styles.transform is None
+  np.testing.assert_array_equal(result.styles.w[:, 0], start[:, 0])
+  assert np.all(result.styles.w[:, 1:] != start[:, 1:])
+  assert result.psnr > result.checks[-2].psnr
+
+
+@pytest.mark.slow
 def test_noise_inputs_are_optimised_and_stay_noise():
   model = small_models.make_model('2')
   goal = small_models.images(model, [1])
