@@ -25,6 +25,7 @@ from sg3jax import model as model_lib
 from sg3jax.cli import common, evaluate, image_flags
 from sg3jax.interop import model_files
 from sg3jax.inversion import losses, pivotal, projector, results, targets
+from sg3jax.inversion import settings as settings_lib
 from sg3jax.nets.features import lpips
 
 flags.declare_key_flag('network')
@@ -40,7 +41,7 @@ _TARGET = flags.DEFINE(
 _SPACE = flags.DEFINE_enum(
   'space',
   'w+',
-  projector.SPACES,
+  settings_lib.SPACES,
   'w for one style in all layers, w+ for one style per layer, which is closer '
   'to the photograph and less editable.',
 )
@@ -62,7 +63,15 @@ _LOSS = flags.DEFINE_enum(
   'The distance to minimise: LPIPS, which needs weights; a Laplacian pyramid, '
   'which needs none; or LPIPS if its weights are there.',
 )
-_STEPS = flags.DEFINE_integer('steps', 1000, 'Number of steps.', lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+  'steps', 1000, 'Number of steps of Adam.', lower_bound=1
+)
+_REFINE_STEPS = flags.DEFINE_integer(
+  'refine_steps',
+  400,
+  'Number of steps of L-BFGS, which finishes; 0 for none.',
+  lower_bound=0,
+)
 _RATE = flags.DEFINE_float(
   'learning_rate', 0.1, 'Learning rate, in units of the spread of styles.'
 )
@@ -106,10 +115,11 @@ def _project() -> None:
   target = common.require(_TARGET)
   outdir = common.require(common.OUTDIR)
   model_files.check_is_new(outdir)
-  settings = projector.Settings(
+  settings = settings_lib.Settings(
     space=_SPACE.value,
     transform=_TRANSFORM.value,
     steps=_STEPS.value,
+    refine_steps=_REFINE_STEPS.value,
     learning_rate=_RATE.value,
     candidates=_CANDIDATES.value,
     stop_psnr=_STOP.value,

@@ -41,6 +41,21 @@ def choose(name: str, lpips: Loss | None) -> tuple[str, Loss]:
   return 'pyramid', pyramid.distance
 
 
+def squared_error(generated: Images, target: Images) -> Float[Array, ' n']:
+  """Returns the mean squared difference of each pair of images."""
+  difference = jnp.asarray(generated) - target
+  return jnp.mean(jnp.square(difference), axis=(1, 2, 3))
+
+
+def for_refinement(loss: Loss) -> Loss:
+  """Returns the loss that the last phase of projection minimises.
+
+  The pyramid's mean absolute differences have kinks at every pixel that is
+  right, so the squared error takes its place. Other losses are kept.
+  """
+  return squared_error if loss is pyramid.distance else loss
+
+
 def at_most(loss: Loss, side: int) -> Loss:
   """Returns a loss that first averages larger images down to a size.
 

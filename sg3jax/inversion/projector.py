@@ -3,7 +3,8 @@
 The method is that of StyleGAN2's appendix D: Adam on the styles from their
 mean, with noise on the styles that decays, a learning rate with ramps, and
 regularised noise inputs. For alias-free generators, the input's rotation and
-translation are parameters too (see `transforms`).
+translation are parameters too (see `transforms`). A quasi-Newton method
+finishes (see `refinement`).
 """
 
 import dataclasses
@@ -19,75 +20,16 @@ from jaxtyping import Float
 
 from sg3jax import model as model_lib
 from sg3jax.editing import ws as ws_lib
-from sg3jax.inversion import losses, noise, starts, transforms
-from sg3jax.nets import spec as spec_lib
+from sg3jax.inversion import losses, noise, refinement, starts, transforms
+from sg3jax.inversion.settings import Settings
 from sg3jax.trees import flatten, unflatten
 from sg3jax.types import AnyArray, Array, Variables
-
-SPACES = ('w', 'w+')
 
 # Units of the input's rotation and shift: Adam moves parameters by at most the
 # learning rate, which is chosen for styles in units of their scale.
 _ANGLE, _SHIFT = 0.1, 0.02  # Radians; image widths.
 
 Params = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """How to project.
-
-  Attributes:
-    space: 'w' for one style in all layers, 'w+' for one style per layer.
-    transform: 'fixed' to hold the rotation and translation of the input,
-      'free' to optimise them, 'later' to hold them for the first third of the
-      steps; None for 'later' if the generator takes transforms.
-    steps: Number of steps.
-    learning_rate: Largest step of Adam, in units of the styles' scale.
-    ramp_up: Fraction of the steps in which the learning rate rises from 0.
-    ramp_down: Fraction of the steps in which it falls to 0, like a cosine.
-    style_noise: Initial noise on styles, as a fraction of their distance from
-      the mean.
-    style_noise_until: Fraction of the steps after which there is no noise.
-    noise_weight: Factor on the penalty of noise inputs.
-    optimize_noise: Whether to optimise the generator's noise inputs, if any.
-    candidates: Number of random styles of which the closest is the start; 0 to
-      start from the mean.
-    stop_psnr: PSNR in dB at which an image is finished; None for no limit.
-    steps_per_check: Number of steps between two looks at the images.
-    seed: Random seed.
-
-  Raises:
-    ValueError: If a value is out of range; the message names the field.
-  """
-
-  space: str = 'w+'
-  transform: str | None = None
-  steps: int = 1000
-  learning_rate: float = 0.1
-  ramp_up: float = 0.05
-  ramp_down: float = 0.25
-  style_noise: float = 0.05
-  style_noise_until: float = 0.75
-  noise_weight: float = 1e5
-  optimize_noise: bool = True
-  candidates: int = 256
-  stop_psnr: float | None = None
-  steps_per_check: int = 25
-  seed: int = 0
-
-  def __post_init__(self):
-    spec_lib.check_choice('space', self.space, SPACES)
-    for name in ('steps', 'steps_per_check'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1, got {getattr(self, name)}'
-        )
-    if not 0 < self.learning_rate <= 10:
-      raise ValueError(
-        f'learning_rate must be in (0, 10], got {self.learning_rate}: 0.1 '
-        'suits most models'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +115,7 @@ class Projector:
     self._starts = starts.Starts(
       model, loss, settings.candidates, seed=settings.seed, label=label
     )
-    self._optimizer = optax.adam(self._learning_rate)
+    self._optimizer = optax.adam(self.settings.rate_at)
 
   def __call__(
     self,
@@ -219,6 +161,14 @@ class Projector:
       if done.all():
         break
     assert best is not None
+    if settings.refine_steps and not done.all():
+      refined = self._refine(best[0], start, targets, done)
+      check = self._look(
+        settings.steps + settings.refine_steps, start, targets, refined
+      )
+      checks.append(check)
+      log(check)
+      best, _ = self._keep(best, done, refined, check)
     params, loss, psnr, images = best
     styles = self._styles(params, start)
     return Projection(
@@ -276,17 +226,6 @@ class Projector:
     )
     return images
 
-  def _learning_rate(self, step: Any) -> Array:
-    """Returns the learning rate: rises linearly, falls like a cosine."""
-    settings = self.settings
-    t = step / settings.steps
-    # The first step must not be lost to a rate of 0.
-    up = (step + 1) / max(settings.ramp_up * settings.steps, 1)
-    down = jnp.minimum((1 - t) / max(settings.ramp_down, 1e-9), 1)
-    down = 0.5 - 0.5 * jnp.cos(jnp.pi * down)
-    rate = settings.learning_rate * jnp.minimum(up, 1) * down
-    return jnp.asarray(rate, jnp.float32)
-
   @functools.cached_property
   def _advance(self):
     """Returns the jitted function that takes steps `first` to `end`."""
@@ -329,10 +268,8 @@ class Projector:
     settings = self.settings
     key = jax.random.fold_in(jax.random.key(settings.seed), step)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
-    t = step / settings.steps / max(settings.style_noise_until, 1e-9)
     # The distance of a style from the mean is sqrt(w_dim) scales.
-    size = settings.style_noise * self.model.w_dim**0.5
-    size = size * jnp.square(jnp.maximum(1 - t, 0))
+    size = settings.noise_at(step) * self.model.w_dim**0.5
     return size * jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(
       keys
     )
@@ -342,6 +279,50 @@ class Projector:
     first = {'fixed': None, 'free': 0, 'later': self.settings.steps // 3}
     begin = first[str(self.settings.transform)]
     return False if begin is None else step >= begin
+
+  def _refine(
+    self,
+    params: Params,
+    start: Float[np.ndarray, 'n l d'],
+    targets: Float[Array, 'n h w c'],
+    done: np.ndarray,
+  ) -> Params:
+    """Returns the parameters after the last phase, image by image."""
+    rows = []
+    for i in range(len(start)):
+      row = jax.tree.map(lambda x, i=i: x[i : i + 1], params)
+      if not done[i]:
+        maps = row.pop('noise')
+        of_row = functools.partial(
+          self._error, self.model.variables, maps, start[i], targets[i]
+        )
+        row = refinement.minimize(of_row, row, self.settings.refine_steps)
+        row['noise'] = maps
+      rows.append(row)
+    return jax.tree.map(lambda *x: np.concatenate(x), *rows)
+
+  @functools.cached_property
+  def _error(self):
+    """Returns the jitted error of one image, and its gradients."""
+    error_of_images = losses.for_refinement(self.loss)
+    is_fixed = self.settings.transform == 'fixed'
+
+    def error(params, variables, maps, start, target):
+      if is_fixed:
+        params = {**params, **jax.lax.stop_gradient(
+          {name: params[name] for name in ('angle', 'shift')}
+        )}  # fmt: skip
+      ws, transform = self._place(params, start[None])
+      params = {**params, 'noise': maps}
+      images = self._generate(variables, params, ws, transform)
+      return jnp.sum(error_of_images(images, target[None]))
+
+    of_params = jax.value_and_grad(error)
+    return jax.jit(
+      lambda variables, maps, start, target, params: of_params(
+        params, variables, maps, start, target
+      )
+    )
 
   def _look(
     self,

@@ -2,20 +2,20 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jaxtyping import Float
 
-from sg3jax.nets import fourier, stylegan2, synthesis
+from sg3jax.nets import fourier, stylegan2
 from sg3jax.nets import generator as generator_lib
 from sg3jax.trees import flatten
 from sg3jax.types import AnyArray, Array, Variables
 
 _COLLECTION = 'intermediates'
-_LAYERS = (fourier.FourierInput, synthesis.SynthesisLayer, stylegan2.StyledConv)
+# The layers of StyleGAN2; alias-free generators return their feature maps.
+_LAYERS = (fourier.FourierInput, stylegan2.StyledConv)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,25 +95,26 @@ def _feature_maps(
   ws: AnyArray,
   transform: AnyArray | None,
 ) -> dict[str, Array]:
-  # Only the call that also updates averages keeps the outputs of layers apart
-  # from the styles of the next ones. With an infinite half-life it leaves all
-  # averages as they are.
-  _, state = generator.clone(magnitude_half_life=math.inf).apply(
+  infos = layer_infos(generator.spec)
+  if not isinstance(generator.spec, stylegan2.StyleGAN2Spec):
+    names = tuple(info.name for info in infos)
+    found: Any = generator.apply(
+      variables, ws, transform, names=names, method='activations'
+    )
+    return found
+  _, state = generator.apply(
     variables,
     ws,
     transform,
-    update_averages=True,
     method='synthesis',
-    mutable=['moving_averages', _COLLECTION],
+    mutable=[_COLLECTION],
     capture_intermediates=_is_layer,
   )
   found = flatten(state[_COLLECTION]['synthesis'])
-  maps = {}
-  for info in layer_infos(generator.spec):
-    # Maps are stored with more channels on some devices.
-    output = found[f'{info.name}/__call__/0'][..., : info.channels]
-    maps[info.name] = output.astype('float32')
-  return maps
+  return {
+    info.name: found[f'{info.name}/__call__/0'].astype('float32')
+    for info in infos
+  }
 
 
 def crop_margins(

@@ -33,7 +33,12 @@ def photos(tmp_path):
   return folder
 
 
-_SHORT = ('--steps=2', '--candidates=4', '--compilation_cache=none')
+_SHORT = (
+  '--steps=2',
+  '--refine_steps=2',
+  '--candidates=4',
+  '--compilation_cache=none',
+)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sg3jax.inversion import (
   pivotal,
   projector,
   pyramid,
+  refinement,
   targets,
   transforms,
 )
@@ -82,6 +83,46 @@ def test_losses_are_chosen_by_what_is_there():
     losses.choose('lpips', None)
   with pytest.raises(ValueError, match='must be one of'):
     losses.choose('mse', None)
+
+
+def test_the_last_phase_needs_a_smooth_loss():
+  def lpips(a, b):
+    return jnp.zeros(len(a))
+
+  assert losses.for_refinement(lpips) is lpips
+  a, b = noise_image(2, 4, 4, 3), noise_image(2, 4, 4, 3, seed=1)
+  np.testing.assert_allclose(
+    losses.for_refinement(pyramid.distance)(a, b),
+    np.mean((a - b).astype(np.float64) ** 2, (1, 2, 3)),
+    rtol=1e-5,
+  )
+
+
+def test_the_last_phase_finds_the_minimum_of_a_narrow_valley():
+  # Rotated, so that no scaling of single numbers helps.
+  rotation = np.linalg.qr(noise_image(6, 6).astype(np.float64))[0]
+  curvatures = np.diag(10.0 ** np.arange(-2, 4))
+  matrix = rotation @ curvatures @ rotation.T
+  goal = noise_image(6, seed=1)
+
+  def function(params):
+    d = np.concatenate([params['a'], params['b'].ravel()]) - goal
+    slope = (2 * matrix @ d).astype(np.float32)
+    gradients = {'a': slope[:2], 'b': slope[2:].reshape(2, 2)}
+    return d @ matrix @ d, gradients
+
+  params = {'a': jnp.zeros(2), 'b': jnp.zeros((2, 2))}
+  first = function(params)[0]
+  found = refinement.minimize(function, params, 60)
+  assert function(found)[0] < 1e-6 * first
+  again = refinement.minimize(function, found, 0)
+  assert function(again)[0] <= function(found)[0]
+
+
+@pytest.mark.parametrize('value', [0.0, np.nan, np.inf])
+def test_the_last_phase_leaves_what_it_cannot_improve(value):
+  params = {'a': jnp.ones(2)}
+  assert refinement.minimize(lambda p: (value, p), params, 5) is params
 
 
 def test_large_images_are_averaged_before_they_are_compared():
@@ -172,14 +213,19 @@ def test_impossible_transforms_are_refused():
 
 @pytest.mark.parametrize(
   ('field', 'value'),
-  [('space', 'z'), ('steps', 0), ('learning_rate', 0.0)],
+  [('space', 'z'), ('steps', 0), ('learning_rate', 0.0), ('refine_steps', -1)],
 )
 def test_settings_out_of_range_are_refused(field, value):
   with pytest.raises(ValueError, match=field):
     projector.Settings(**{field: value})
 
 
-_SHORT = {'steps': 40, 'steps_per_check': 20, 'candidates': 16}
+_SHORT = {
+  'steps': 40,
+  'steps_per_check': 20,
+  'candidates': 16,
+  'refine_steps': 15,
+}
 
 
 @pytest.fixture(scope='module')
@@ -198,6 +244,14 @@ def test_projection_improves_on_its_start_and_the_mean(projected):
   np.testing.assert_allclose(
     result.psnr, losses.psnr(result.images, goal), rtol=1e-6
   )
+
+
+def test_the_last_phase_comes_closer(projected):
+  *_, result = projected
+  *_, before, after = result.checks
+  assert after.step == 40 + 15
+  assert np.all(after.psnr > before.psnr + 0.1)
+  assert np.all(result.loss <= before.loss)
 
 
 def test_styles_reproduce_the_images(model, projected):
@@ -228,6 +282,21 @@ def test_targets_of_other_shapes_are_refused(projected):
   project, goal, _ = projected
   with pytest.raises(ValueError, match=r'targets must have the shape'):
     project(goal[:, :8])
+
+
+@pytest.mark.slow
+def test_a_fixed_input_stays_where_it_starts(model):
+  goal = small_models.images(model, [1])
+  short = {**_SHORT, 'steps': 10}  # Much remains for the last phase.
+  settings = projector.Settings(transform='fixed', **short)
+  project = projector.Projector(model, pyramid.distance, settings)
+  result = project(goal)
+  mean = ws_lib.statistics(model).mean
+  start, *_ = project._starts(goal, mean)
+  assert result.styles.transform is None
+  np.testing.assert_array_equal(result.styles.w[:, 0], start[:, 0])
+  assert np.all(result.styles.w[:, 1:] != start[:, 1:])
+  assert result.psnr > result.checks[-2].psnr
 
 
 @pytest.mark.slow
