@@ -262,7 +262,7 @@ def test_no_images(store, tmp_path, names, found):
       encode(picture(0, (8, 8)).astype(np.uint16)),
       r'with more: convert the images to 8 bits',
     ),
-    (b'not an image', r'cannot be read .*replace or remove it'),
+    (b'not an image', r'cannot be read \(it is not an image .*or remove it'),
     (b'', r'cannot be read .*replace or remove it'),
   ],
 )
