@@ -116,6 +116,8 @@ _USER_ERRORS = (
 )
 
 _FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
+# With this, errors of XLA begin if a device has too little memory.
+_EXHAUSTED = re.compile('RESOURCE_EXHAUSTED')
 _CONFIG_ARGUMENT = re.compile(r'(?<=\s)config=')
 
 
@@ -168,20 +170,35 @@ def run(
     except Exception as error:
       if _DEBUG.value:
         raise
-      sys.exit(f'error: {_explain(error)}\n(--debug shows where)')
+      sys.exit(
+        f'error: {_explain(error, main.__module__)}\n(--debug shows where)'
+      )
 
   app.run(guarded, argv=argv, flags_parser=parse)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, module: str) -> str:
   """Returns the message for a user error; re-raises any other error."""
+  if isinstance(error, OSError) and error.errno and error.filename:
+    # Python's own message begins with `[Errno 2]`.
+    return f'{error.filename}: {error.strerror}'
   if isinstance(error, _USER_ERRORS):
-    return with_flags(str(error))
+    message = with_flags(str(error))
+    begin = re.match(r'(\w+) must be ', message)
+    own = flags.FLAGS.get_key_flags_for_module(module)
+    is_flag = begin is not None and begin[1] in {flag.name for flag in own}
+    return f'--{message}' if is_flag else message
   if isinstance(error, RuntimeError | AssertionError):
     try:
       sharding.find_devices()
     except ValueError as reason:
       return str(reason)
+  if isinstance(error, MemoryError) or _EXHAUSTED.match(str(error)):
+    reason = ' '.join(str(error).split())[:200]
+    return (
+      'there is too little memory: use a smaller batch, or more '
+      f'train.micro_batches in training ({reason})'
+    )
   raise error
 
 

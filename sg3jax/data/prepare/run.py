@@ -307,8 +307,8 @@ def _write(
     Images per second, or None if stopped.
   """
   begin = len(writer.entries)
-  there = f', {begin:,} of them are there already' if begin else ''
-  log(f'{count:,} images to prepare{there}')
+  there = f', {begin:,} of which are there already' if begin else ''
+  log(f'{text.counted(count, "image")} to prepare{there}')
   start = reported = time.monotonic()
   todo = range(begin, count)
   with contextlib.closing(
