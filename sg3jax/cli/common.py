@@ -183,11 +183,7 @@ def _explain(error: Exception, module: str) -> str:
     # Python's own message begins with `[Errno 2]`.
     return f'{error.filename}: {error.strerror}'
   if isinstance(error, _USER_ERRORS):
-    message = with_flags(str(error))
-    begin = re.match(r'(\w+) must be ', message)
-    own = flags.FLAGS.get_key_flags_for_module(module)
-    is_flag = begin is not None and begin[1] in {flag.name for flag in own}
-    return f'--{message}' if is_flag else message
+    return _with_flag(with_flags(str(error)), module)
   if isinstance(error, RuntimeError | AssertionError):
     try:
       sharding.find_devices()
@@ -200,6 +196,24 @@ def _explain(error: Exception, module: str) -> str:
       f'train.micro_batches in training ({reason})'
     )
   raise error
+
+
+def _with_flag(message: str, module: str) -> str:
+  """Writes the argument with which a message begins as a flag of the command.
+
+  The library's messages name arguments: `zoom must be ..., got 0` becomes
+  `--zoom must be ..., got 0`. It is the flag only if that has the value: a
+  message about `images` need not be about the number of them, `--images`.
+  """
+  begin = re.match(r'(\w+) must ', message)
+  for flag in flags.FLAGS.get_key_flags_for_module(module):
+    if begin is None or flag.name != begin[1]:
+      continue
+    values = flag.value if isinstance(flag.value, list) else [flag.value]
+    texts = {f'{x:g}' if isinstance(x, float) else str(x) for x in values}
+    if any(f'got {x}' in message or f'got {x!r}' in message for x in texts):
+      return f'--{message}'
+  return message
 
 
 def with_flags(message: str) -> str:
@@ -335,6 +349,23 @@ def stats_cache() -> pathlib.Path | None:
     return files.cache_folder() / 'statistics'
   except RuntimeError:  # The user has no home folder.
     return None
+
+
+def check_action(action: str, actions: Sequence[str]) -> None:
+  """Checks the positional argument that chooses what a command does.
+
+  Args:
+    action: The argument; empty if there is none.
+    actions: The possible ones.
+
+  Raises:
+    ValueError: If it is none of them.
+  """
+  if action not in actions:
+    raise ValueError(
+      f'the action must be one of {", ".join(actions)}, got '
+      f'{repr(action) if action else "none"}: --help shows how'
+    )
 
 
 def require(flag: flags.FlagHolder) -> Any:

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from sg3jax import text
+
 # Formats that Pillow reads correctly, at their full bit depth.
 SUFFIXES = (
   '.png', '.apng', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib',
@@ -162,7 +164,8 @@ def describe(shape: Sequence[int]) -> str:
   """Returns a description of a shape."""
   height, width, channels = shape
   colours = {1: 'grey', 3: 'RGB', 4: 'RGBA'}[channels]
-  return f'{height}x{width} pixels, {channels} channels ({colours})'
+  counted = text.counted(channels, 'channel')
+  return f'{height}x{width} pixels, {counted} ({colours})'
 
 
 def max_bits(image: Image.Image, head: bytes) -> int:

@@ -35,7 +35,7 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How to project.
+  """Settings of a projection.
 
   Attributes:
     space: 'w' for one style in all layers, 'w+' for one style per layer.
@@ -92,7 +92,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """What the projector found at one look at the images of a batch.
+  """The state of the images of a batch at one look.
 
   Attributes:
     step: Number of steps taken.

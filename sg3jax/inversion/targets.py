@@ -1,4 +1,4 @@
-"""Reads the photographs to project, and gives them the shape of a model's."""
+"""Reads the photographs to project, in the shape of a model's images."""
 
 import dataclasses
 import pathlib

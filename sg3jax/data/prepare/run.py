@@ -40,7 +40,7 @@ _PROGRESS_SEC = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What `prepare` did.
+  """The result of `prepare`.
 
   Attributes:
     images: Number of images written.
