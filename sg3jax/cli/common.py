@@ -179,11 +179,16 @@ def run(
 
 def _explain(error: Exception, module: str) -> str:
   """Returns the message for a user error; re-raises any other error."""
+  own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
   if isinstance(error, OSError) and error.errno and error.filename:
     # Python's own message begins with `[Errno 2]`.
     return f'{error.filename}: {error.strerror}'
   if isinstance(error, _USER_ERRORS):
-    return _with_flag(with_flags(str(error)), module)
+    message = str(error)
+    for name in {'against', 'data'} & own:
+      if repr(flags.FLAGS[name].value) in message:
+        message = message.replace('data.source', f'--{name}')
+    return _with_flag(with_flags(message), module)
   if isinstance(error, RuntimeError | AssertionError):
     try:
       sharding.find_devices()
@@ -202,17 +207,15 @@ def _with_flag(message: str, module: str) -> str:
   """Writes the argument with which a message begins as a flag of the command.
 
   The library's messages name arguments: `zoom must be ..., got 0` becomes
-  `--zoom must be ..., got 0`. It is the flag only if that has the value: a
-  message about `images` need not be about the number of them, `--images`.
+  `--zoom must be ..., got 0`. A message about `images` that did not get a
+  number is not about the flag `--images`, which is one.
   """
   begin = re.match(r'(\w+) must ', message)
   for flag in flags.FLAGS.get_key_flags_for_module(module):
-    if begin is None or flag.name != begin[1]:
-      continue
-    values = flag.value if isinstance(flag.value, list) else [flag.value]
-    texts = {f'{x:g}' if isinstance(x, float) else str(x) for x in values}
-    if any(f'got {x}' in message or f'got {x!r}' in message for x in texts):
-      return f'--{message}'
+    if begin is not None and flag.name == begin[1]:
+      is_number = isinstance(flag.value, int | float)
+      if not is_number or re.search(r'got [\d.e+-]+(?![\w.-])', message):
+        return f'--{message}'
   return message
 
 

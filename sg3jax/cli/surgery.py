@@ -80,7 +80,9 @@ def _surgery(action: str = '') -> None:
   }[action]()
   shown = sources if len(sources) <= 4 else [sources[0], sources[-1]]
   rows = [_row(parts, seeds) for parts in (*shown, result)]
-  surgery.write(output, result, {'surgery': action, 'command': sys.argv})
+  surgery.write(
+    output, result, {'surgery': action, 'command': list(common.COMMAND_LINE)}
+  )
   _save_rows(rows, pathlib.Path(output) / PICTURE)
   print(output)
 
