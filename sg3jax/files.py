@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -70,11 +71,15 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     folder = folder.parent
   if not folder.is_dir():
     raise NotADirectoryError(f'{folder} is a file: choose another folder')
-  if not os.access(folder, os.W_OK | os.X_OK):
+  # What may be written is known for sure only to the file system: it may be
+  # special, read-only, or of a server that does not trust this machine's root.
+  try:
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
     raise PermissionError(
-      f'{folder} cannot be written to: make it writable, or choose another '
-      'folder'
-    )
+      f'{folder} cannot be written to ({error.strerror}): make it writable, or '
+      'choose another folder'
+    ) from error
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 from jax.sharding import Mesh
 
+from sg3jax import files
 from sg3jax import model as model_lib
 from sg3jax.data import sources
 from sg3jax.eval import (
@@ -108,7 +109,16 @@ def _weights_for(
 
   Raises:
     FileNotFoundError: If weights are missing; see `feature_weights`.
+    NotImplementedError: If a metric needs a network that is not implemented.
   """
+  metrics = tuple(metrics)
+  for name in metrics:
+    missing = set(base.registry()[name].networks) - set(networks.names())
+    if missing:
+      raise NotImplementedError(
+        f'the metric {name} needs the feature network {missing.pop()}, which '
+        'is not implemented yet: use another metric, such as rprecision'
+      )
   needed = dict.fromkeys(
     network for name in metrics for network in base.registry()[name].networks
   )
@@ -248,6 +258,7 @@ def evaluate(
     OSError: If the files cannot be written, or weights are missing.
   """
   names = base.parse_names(metrics)
+  files.check_folder(outdir)
   _check_labels(model, source)
   measure = measurements.Measurements(
     source,
@@ -328,6 +339,7 @@ def compare(
     OSError: If the files cannot be written, or weights are missing.
   """
   names = base.parse_names(metrics)
+  files.check_folder(outdir)
   measure = measurements.Measurements(
     source,
     metrics=names,

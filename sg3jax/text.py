@@ -27,6 +27,11 @@ def format_duration(seconds: float | int) -> str:
   return f'{s}s'
 
 
+def counted(number: int, noun: str) -> str:
+  """Returns a number and a noun that agree: `1 image`, `1,200 images`."""
+  return f'{number:,} {noun}' + ('' if number == 1 else 's')
+
+
 def announce_first_call(
   function: Callable[..., _T],
   log: Callable[[str], None],

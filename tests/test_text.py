@@ -21,6 +21,14 @@ def test_format_duration(seconds, text):
   assert text_lib.format_duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+  ('number', 'text'),
+  [(0, '0 images'), (1, '1 image'), (1200, '1,200 images')],
+)
+def test_nouns_agree_with_numbers(number, text):
+  assert text_lib.counted(number, 'image') == text
+
+
 def test_the_first_call_is_announced(monkeypatch):
   now = iter([100.0, 180.0])
   monkeypatch.setattr(text_lib.time, 'monotonic', lambda: next(now))

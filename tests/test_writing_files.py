@@ -163,3 +163,16 @@ def test_other_errors_of_locking_are_raised(tmp_path, monkeypatch):
   monkeypatch.setattr('fcntl.flock', fail)
   with pytest.raises(OSError, match='Input/output'):
     files.lock(tmp_path / '.lock')
+
+
+def test_a_folder_that_takes_no_files_is_refused(tmp_path, monkeypatch):
+  files.check_folder(tmp_path / 'new' / 'folder')
+  assert not list(tmp_path.iterdir())
+
+  def refuse(**_):
+    raise OSError(errno.EROFS, 'Read-only file system')
+
+  # Permissions say nothing to the superuser, who may run the tests.
+  monkeypatch.setattr(files.tempfile, 'TemporaryFile', refuse)
+  with pytest.raises(PermissionError, match=r'\(Read-only .*choose another'):
+    files.check_folder(tmp_path / 'new' / 'folder')

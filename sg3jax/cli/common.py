@@ -116,6 +116,8 @@ _USER_ERRORS = (
 )
 
 _FIELD = re.compile(r'(?<![\w./-])(?:config\.)?([a-z]\w*(?:\.\w+)*)')
+# With this, errors of XLA begin if a device has too little memory.
+_EXHAUSTED = re.compile('RESOURCE_EXHAUSTED')
 _CONFIG_ARGUMENT = re.compile(r'(?<=\s)config=')
 
 
@@ -168,21 +170,53 @@ def run(
     except Exception as error:
       if _DEBUG.value:
         raise
-      sys.exit(f'error: {_explain(error)}\n(--debug shows where)')
+      sys.exit(
+        f'error: {_explain(error, main.__module__)}\n(--debug shows where)'
+      )
 
   app.run(guarded, argv=argv, flags_parser=parse)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, module: str) -> str:
   """Returns the message for a user error; re-raises any other error."""
+  own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
+  if isinstance(error, OSError) and error.errno and error.filename:
+    # Python's own message begins with `[Errno 2]`.
+    return f'{error.filename}: {error.strerror}'
   if isinstance(error, _USER_ERRORS):
-    return with_flags(str(error))
+    message = str(error)
+    for name in {'against', 'data'} & own:
+      if repr(flags.FLAGS[name].value) in message:
+        message = message.replace('data.source', f'--{name}')
+    return _with_flag(with_flags(message), module)
   if isinstance(error, RuntimeError | AssertionError):
     try:
       sharding.find_devices()
     except ValueError as reason:
       return str(reason)
+  if isinstance(error, MemoryError) or _EXHAUSTED.match(str(error)):
+    reason = ' '.join(str(error).split())[:200]
+    return (
+      'there is too little memory: use a smaller batch, or more '
+      f'train.micro_batches in training ({reason})'
+    )
   raise error
+
+
+def _with_flag(message: str, module: str) -> str:
+  """Writes the argument with which a message begins as a flag of the command.
+
+  The library's messages name arguments: `zoom must be ..., got 0` becomes
+  `--zoom must be ..., got 0`. A message about `images` that did not get a
+  number is not about the flag `--images`, which is one.
+  """
+  begin = re.match(r'(\w+) must ', message)
+  for flag in flags.FLAGS.get_key_flags_for_module(module):
+    if begin is not None and flag.name == begin[1]:
+      is_number = isinstance(flag.value, int | float)
+      if not is_number or re.search(r'got [\d.e+-]+(?![\w.-])', message):
+        return f'--{message}'
+  return message
 
 
 def with_flags(message: str) -> str:
@@ -318,6 +352,23 @@ def stats_cache() -> pathlib.Path | None:
     return files.cache_folder() / 'statistics'
   except RuntimeError:  # The user has no home folder.
     return None
+
+
+def check_action(action: str, actions: Sequence[str]) -> None:
+  """Checks the positional argument that chooses what a command does.
+
+  Args:
+    action: The argument; empty if there is none.
+    actions: The possible ones.
+
+  Raises:
+    ValueError: If it is none of them.
+  """
+  if action not in actions:
+    raise ValueError(
+      f'the action must be one of {", ".join(actions)}, got '
+      f'{repr(action) if action else "none"}: --help shows how'
+    )
 
 
 def require(flag: flags.FlagHolder) -> Any:

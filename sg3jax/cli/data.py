@@ -18,6 +18,7 @@ import sys
 
 from absl import flags
 
+from sg3jax import text
 from sg3jax.cli import common
 from sg3jax.data import report
 from sg3jax.data.prepare import inspection, run, verification
@@ -126,19 +127,12 @@ def main(argv: list[str] | None = None) -> None:
   name = args[0] if args else ''
   if name in actions:
     common.run(actions[name], [f'{program} {name}', *args[1:]])
-  elif name.startswith('-'):  # Such as --help.
-    common.run(_missing, [program, *args])
-  else:
-    sys.exit(f'error: {_missing_action(name)} (--help lists the options)')
+  else:  # An unknown action, or options such as --help.
+    common.run(_no_action, [program, *args], optional=None)
 
 
-def _missing_action(name: str) -> str:
-  got = f'got {name!r}' if name else 'got none'
-  return f'the action must be one of {", ".join(_FLAGS)}, {got}'
-
-
-def _missing() -> None:
-  raise ValueError(_missing_action(''))
+def _no_action(name: str = '', *_: str) -> None:
+  common.check_action(name, list(_FLAGS))
 
 
 def _check_flags(action: str) -> None:
@@ -215,7 +209,8 @@ def _print_prepared(result: run.Report, dest: str) -> None:
   speed = f' at {result.rate:.1f} per second' if result.rate else ''
   print(
     f'written       {dest}: {report.count(result.images, "image")} of '
-    f'{result.side}x{result.side} pixels, {result.channels} channels{speed}'
+    f'{result.side}x{result.side} pixels, '
+    f'{text.counted(result.channels, "channel")}{speed}'
   )
 
 

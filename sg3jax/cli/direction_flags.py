@@ -18,7 +18,7 @@ DIRECTIONS = flags.DEFINE(
 DIRECTION = flags.DEFINE_multi_string(
   'direction',
   [],
-  'Edit of all images: NAME:STRENGTH, in standard deviations; repeatable.',
+  'Edit of all images: NAME:STRENGTH, in standard deviations',
 )
 
 

@@ -50,7 +50,7 @@ _STYLES = flags.DEFINE_integer(
   lower_bound=1000,
 )
 _NAMES = flags.DEFINE_multi_string(
-  'name', [], 'A name for a direction by its row: NAME=ROW; repeatable.'
+  'name', [], 'A name for a direction by its row: NAME=ROW'
 )
 
 _STRENGTHS = (-3, -2, -1, 0, 1, 2, 3)

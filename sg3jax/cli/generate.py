@@ -93,7 +93,6 @@ def main(argv: list[str] | None = None) -> None:
   common.run(_generate, argv)
 
 
-@image_flags.naming_flags()
 def _generate() -> None:
   network = common.require(common.NETWORK)
   seeds = _parse_seeds()
@@ -146,7 +145,9 @@ def _images(
   size = min(image_flags.batch_size(model), sheets.count)
   images = frames.render_stills(
     text.announce_first_call(
-      synthesize, common.say, f'the generator, for {size} images at a time'
+      synthesize,
+      common.say,
+      f'the generator, for {text.counted(size, "image")} at a time',
     ),
     sheets.source,
     sheets.count,

@@ -1,11 +1,11 @@
 """Flags that choose images, shared by `generate` and `video`."""
 
-import contextlib
 import math
+import os
 import pathlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from sg3jax.data import labels as labels_lib
 from sg3jax.data import report
 from sg3jax.editing import ws as ws_lib
 from sg3jax.eval import batches
+from sg3jax.nets import wide_spec
 from sg3jax.render import camera, pictures
 from sg3jax.train import memory_estimate, sharding
 
@@ -27,7 +28,8 @@ flags.declare_key_flag('direction')
 
 _MAX_SEEDS = 1_000_000
 
-# Images per batch if the memory of the device is unknown.
+# Images per batch if the memory of the device is unknown, and most images per
+# batch with --extent.
 _DEFAULT_BATCH = 8
 
 
@@ -148,22 +150,6 @@ SAVE_W = flags.DEFINE(
 )
 flags.DEFINE_alias('save-w', 'save_w')
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace existing files.')
-
-
-@contextlib.contextmanager
-def naming_flags() -> Iterator[None]:
-  """Writes the arguments with which the library's messages begin as flags.
-
-  Raises:
-    ValueError: If the body raises one; `zoom must be ...` becomes `--zoom must
-      be ...`.
-  """
-  try:
-    yield
-  except ValueError as error:
-    if str(error).partition(' ')[0] in flags.FLAGS:
-      raise ValueError(f'--{error}') from error
-    raise
 
 
 def parse_seeds(text: str, flag: str = 'seeds') -> list[int]:
@@ -298,12 +284,28 @@ def announced_label(
 
 
 def batch_size(model: model_lib.Model) -> int:
-  """Returns the number of images per batch: the flag, or as many as fit."""
-  return common.BATCH.value or batches.fitting_batch(
-    model.generator,
-    memory_estimate.device_memory(sharding.make_mesh(1)),
-    default=_DEFAULT_BATCH,
-  )
+  """Returns the number of images per batch: the flag, or as many as fit.
+
+  Raises:
+    ValueError: If an image with --extent is larger than the memory. Systems may
+      end a process that uses more than there is without a message.
+  """
+  memory = memory_estimate.device_memory(sharding.make_mesh(1))
+  if EXTENT.value == 1:
+    return common.BATCH.value or batches.fitting_batch(
+      model.generator, memory, default=_DEFAULT_BATCH
+    )
+  generator = wide_spec.widen(model.generator, EXTENT.value)
+  memory = memory or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  needed = batches.bytes_per_image(generator)
+  if needed > memory:
+    raise ValueError(
+      f'--extent must be smaller than {EXTENT.value:g}: an image of '
+      f'{generator.spec.image_shape[0]} pixels needs about '
+      f'{needed / 2**30:.3g} GiB of memory, but there are {memory / 2**30:.3g}'
+    )
+  fitting = batches.fitting_batch(generator, memory, default=_DEFAULT_BATCH)
+  return common.BATCH.value or min(fitting, _DEFAULT_BATCH)
 
 
 def check_output(path: pathlib.Path, flag: str) -> None:

@@ -20,6 +20,7 @@ import sys
 import jax
 from absl import flags
 
+from sg3jax import text
 from sg3jax.cli import common, config_flag
 from sg3jax.interop.official import convert
 from sg3jax.trees import flatten
@@ -55,7 +56,8 @@ def _describe(converted: convert.Converted) -> None:
     kind = f'StyleGAN3-{"R" if is_radial else "T"}'
   print(
     f'found         {kind}, {model["resolution"]} pixels, '
-    f'{model["img_channels"]} channels, {model["label_dim"]} labels'
+    f'{text.counted(model["img_channels"], "channel")}, '
+    f'{text.counted(model["label_dim"], "label")}'
   )
   for network, variables in converted.networks.items():
     arrays = flatten(variables).values()

@@ -15,7 +15,6 @@ another resolution; the others are new. The output is a model folder, with
 """
 
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -65,17 +64,11 @@ PICTURE = 'before_after.png'
 
 def main(argv: list[str] | None = None) -> None:
   """Parses the flags and makes the model."""
-  argv = list(sys.argv if argv is None else argv)
-  if all(arg.startswith('-') for arg in argv[1:]):
-    argv.append('')  # `_surgery` explains what is missing.
-  common.run(_surgery, argv, arguments=1)
+  common.run(_surgery, argv, optional=1)
 
 
-def _surgery(action: str) -> None:
-  if action not in _ACTIONS:
-    raise ValueError(
-      f'the first argument must be one of {", ".join(_ACTIONS)}, got {action!r}'
-    )
+def _surgery(action: str = '') -> None:
+  common.check_action(action, _ACTIONS)
   output = common.require(common.OUTPUT)
   model_files.check_is_new(output)
   seeds = image_flags.parse_seeds(flags.FLAGS['seeds'].value or '0-7')
@@ -87,7 +80,9 @@ def _surgery(action: str) -> None:
   }[action]()
   shown = sources if len(sources) <= 4 else [sources[0], sources[-1]]
   rows = [_row(parts, seeds) for parts in (*shown, result)]
-  surgery.write(output, result, {'surgery': action, 'command': sys.argv})
+  surgery.write(
+    output, result, {'surgery': action, 'command': list(common.COMMAND_LINE)}
+  )
   _save_rows(rows, pathlib.Path(output) / PICTURE)
   print(output)
 

@@ -111,7 +111,6 @@ def main(argv: list[str] | None = None) -> None:
   common.run(_video, argv)
 
 
-@image_flags.naming_flags()
 def _video() -> None:
   networks = [common.require(common.NETWORK)]
   if _BESIDE.value:
@@ -249,10 +248,11 @@ def _make_synthesis(
     noise_mode=image_flags.NOISE_MODE.value,
     transforms=is_moving,
   )
+  size = image_flags.batch_size(model)
   announced = text.announce_first_call(
     synthesize,
     common.say,
-    f'the generator, for {image_flags.batch_size(model)} images at a time',
+    f'the generator, for {text.counted(size, "image")} at a time',
   )
   return announced, shape
 

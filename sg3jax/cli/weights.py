@@ -29,11 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _weights(action: str = '', file: str = '') -> None:
   jax.config.update('jax_platforms', 'cpu')  # This needs no accelerator.
-  if action not in _ACTIONS:
-    raise ValueError(
-      f'weights must be followed by {" FILE or ".join(_ACTIONS)}, got '
-      f'{action or "nothing"!r}: --help shows how'
-    )
+  common.check_action(action, _ACTIONS)
   if (action == 'import') != bool(file):
     problem = 'a FILE is required' if not file else f'{file!r} is not expected'
     raise ValueError(f'{problem} after {action}: --help shows how')

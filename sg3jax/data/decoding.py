@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from sg3jax import text
 
 # Formats that Pillow reads correctly, at their full bit depth.
 SUFFIXES = (
@@ -64,6 +66,25 @@ class Header:
   shape: tuple[int, int, int]
   mode: str
   unread: tuple[str, ...]
+
+
+def unreadable(where: str, error: Exception) -> Exception:
+  """Returns the error to raise for an image file that cannot be read.
+
+  Args:
+    where: Name of the file in error messages.
+    error: What the system or Pillow raised.
+  """
+  # Errors of the operating system have a number; Pillow's have none.
+  if isinstance(error, OSError) and error.errno is not None:
+    return OSError(
+      f'{where} cannot be read ({error.strerror}): the file may be intact; '
+      'check its permissions, the disk and the network'
+    )
+  reason = str(error)
+  if isinstance(error, UnidentifiedImageError):  # Its text names an object.
+    reason = 'it is not an image of a known format, or its beginning is damaged'
+  return ValueError(f'{where} cannot be read ({reason}): replace or remove it')
 
 
 def read_header(file: Any, where: str) -> Header:
@@ -143,7 +164,8 @@ def describe(shape: Sequence[int]) -> str:
   """Returns a description of a shape."""
   height, width, channels = shape
   colours = {1: 'grey', 3: 'RGB', 4: 'RGBA'}[channels]
-  return f'{height}x{width} pixels, {channels} channels ({colours})'
+  counted = text.counted(channels, 'channel')
+  return f'{height}x{width} pixels, {counted} ({colours})'
 
 
 def max_bits(image: Image.Image, head: bytes) -> int:

@@ -181,15 +181,7 @@ class ImageFiles:
 
   def _damaged(self, name: str, error: Exception) -> Exception:
     """Returns the error to raise if a file cannot be read."""
-    # Errors of the operating system have a number; Pillow's have none.
-    if isinstance(error, OSError) and error.errno is not None:
-      return OSError(
-        f'{self._where(name)} cannot be read ({error.strerror}): the file may '
-        'be intact; check its permissions, the disk and the network'
-      )
-    return ValueError(
-      f'{self._where(name)} cannot be read ({error}): replace or remove it'
-    )
+    return decoding.unreadable(self._where(name), error)
 
   def _header(self, name: str) -> decoding.Header:
     try:

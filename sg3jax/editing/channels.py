@@ -48,7 +48,7 @@ def adapt(parts: surgery.Parts, to: str, grey: str = 'luma') -> surgery.Parts:
     )
   old, new = parts.design['img_channels'], NAMES[to]
   if old == new:
-    raise ValueError(f'the model has {to} images already, got {to}')
+    raise ValueError(f'to must differ from the channels of the model, got {to}')
   design = {**parts.design, 'img_channels': new}
   networks = dict(parts.networks)
   networks['generator_ema'] = _adapt_generator(

@@ -1,4 +1,4 @@
-"""Says which style each layer of a generator takes."""
+"""Finds the style that each layer of a generator takes."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -63,5 +63,5 @@ def check_range(layers: Int[np.ndarray, '2'] | tuple, num_ws: int) -> None:
   first, last = (int(x) for x in layers)
   if not 0 <= first <= last < num_ws:
     raise ValueError(
-      f'the range of styles must be within 0-{num_ws - 1}, got {first}-{last}'
+      f'layer_range must be within 0-{num_ws - 1}, got {first}-{last}'
     )

@@ -30,7 +30,7 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a model consists of.
+  """The design and the arrays of a model.
 
   Attributes:
     design: The `model` part of its configuration.

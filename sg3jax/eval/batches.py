@@ -19,6 +19,11 @@ _USABLE = 0.8
 _MOST = 64
 
 
+def bytes_per_image(generator: generator_lib.Generator) -> int:
+  """Returns about how many bytes of memory the generation of an image takes."""
+  return _BYTES * _COPIES * layer_tables.largest_layer(generator.spec)
+
+
 def fitting_batch(
   generator: generator_lib.Generator,
   memory: int | None,
@@ -40,7 +45,7 @@ def fitting_batch(
   """
   if memory is None:
     return default
-  image = _BYTES * _COPIES * layer_tables.largest_layer(generator.spec)
+  image = bytes_per_image(generator)
   batch = multiple
   while 2 * batch <= _MOST and 2 * batch * image <= _USABLE * memory:
     batch *= 2

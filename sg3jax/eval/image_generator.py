@@ -77,7 +77,7 @@ class ImageGenerator:
     self._synthesis: Callable[..., Array] = text.announce_first_call(
       self._jitted,
       log,
-      f'the generator, for {batch_size} images at a time',
+      f'the generator, for {text.counted(batch_size, "image")} at a time',
     )
     # Replicated, so that every host can read all of them.
     self._gather = jax.jit(lambda x: x, out_shardings=whole)

@@ -147,7 +147,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Variables:
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-  """What an import found.
+  """Result of an import.
 
   Attributes:
     name: Name of the feature network.

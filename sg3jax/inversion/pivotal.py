@@ -24,7 +24,7 @@ from sg3jax.types import AnyArray, Array, Variables
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How to tune.
+  """Settings of pivotal tuning.
 
   Attributes:
     steps: Number of steps.

@@ -34,7 +34,7 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """What the projector found at one look at the images of a batch.
+  """The state of the images of a batch at one look.
 
   Attributes:
     step: Number of steps taken.

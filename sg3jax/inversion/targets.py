@@ -1,4 +1,4 @@
-"""Reads the photographs to project, and gives them the shape of a model's."""
+"""Reads the photographs to project, in the shape of a model's images."""
 
 import dataclasses
 import pathlib
@@ -89,6 +89,7 @@ def _read_image(
 
   Raises:
     ValueError: If the file is damaged or of a kind that is not supported.
+    OSError: If the system cannot read it.
   """
   where = report.printable(str(path))
   try:
@@ -101,9 +102,7 @@ def _read_image(
   except decoding.UnusableError:
     raise
   except Exception as error:  # Decoders raise almost anything.
-    raise ValueError(
-      f'{where} cannot be read ({error}): replace or remove it'
-    ) from error
+    raise decoding.unreadable(where, error) from error
   changes = []
   if 'animated' in header.unread:
     changes.append('only the first image of the animation is read')

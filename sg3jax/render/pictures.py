@@ -1,4 +1,4 @@
-"""Writes pictures and sheets of pictures, with the command that made them."""
+"""Writes pictures and sheets of pictures, and records their command in them."""
 
 import pathlib
 from typing import Any

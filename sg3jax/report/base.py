@@ -57,7 +57,7 @@ class Table:
 
 @dataclasses.dataclass
 class Findings:
-  """What a section has found.
+  """The content of a section.
 
   Attributes:
     tables: Tables, above the pictures.
@@ -72,7 +72,7 @@ class Findings:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What the sections compute on.
+  """The models, data and options of a report.
 
   Attributes:
     subjects: The models.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from sg3jax import text
 from sg3jax.data import sources
 from sg3jax.types import ImagesU8
 
@@ -59,9 +60,9 @@ def prepare(
   """
   if source.channels != channels:
     raise ValueError(
-      f'the real images must have {channels} channels, as those of the models, '
-      f'got {source.channels} ({source.name}): convert them, or use other '
-      'models'
+      f'the real images must have {text.counted(channels, "channel")}, as '
+      f'those of the models, got {source.channels} ({source.name}): convert '
+      'them, or use other models'
     )
   labels = source.labels() if label is not None and source.label_dim else None
   if labels is None or not labels.has_classes:

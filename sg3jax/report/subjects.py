@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from sg3jax import launch
+from sg3jax import launch, text
 from sg3jax import model as model_lib
 from sg3jax.eval import image_generator
 from sg3jax.nets import stylegan2
@@ -186,4 +186,5 @@ def make_names(paths: Sequence[str | pathlib.Path]) -> list[str]:
 
 
 def _describe(shape: tuple[int, int, int]) -> str:
-  return f'{shape[1]}x{shape[0]} pixels with {shape[2]} channels'
+  channels = text.counted(shape[2], 'channel')
+  return f'{shape[1]}x{shape[0]} pixels with {channels}'

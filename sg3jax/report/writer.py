@@ -47,8 +47,8 @@ def check_output(path: str | pathlib.Path, *, overwrite: bool) -> Output:
   path = pathlib.Path(path)
   if path.suffix.lower() not in _SUFFIXES:
     raise ValueError(
-      f'the output must be an .html file, got {path}: its pictures are written '
-      'to a folder beside it'
+      f'output must be an .html file, got {path}: its pictures are written to '
+      'a folder beside it'
     )
   output = Output(path, path.with_name(f'{path.stem}_files'))
   files.check_folder(path.parent)

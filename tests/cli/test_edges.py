@@ -56,6 +56,23 @@ def test_commands_name_it_too(monkeypatch, command):
   assert 'JAX_PLATFORMS' in message
 
 
+@pytest.mark.parametrize(
+  'error',
+  [
+    MemoryError('Unable to allocate 30 GiB'),
+    RuntimeError('RESOURCE_EXHAUSTED: Out of memory\nallocating 30 GiB'),
+  ],
+)
+def test_too_little_memory_has_a_remedy(monkeypatch, error):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(model_lib, 'load_model', fail)
+  found = in_process.error(generate, *_GENERATE)
+  assert found.startswith('there is too little memory: use a smaller batch')
+  assert 'allocat' in found
+
+
 def test_models_are_not_called_damaged_for_it(monkeypatch):
   def fail(*_):
     raise AssertionError

@@ -95,6 +95,8 @@ def test_bad_flags_of_surgery_are_refused(args, part, tmp_path, monkeypatch):
 def test_bad_flags_of_directions_are_refused(network, tmp_path):
   args = [f'--network={network}', f'--outdir={tmp_path}']
   assert 'FIRST-LAST' in in_process.error(directions, *args, '--layer_range=x')
+  message = in_process.error(directions, *args, '--count=999')
+  assert message.startswith('--count must be within 1..')
   message = in_process.error(
     generate, *args, '--seeds=0', f'--directions={tmp_path}'
   )

@@ -38,8 +38,8 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    ([], "followed by import FILE or list, got 'nothing'"),
-    (['lst'], "followed by import FILE or list, got 'lst'"),
+    ([], 'the action must be one of import, list, got none'),
+    (['lst'], "the action must be one of import, list, got 'lst'"),
     (['import'], 'a FILE is required after import'),
     (['list', 'x'], "'x' is not expected after list"),
     (['import', 'x', 'y'], "unexpected argument 'y'"),

@@ -262,7 +262,7 @@ def test_no_images(store, tmp_path, names, found):
       encode(picture(0, (8, 8)).astype(np.uint16)),
       r'with more: convert the images to 8 bits',
     ),
-    (b'not an image', r'cannot be read .*replace or remove it'),
+    (b'not an image', r'cannot be read \(it is not an image .*or remove it'),
     (b'', r'cannot be read .*replace or remove it'),
   ],
 )
@@ -301,7 +301,7 @@ def test_cmyk_is_refused(store):
   [
     ((16, 16, 3), '16x16 pixels, 3 channels'),
     ((8, 4, 3), '8x4 pixels, 3 channels'),
-    ((8, 8, 1), r'8x8 pixels, 1 channels \(grey\)'),
+    ((8, 8, 1), r'8x8 pixels, 1 channel \(grey\)'),
     ((8, 8, 4), r'8x8 pixels, 4 channels \(RGBA\)'),
   ],
 )

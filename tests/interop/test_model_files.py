@@ -208,7 +208,7 @@ def test_commands_from_a_pickle_to_pictures(cli, converted, tmp_path):
   status, out, error = cli('import', pkl, f'--output={folder}')
   assert status == 0, error
   for line in (
-    'StyleGAN3-R, 16 pixels, 1 channels, 0 labels',
+    'StyleGAN3-R, 16 pixels, 1 channel, 0 labels',
     'generator_ema: ',
     'arrays that follow from the design',
     'keep the licence',

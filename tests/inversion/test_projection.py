@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import small_models
 from PIL import Image
 from scipy import ndimage
 
+from sg3jax.data import decoding
 from sg3jax.editing import ws as ws_lib
 from sg3jax.eval import resampling
 from sg3jax.inversion import (
@@ -384,14 +386,22 @@ def test_photographs_are_turned_upright(tmp_path):
   assert 'turned upright' in read.notes[0]
 
 
-def test_unusable_photographs_are_named(tmp_path):
+def _fail_to_read(*_):
+  raise OSError(errno.EIO, 'Input/output error')
+
+
+def test_unusable_photographs_are_named(tmp_path, monkeypatch):
   with pytest.raises(FileNotFoundError, match='does not exist'):
     targets.read(tmp_path / 'missing.png', 16, 3)
   with pytest.raises(ValueError, match='must contain files'):
     targets.read(tmp_path, 16, 3)
   (tmp_path / 'a.png').write_bytes(b'no image')
-  with pytest.raises(ValueError, match=r'a\.png cannot be read'):
+  with pytest.raises(ValueError, match=r'a\.png cannot be read \(it is not an'):
     targets.read(tmp_path, 16, 3)
+  with monkeypatch.context() as patch:
+    patch.setattr(decoding, 'read_header', _fail_to_read)
+    with pytest.raises(OSError, match=r'a\.png .* may be intact; check'):
+      targets.read(tmp_path, 16, 3)
   save(tmp_path / 'a.bmp', np.zeros((4, 4, 3), np.uint8))
   with pytest.raises(ValueError, match='several of a'):
     targets.read(tmp_path, 16, 3)

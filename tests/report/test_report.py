@@ -171,5 +171,5 @@ class TestReals:
     assert {int(found.source[i]['label'].argmax()) for i in range(20)} == {1}
 
   def test_other_channels_are_refused(self, source):
-    with pytest.raises(ValueError, match='must have 1 channels'):
+    with pytest.raises(ValueError, match='must have 1 channel,'):
       reals.prepare(source, 0, channels=1)

@@ -187,6 +187,10 @@ class TestErrors:
       tmp_path / 'no-such', f'--output={tmp_path}/a.html'
     )
 
+  def test_another_kind_of_output(self, fails, model, tmp_path):
+    line = fails(model, f'--output={tmp_path}/a.pdf')
+    assert line.startswith('--output must be an .html file')
+
   def test_an_existing_output(self, fails, model, tmp_path):
     (tmp_path / 'a.html').write_text('mine')
     line = fails(model, f'--output={tmp_path}/a.html')
@@ -203,6 +207,11 @@ class TestErrors:
     Image.new('L', (16, 16)).save(tmp_path / '0.png')
     line = fails(model, f'--data={tmp_path}', f'--output={tmp_path}/a.html')
     assert 'must have 3 channels' in line
+
+  def test_data_that_are_not_square(self, fails, model, tmp_path):
+    Image.new('RGB', (16, 8)).save(tmp_path / '0.png')
+    line = fails(model, f'--data={tmp_path}', f'--output={tmp_path}/a.html')
+    assert line.startswith('images must be square')  # Not the flag --images.
 
   def test_unreadable_data(self, fails, model, tmp_path):
     (tmp_path / '0.png').write_bytes(b'no image')

@@ -1,4 +1,4 @@
-"""Prepares one image: what each process does."""
+"""Prepares one image, as each process does."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from sg3jax.data.prepare import options as options_lib
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What became of one image of the source.
+  """The result for one image of the source.
 
   Attributes:
     index: Its position in the source.

@@ -28,7 +28,7 @@ _MOST_SHOWN = 100
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """What one image looks like.
+  """Properties of one image.
 
   Attributes:
     index: Its position in the source.

@@ -40,7 +40,7 @@ _PROGRESS_SEC = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What `prepare` did.
+  """The result of `prepare`.
 
   Attributes:
     images: Number of images written.
@@ -307,8 +307,8 @@ def _write(
     Images per second, or None if stopped.
   """
   begin = len(writer.entries)
-  there = f', {begin:,} of them are there already' if begin else ''
-  log(f'{count:,} images to prepare{there}')
+  there = f', {begin:,} of which are there already' if begin else ''
+  log(f'{text.counted(count, "image")} to prepare{there}')
   start = reported = time.monotonic()
   todo = range(begin, count)
   with contextlib.closing(

@@ -15,7 +15,7 @@ from sg3jax.data.prepare import pool, raw_sources
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What was verified.
+  """The result of a verification.
 
   Attributes:
     images: Number of images.

@@ -1,4 +1,4 @@
-"""What feature maps encode: pictures of channels, and a measure (paper Fig. 6).
+"""Pictures of feature maps, and a measure of what they encode (paper Fig. 6).
 
 The paper observes that maps of StyleGAN2 look like magnitudes, which mark
 features, while some of StyleGAN3 look like phases, waves on the surface of
