@@ -240,6 +240,7 @@ class Driver:
 def _call_with(
   metrics: Sequence[base.Metric],
   function: Callable[..., analysis.Values | None],
+  /,  # An argument of the function is called `metrics`, too.
   **arguments: Any,
 ) -> analysis.Values | None:
   """Calls a function in a worker, which then knows these metrics.

@@ -271,3 +271,8 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'ray', None)
   with pytest.raises(ImportError, match=r"pip install 'sg3jax\[sweep\]'"):
     runner.import_ray()
+
+
+def test_a_worker_passes_on_all_arguments_of_its_function():
+  given = {'config': None, 'metrics': ['eqt'], 'function': 3}
+  assert driver._call_with([], lambda **arguments: arguments, **given) == given
