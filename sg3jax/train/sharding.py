@@ -155,6 +155,20 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
+def fetch(tree: Tree) -> Tree:
+  """Returns arrays in host memory, whole on every process.
+
+  All processes must call it. Devices hold a copy of one array at a time.
+  """
+
+  def whole(x: Any) -> Any:
+    if not (x.is_fully_addressable or x.is_fully_replicated):
+      x = replicate(x, x.sharding.mesh)
+    return jax.device_get(x)
+
+  return jax.tree.map(whole, tree)
+
+
 def _name(path: Sequence[Any]) -> str:
   return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
 

@@ -87,7 +87,14 @@ def test_runs_pass_between_processes_and_layouts(whole, tmp_path):
     )
 
 
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+  'number',
+  [
+    # The other process is told at once, and then waits for the name, too.
+    pytest.param(signal.SIGKILL, marks=pytest.mark.exhaustive),
+    signal.SIGSTOP,
+  ],
+)
 def test_a_process_that_ends_or_stops_ends_the_run(number, tmp_path):
   kill = (1, number.name, 3)
   first, second = start(tmp_path / 'run', 2, kimg=1, kill=kill)

@@ -126,7 +126,7 @@ class Checkpoints:
       OSError: If this checkpoint or the previous one could not be written.
     """
     self.wait()
-    arrays = flatten(jax.device_get(state))
+    arrays = flatten(sharding.fetch(state))
     for name, array in arrays.items():
       if not np.all(np.isfinite(array)):
         raise FloatingPointError(f'{name} has values that are not finite')
@@ -236,7 +236,7 @@ class Checkpoints:
       restored = self._manager.restore(step, args=ocp.args.Composite(**args))
     state = TrainState(**restored[NETWORKS], **restored[PROGRESS])
     if has_sums:
-      reader.verify(jax.device_get(state), restored[CHECKSUMS])
+      reader.verify(sharding.fetch(state), restored[CHECKSUMS])
     return state
 
   def _move_aside(
