@@ -123,7 +123,7 @@ def find(
 
 
 def style_covariance(
-  batches: Iterable[Float[np.ndarray, 'n d']], w_dim: int
+  batches: Iterable[Float[np.ndarray, '_n d']], w_dim: int
 ) -> Float[np.ndarray, 'd d']:
   """Returns the covariance of styles that arrive in batches, in float64.
 

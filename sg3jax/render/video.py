@@ -237,6 +237,8 @@ class _Encoder:
     self._count = 0
     if is_mp4:
       self._stream.pix_fmt, self._stream.bit_rate = 'yuv420p', bitrate
+      # With more threads, a busy machine can change how bits are distributed.
+      self._stream.codec_context.thread_count = 1
       # The colour matrix of high definition, which players assume.
       for field in ('color_primaries', 'color_trc', 'colorspace'):
         setattr(self._stream.codec_context, field, 1)

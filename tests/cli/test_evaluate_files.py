@@ -60,7 +60,7 @@ def test_files_of_other_sizes_are_compared(folders, tmp_path):
     (['--data='], '--data is required'),
     (['--against=nowhere'], '^--against must be .*does not exist'),
     (['--data=nowhere'], '^--data must be .*does not exist'),
-    (['--metrics=pr50k3_full'], 'pr50k3_full needs .* is not implemented yet'),
+    (['--metrics=pr50k3_full'], 'the weights of vgg16_fc2 must be in'),
     (['--outdir=/dev/null/x'], 'is a file: choose another folder'),
     (['--metrics=eqt'], 'eqt needs a generator, but there are only images'),
     (['--metrics=rdensity', '--samples=5'], 'must be at least 6 .*, got 5'),

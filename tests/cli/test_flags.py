@@ -169,7 +169,7 @@ def test_help(cli):
                   'rotate', '[no]overwrite', 'truncation_towards', 'label',
                   'precision', 'batch']),
     ('video', ['network', 'output', 'seeds', 'grid', 'w_frames', 'trunc',
-               'camera', '[no]anchor', 'against', 'frames', 'fps', 'class']),
+               'camera', '[no]anchor', 'beside', 'frames', 'fps', 'class']),
     ('evaluate', ['network', 'metrics', 'data', 'samples', 'seed', 'devices',
                   'precision', 'batch']),
     ('doctor', ['devices']),
