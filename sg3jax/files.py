@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -80,6 +81,18 @@ def check_folder(path: str | os.PathLike[str]) -> None:
       f'{folder} cannot be written to ({error.strerror}): make it writable, or '
       'choose another folder'
     ) from error
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
+  """Yields the complete records of a JSON lines file.
+
+  A line that is still being written, or that was cut by a kill, is left out.
+  """
+  for line in pathlib.Path(path).read_text(encoding='utf-8').splitlines():
+    try:
+      yield json.loads(line)
+    except json.JSONDecodeError:
+      continue
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ def bench_tasks(
 
   Args:
     selected: The cases.
-    forms: What to time: 'kernel', 'banded' and 'depthwise'. The depthwise
-      convolutions are forward and backward only.
+    forms: Forms to time: 'kernel', 'banded' and 'depthwise'. Depthwise
+      convolutions have no tangent.
     batch: Number of images per call.
     dtype: Dtype of the operands.
     bandwidth: Bytes per second of the device, which determine the floor.

@@ -136,7 +136,7 @@ def run(
     argv: The program's name and its arguments; `sys.argv` if None.
     arguments: Number of positional arguments that `main` takes.
     optional: Number of further ones that it may be given; None for any.
-    name: What a positional argument is called in errors.
+    name: Name of a positional argument in errors.
   """
 
   def parse(args: list[str]) -> list[str]:

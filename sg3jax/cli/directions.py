@@ -93,11 +93,7 @@ def _directions() -> None:
 def _seed_ws(model: model_lib.Model) -> np.ndarray:
   """Returns the styles of the image of `--seed`."""
   z = model_lib.seed_latents([evaluate.SEED.value], model.z_dim)
-  label = None
-  if model.label_dim:
-    label = image_flags.make_label(
-      flags.FLAGS['class'].value, None, model.label_dim, model.class_names
-    )
+  label = image_flags.class_label(model)
   c = None if label is None else label[None]
   return np.asarray(model.mapping(z, c, 0.7))
 

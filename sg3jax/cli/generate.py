@@ -59,10 +59,6 @@ _ACTIVATIONS = flags.DEFINE_list(
   'Layers, such as L5,L8, or input, whose features and spectra to write too.',
 )
 
-# Also used by other commands.
-parse_seeds = image_flags.parse_seeds
-make_label = image_flags.make_label
-
 
 @dataclasses.dataclass(frozen=True)
 class _Sheets:
@@ -196,7 +192,7 @@ def _make_sheets(model: model_lib.Model, seeds: list[int] | None) -> _Sheets:
     return styles.of_seeds(model, chosen, label, truncation_psi=psi, **options)
 
   if _MIX.value is not None:
-    columns = parse_seeds(_MIX.value, 'mix')
+    columns = image_flags.parse_seeds(_MIX.value, 'mix')
     return _mixing_sheet(
       of_seeds(seeds, psis[0]),
       of_seeds(columns, psis[0]),
@@ -280,7 +276,7 @@ def _parse_seeds() -> list[int] | None:
     ValueError: If the flags contradict each other.
   """
   if not image_flags.LOAD_W.value:
-    return parse_seeds(common.require(image_flags.SEEDS))
+    return image_flags.parse_seeds(common.require(image_flags.SEEDS))
   image_flags.check_load_w(_MIX, image_flags.CLASS, image_flags.LABEL)
   return None
 
@@ -308,7 +304,7 @@ def _check_modes(count: int) -> None:
       f'styles, got {count}'
     )
   if _MIX.value is not None:
-    parse_seeds(_MIX.value, 'mix')
+    image_flags.parse_seeds(_MIX.value, 'mix')
 
 
 def _names(seeds: list[int]) -> list[str]:

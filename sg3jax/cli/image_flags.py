@@ -283,6 +283,19 @@ def announced_label(
   return label
 
 
+def class_label(
+  model: model_lib.Model,
+) -> Float[np.ndarray, ' classes'] | None:
+  """Returns the label of --class; None for a model without labels.
+
+  Raises:
+    ValueError: If the class is missing or unknown.
+  """
+  if not model.label_dim:
+    return None
+  return make_label(CLASS.value, None, model.label_dim, model.class_names)
+
+
 def batch_size(model: model_lib.Model) -> int:
   """Returns the number of images per batch: the flag, or as many as fit.
 

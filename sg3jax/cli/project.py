@@ -136,11 +136,8 @@ def _project() -> None:
   photos = targets.read(target, model.resolution, model.img_channels)
   for note in photos.notes:
     common.say(f'{"Note:":15} {note}')
-  label = None
-  if model.label_dim and flags.FLAGS['class'].value is not None:
-    label = image_flags.make_label(
-      flags.FLAGS['class'].value, None, model.label_dim, model.class_names
-    )
+  is_given = image_flags.CLASS.value is not None
+  label = image_flags.class_label(model) if is_given else None
   project = projector.Projector(model, loss, settings, label=label)
   projection = _run(project, photos)
   tuned = None

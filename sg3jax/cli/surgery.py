@@ -143,11 +143,7 @@ def _crop() -> tuple[list[surgery.Parts], surgery.Parts]:
 def _row(parts: surgery.Parts, seeds: list[int]) -> np.ndarray:
   """Returns the images of seeds side by side, uint8 RGB."""
   model = parts.model()
-  label = None
-  if model.label_dim:
-    label = image_flags.make_label(
-      flags.FLAGS['class'].value, None, model.label_dim, model.class_names
-    )
+  label = image_flags.class_label(model)
   images = [image for _, image in model.generate(seeds, label)]
   row: Any = grids.tile(np.stack(images), (len(images), 1))
   if row.shape[-1] == 4:

@@ -73,7 +73,7 @@ def unreadable(where: str, error: Exception) -> Exception:
 
   Args:
     where: Name of the file in error messages.
-    error: What the system or Pillow raised.
+    error: The error of the system or of Pillow.
   """
   # Errors of the operating system have a number; Pillow's have none.
   if isinstance(error, OSError) and error.errno is not None:

@@ -18,7 +18,7 @@ from sg3jax.data import labels as labels_lib
 # decoded.
 _MAX_HEADERS = 4096
 
-# What `sg3jax data prepare` writes about its options, beside dataset.json.
+# `sg3jax data prepare` writes its options to this file, beside dataset.json.
 PREPARATION = 'preparation.json'
 _KNOWN = (labels_lib.FILE, PREPARATION)
 
@@ -53,7 +53,8 @@ class ImageFiles:
     unused_labels: A phrase about labels that exist but were not requested.
     notes: Sentences about skipped files, normalized names and contents that are
       not read.
-    preparation: How the images were resized, see `sources.preparation`.
+    preparation: Record of how the images were resized; see
+      `sources.preparation`.
     changes: Sentences about data that are read differently than before runs
       recorded their data.
   """

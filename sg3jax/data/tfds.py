@@ -76,12 +76,7 @@ class TfdsSource:
       raise ValueError(f'split {split!r} of dataset {name} is empty')
     # Images stay encoded. Reading labels then decodes no image, and the pixels
     # do not depend on whether tfds finds OpenCV.
-    encoded = {
-      key: tfds.decode.SkipDecoding()
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.Image)
-    }
-    self._examples = builder.as_data_source(split=split, decoders=encoded)
+    self._examples = open_encoded(tfds, builder, split)
     self._identity = f'{builder.info.full_name}:{split}:{len(self._examples)}'
     self.channels = features[self._image_key].shape[-1]
     if self.channels not in _MODES:
@@ -222,6 +217,16 @@ def prepared_builder(
     f'dataset {name} in {builder.data_dir} {fault}: prepare it once, in a '
     f'separate folder, with tfds.builder({options}).download_and_prepare()'
   )
+
+
+def open_encoded(tfds: Any, builder: Any, split: str) -> Any:
+  """Opens a split whose images stay encoded."""
+  encoded = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
+  return builder.as_data_source(split=split, decoders=encoded)
 
 
 def image_key(tfds: Any, name: str, features: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def write(
   Args:
     path: The file.
     directions: The directions.
-    about: How they were found.
+    about: Record of how they were found.
 
   Raises:
     OSError: If the file cannot be written.

@@ -72,7 +72,7 @@ def write(
   Args:
     path: The folder, which is new or empty.
     parts: The parts of the model.
-    source: How it was made, for its configuration file.
+    source: Description of its origin, for its configuration file.
 
   Raises:
     FileExistsError: If the folder contains files.

@@ -22,7 +22,7 @@ _T = TypeVar('_T')
 _MAPPED = 1024
 # Images at a time for all devices, if there is no generator.
 _DEVICE_BATCH = 32
-# How generated images become integers, for result files.
+# Result files state this rule, by which generated images become integers.
 ROUNDING = 'x * 127.5 + 128, clipped to [0, 255] and truncated to uint8'
 
 

@@ -113,7 +113,7 @@ def collect(
     batches: The images, which are read once for all networks.
     total: Number of images in all batches.
     keep: Number of rows to keep, by network.
-    what: What the images are, for the progress bar.
+    what: Name of the images, for the progress bar.
     log: Receives lines about the progress if there is no terminal.
   """
   sums = {

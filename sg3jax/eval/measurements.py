@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """What metrics compare, besides the generated images.
+  """The data that metrics use, besides the generated images.
 
   Attributes:
     source: The real images; None if no metric needs them.

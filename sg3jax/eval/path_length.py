@@ -39,7 +39,7 @@ class Distance:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """How paths are chosen.
+  """A rule that chooses paths.
 
   Attributes:
     space: 'z' (paths on the sphere of latents) or 'w' (straight paths).
@@ -70,7 +70,7 @@ def measure(
       [n, z], positions on the path [n], which count only for the sampling
       'full', and labels [n, classes] or None.
     distance: Compares images that are cropped and reduced to 256 pixels.
-    protocol: How paths are chosen.
+    protocol: The rule that chooses paths.
   """
   compare = _comparison(distance.apply, protocol.crop, images.mesh)
   found = []

@@ -20,7 +20,7 @@ def bar(
 
   Args:
     total: Number of images.
-    what: What the images are, such as `real images`.
+    what: Name of the images, such as `real images`.
     log: Receives the lines.
 
   Yields:

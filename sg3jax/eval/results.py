@@ -4,12 +4,12 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from sg3jax import text, version
+from sg3jax import files, text, version
 
 
 def make_result(
@@ -91,14 +91,5 @@ def append_result(
 
 def last_line(path: pathlib.Path) -> dict[str, Any] | None:
   """Returns the last complete record of a JSON lines file, or None."""
-  records = list(read_lines(path)) if path.exists() else []
+  records = list(files.read_json_lines(path)) if path.exists() else []
   return records[-1] if records else None
-
-
-def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the complete records of a JSON lines file."""
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      yield json.loads(line)
-    except json.JSONDecodeError:
-      continue  # The line is still being written, or was cut by a kill.

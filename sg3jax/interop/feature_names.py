@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sg3jax.interop import feature_rules
+from sg3jax.interop import feature_rules, schema
 from sg3jax.interop.torch_pickle.records import (
   CheckpointError,
   Module,
@@ -38,7 +38,7 @@ def recognise(value: Any) -> tuple[str, dict[str, np.ndarray]]:
   """Returns which network a file holds, and its arrays.
 
   Args:
-    value: What `official.files.read` returned.
+    value: The value that `official.files.read` returned.
 
   Returns:
     The name of the feature network, and its arrays by path
@@ -107,20 +107,9 @@ def check_shapes(name: str, found: Mapping[str, tuple[int, ...]]) -> None:
   Raises:
     CheckpointError: If an array is missing, unexpected or has another shape.
   """
-  wanted = _shapes(name)
-  differences = [
-    f'{path[:80]} is {found.get(path, "absent")}, not '
-    f'{wanted.get(path, "absent")}'
-    for path in dict.fromkeys((*wanted, *found))
-    if found.get(path) != wanted.get(path)
-  ]
-  if differences:
-    more = len(differences) - _SHOWN
-    raise CheckpointError(
-      f'the arrays are not those of {name}: '
-      + '; '.join(differences[:_SHOWN])
-      + (f' and {more} more' if more > 0 else '')
-    )
+  schema.compare_shapes(
+    _shapes(name), found, f'the arrays are not those of {name}'
+  )
 
 
 def check_finite(path: str, array: np.ndarray) -> None:

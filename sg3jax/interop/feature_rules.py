@@ -115,7 +115,7 @@ _DINOV2: _Table = (
   (r'layernorm\.(\w+)', r'norm/\1'),
 )
 
-# What DINOv2 replaces hidden patches by in training.
+# DINOv2 replaces hidden patches by this array in training.
 _NOT_DINOV2 = ('mask_token', 'embeddings.mask_token')
 
 _CLIP: _Table = (

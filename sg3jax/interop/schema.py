@@ -96,6 +96,27 @@ def check_shapes(
   """
   with _impossible(network):
     wanted = expected_shapes(network, model)
+  compare_shapes(
+    wanted, found, f'the arrays of the {network} do not match its design'
+  )
+
+
+def compare_shapes(
+  wanted: Mapping[str, tuple[int, ...]],
+  found: Mapping[str, tuple[int, ...]],
+  problem: str,
+) -> None:
+  """Checks that arrays are exactly those that are wanted.
+
+  Args:
+    wanted: Shapes by path.
+    found: Likewise.
+    problem: The beginning of the message.
+
+  Raises:
+    CheckpointError: If an array is missing, unexpected or has a wrong shape;
+      the message names the first three.
+  """
   differences = [
     f'{path[:80]} is {found.get(path, "absent")}, not '
     f'{wanted.get(path, "absent")}'
@@ -105,7 +126,7 @@ def check_shapes(
   if differences:
     more = len(differences) - _SHOWN
     raise CheckpointError(
-      f'the arrays of the {network} do not match its design: '
+      f'{problem}: '
       + '; '.join(differences[:_SHOWN])
       + (f' and {more} more' if more > 0 else '')
     )

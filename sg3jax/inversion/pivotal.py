@@ -102,7 +102,7 @@ def tune(
     targets: The photographs, in [-1, 1].
     styles: Their styles.
     loss: The distance to minimise.
-    settings: How to tune.
+    settings: Settings of the tuning.
     label: Label of the random styles, for a conditional model.
     log: Called with the step and the PSNR of each image.
 

@@ -80,7 +80,7 @@ class Projector:
 
   Attributes:
     model: The model.
-    settings: How to project.
+    settings: Settings of the projection.
     loss: The distance to minimise.
   """
 
@@ -97,7 +97,7 @@ class Projector:
     Args:
       model: The model.
       loss: The distance to minimise.
-      settings: How to project.
+      settings: Settings of the projection.
       label: The label whose styles to start from, for a conditional model; all
         classes by default.
 

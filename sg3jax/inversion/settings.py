@@ -13,7 +13,7 @@ SPACES = ('w', 'w+')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How to project.
+  """Settings of a projection.
 
   Attributes:
     space: 'w' for one style in all layers, 'w+' for one style per layer.

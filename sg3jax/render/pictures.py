@@ -36,8 +36,7 @@ def over_background(
   spec_lib.check_choice('background', background, BACKGROUNDS)
   level = BACKGROUNDS[background]
   if level is None:
-    # About eight squares across an image, of integer pixels.
-    return grids.over_checkerboard(image, cell=max(image.shape[1] // 8, 1))
+    return grids.to_rgb(image)
   alpha = image[..., 3:].astype(np.float32) / 255
   blend = image[..., :3] * alpha + np.float32(level) * (1 - alpha)
   return np.round(blend).astype(np.uint8)
@@ -53,11 +52,9 @@ def to_rgb(
     background: One of `BACKGROUNDS`.
   """
   pixels = grids.to_uint8(image)
-  if pixels.shape[-1] == 1:
-    return np.repeat(pixels, 3, axis=-1)
-  return (
-    over_background(pixels, background) if pixels.shape[-1] == 4 else pixels
-  )
+  if pixels.shape[-1] == 4:
+    return over_background(pixels, background)
+  return grids.to_rgb(pixels)
 
 
 def sheet(

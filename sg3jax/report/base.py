@@ -32,7 +32,7 @@ class Figure:
   Attributes:
     name: Name of its file, without the suffix; unique within its section.
     png: Content of the PNG file.
-    caption: What it shows, with every number needed to read it.
+    caption: Description of it, with every number needed to read it.
     title: Heading above it, such as the name of the model.
   """
 
@@ -47,7 +47,7 @@ class Table:
   """A table of the report.
 
   Attributes:
-    caption: What it lists.
+    caption: Description of its rows.
     rows: Values by column; see `text.markdown`.
   """
 
@@ -122,7 +122,7 @@ def register(
     name: Name of the section; see `Section` for all arguments.
     title: Heading.
     place: Its place in the order.
-    about: What it shows.
+    about: Description of its contents.
   """
 
   def add(

@@ -84,7 +84,7 @@ def analyse(
   """Computes all sections.
 
   Args:
-    context: What to compute on.
+    context: The models and images to analyse.
     log: Called with a line of text about each section.
   """
   found = []
@@ -109,7 +109,7 @@ def write(
 
   Args:
     output: The files.
-    context: What the report was computed on.
+    context: The models and images that were analysed.
     found: The sections with what they have found.
 
   Raises:

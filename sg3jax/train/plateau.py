@@ -4,7 +4,6 @@ The decision rests on the run's files `metric-NAME.jsonl`, not on memory, so a
 resumed run decides as an undisturbed one does.
 """
 
-import json
 import math
 import pathlib
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sg3jax import files
 from sg3jax.train import schedule
 from sg3jax.train.checkpoint import ranking
 
@@ -73,12 +73,11 @@ class Plateau:
     """Returns the values of a metric by thousands of images shown."""
     values: dict[float, float] = {}
     for path in sorted(self._workdir.glob('metric-*.jsonl')):
-      for line in path.read_text(encoding='utf-8').splitlines():
+      for record in files.read_json_lines(path):
         try:
-          record = json.loads(line)
           value, kimg = record['results'][name], record['kimg']
-        except (ValueError, KeyError, TypeError):
-          continue  # Another metric, or a line that was cut.
+        except (KeyError, TypeError):
+          continue  # It is of another metric.
         # The run's own value comes first; `evaluate` may have added others.
         if kimg is not None:
           values.setdefault(float(kimg), math.nan if value is None else value)

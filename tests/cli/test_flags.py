@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 
 from sg3jax import launch
-from sg3jax.cli import evaluate, generate, train
+from sg3jax.cli import evaluate, generate, image_flags, train
 
 _CONFIG = tiny_run.__file__
 
@@ -201,13 +201,13 @@ def test_the_console_command_is_the_module():
   [('3', [3]), ('0,1,4-6', [0, 1, 4, 5, 6]), ('2-2, 1', [2, 1])],
 )
 def test_parse_seeds(text, seeds):
-  assert generate.parse_seeds(text) == seeds
+  assert image_flags.parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize('text', ['', '1,', '-1', '6-4', '1.5', '0-2-4'])
 def test_parse_seeds_names_what_it_does_not_understand(text):
   with pytest.raises(ValueError, match=f'^--seeds must .* in {text}(: |$)'):
-    generate.parse_seeds(text)
+    image_flags.parse_seeds(text)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_parse_seeds_names_what_it_does_not_understand(text):
   ],
 )
 def test_make_label(index, numbers, label_dim, label):
-  made = generate.make_label(index, numbers, label_dim)
+  made = image_flags.make_label(index, numbers, label_dim)
   if label is None:
     assert made is None
   else:
@@ -245,7 +245,7 @@ def test_make_label(index, numbers, label_dim, label):
 )
 def test_make_label_names_what_is_wrong(index, numbers, label_dim, message):
   with pytest.raises(ValueError, match=message):
-    generate.make_label(index, numbers, label_dim)
+    image_flags.make_label(index, numbers, label_dim)
 
 
 @pytest.mark.parametrize(
@@ -259,18 +259,18 @@ def test_make_label_names_what_is_wrong(index, numbers, label_dim, message):
   ],
 )
 def test_a_class_has_an_index_and_a_name(chosen, names, index):
-  made = generate.make_label(chosen, None, 3, names)
+  made = image_flags.make_label(chosen, None, 3, names)
   np.testing.assert_array_equal(made, np.eye(3)[index])
 
 
 def test_the_names_of_classes_are_listed_where_one_is_unknown():
   with pytest.raises(ValueError, match=r'--class=bird: .*its name: cat, dog\)'):
-    generate.make_label('bird', None, 2, ['cat', 'dog'])
+    image_flags.make_label('bird', None, 2, ['cat', 'dog'])
 
 
 def test_a_label_of_many_classes_is_made_alone():
   tracemalloc.start()
-  made = generate.make_label('7', None, 20_000)
+  made = image_flags.make_label('7', None, 20_000)
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert (made.argmax(), made.sum()) == (7, 1)

@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 import pytest
+import small_generators
 from PIL import Image
 
 from sg3jax.data import labels as labels_lib
 from sg3jax.eval import evaluators
 from sg3jax.eval.metrics import base
-from sg3jax.nets import factory
-from sg3jax.train import config as config_lib
 from sg3jax.train import sharding
 from sg3jax.types import Snapshot
 
@@ -38,16 +37,7 @@ class _Source:
 @pytest.fixture(scope='module')
 def network():
   """A StyleGAN2 generator of 16 pixels: it takes no transforms."""
-  config = config_lib.default_config()
-  config.model.generator = 'stylegan2'
-  config.model.resolution = 16
-  config.model.z_dim = config.model.w_dim = 8
-  config.model.stylegan2.channel_base = 64
-  config.model.stylegan2.channel_max = 8
-  config_lib.resolve(config, img_channels=3, label_dim=0)
-  generator = factory.make_generator(config.model.to_dict())
-  z = np.zeros((1, 8), np.float32)
-  return generator, jax.jit(generator.init)(jax.random.key(0), z)
+  return small_generators.make_stylegan2()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_generators
 
 from sg3jax.data import labels as labels_lib
 from sg3jax.eval import (
@@ -16,9 +17,7 @@ from sg3jax.eval import (
 )
 from sg3jax.eval.feature_sets import ALL, SOME, Wanted
 from sg3jax.eval.metrics import base, formulas
-from sg3jax.nets import factory
 from sg3jax.nets.features import random, spectrum
-from sg3jax.train import config as config_lib
 from sg3jax.train import sharding
 
 
@@ -314,16 +313,7 @@ class TestNetworks:
 @pytest.fixture(scope='module')
 def tiny():
   """A generator of 16 pixels, with random weights."""
-  config = config_lib.default_config()
-  config.model.generator = 'stylegan2'
-  config.model.resolution = 16
-  config.model.z_dim = config.model.w_dim = 8
-  config.model.stylegan2.channel_base = 64
-  config.model.stylegan2.channel_max = 8
-  config_lib.resolve(config, img_channels=3, label_dim=0)
-  generator = factory.make_generator(config.model.to_dict())
-  z = np.zeros((1, 8), np.float32)
-  return generator, jax.jit(generator.init)(jax.random.key(0), z)
+  return small_generators.make_stylegan2()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ _FORMATS = (
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 _CHANNELS = {mode: channels for channels, mode in MODES.items()}
 
-# What was done to images, as phrases that follow a number of images.
+# Phrases for changes of images; each follows a number of images.
 NOTES = {
   'turned': 'turned upright as their orientation tag says',
   'animated': 'animated or with several pages, reduced to the first image',

@@ -32,7 +32,7 @@ class Preparer:
 
   Attributes:
     source: The images.
-    options: How to change them.
+    options: The changes to make.
     has_label: Whether each image has the label that it needs; None if none is
       needed.
     shape: Side and channels that images must have; None for the first image.

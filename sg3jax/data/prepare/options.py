@@ -22,7 +22,7 @@ _MAX_SIDE = 16384  # Larger images cannot be trained on, and hint at a typo.
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How source images become training images.
+  """Options that turn source images into training images.
 
   Attributes:
     width: Columns to which images are resized; None keeps their size.
@@ -31,7 +31,7 @@ class Options:
     filter: One of `FILTERS`, see `transforms.resize`.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA); None for those of the first image,
       which all others must then have.
-    depth16: What happens to images with more than 8 bits per channel: `refuse`
+    depth16: Treatment of images with more than 8 bits per channel: `refuse`
       or `reduce`, which keeps the 8 highest bits.
     background: Grey level from 0 to 255 behind transparent pixels, if images
       with transparency become grey or RGB.

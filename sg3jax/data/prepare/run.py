@@ -61,7 +61,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-  """What there is to do: the first `count` images of a source."""
+  """The task of a run: to prepare the first `count` images of a source."""
 
   source: raw_sources.RawSource
   labels: chosen_labels.Chosen
@@ -89,7 +89,7 @@ def prepare(
   Args:
     spec: The source, see `raw_sources.open_raw`.
     dest: A path that ends in `.zip` or `.array_record` and does not exist.
-    options: How images are cropped, resized and converted.
+    options: Options that crop, resize and convert images.
     labels: `auto`, `none`, `folders` or a file, see `chosen_labels.choose`.
     max_images: Number of images to consider, from the first; None for all.
     on_error: `stop` at the first image that cannot be used, or `skip` such

@@ -160,12 +160,7 @@ class Tfds:
     kind = features.get('label')
     is_class = isinstance(kind, tfds.features.ClassLabel)
     self.class_names = tfds_lib.class_names(kind) if is_class else None
-    encoded = {
-      key: tfds.decode.SkipDecoding()
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.Image)
-    }
-    self._examples = builder.as_data_source(split=split, decoders=encoded)
+    self._examples = tfds_lib.open_encoded(tfds, builder, split)
     count = len(self._examples)
     self.names: Sequence[str] = [f'{i:08d}.png' for i in range(count)]
 

@@ -20,7 +20,7 @@ from sg3jax.types import Array, Images
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """How well images follow one transform.
+  """Errors of images under one transform.
 
   Attributes:
     undone: The images of the moved input, moved back, [n, h, w, c].

@@ -64,7 +64,7 @@ def find_nearest(
       same = np.arange(len(queries)) - start
       rows = np.flatnonzero((same >= 0) & (same < len(block)))
       squares[rows, same[rows]] = np.inf
-    # Of each block, keep the k nearest only. A stable sort takes the first of
+    # Keep only the k nearest of each block. A stable sort takes the first of
     # equal references, whatever the blocks.
     order = np.argsort(squares, axis=1, kind='stable')[:, :k]
     parts.append((order + start, np.take_along_axis(squares, order, axis=1)))

@@ -198,7 +198,7 @@ def gaussian_mmd(
 
 @dataclasses.dataclass(frozen=True)
 class Manifolds:
-  """Where each set lies within the neighbourhoods of the other.
+  """Counts of the neighbourhoods of each set that hold rows of the other.
 
   A neighbourhood of an image is a ball that reaches to its k-th neighbour in
   its own set.

@@ -1,4 +1,4 @@
-"""How a discriminator reacts to subpixel shifts of an image (`d_shift`).
+"""Measures how a discriminator reacts to subpixel shifts (`d_shift`).
 
 A discriminator that judges what an image shows gives the same logit wherever
 its pixels happen to fall. One that aliases judges the pixel grid too, and tells

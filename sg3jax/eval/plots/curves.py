@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sg3jax.eval import results
+from sg3jax import files
 from sg3jax.eval.metrics import base
 from sg3jax.eval.plots import figures, grids
 
@@ -55,7 +55,8 @@ def plot_curves(stats_path: grids.Path, out_png: grids.Path) -> None:
 
 
 def _stats_panels(path: pathlib.Path) -> list[_Panel]:
-  ticks = [tick for tick in results.read_lines(path) if 'Progress/kimg' in tick]
+  records = files.read_json_lines(path)
+  ticks = [record for record in records if 'Progress/kimg' in record]
 
   def lines(*names: tuple[str, str], spread: bool = False) -> list[_Line]:
     found = []
@@ -139,7 +140,7 @@ def _metric_panel(metric: base.Metric) -> _Panel:
 def _read_values(path: pathlib.Path) -> dict[str, dict[float, float | None]]:
   """Returns the values of a file of results by name, then by kimg."""
   measured: dict[str, dict[float, float | None]] = {}
-  for line in results.read_lines(path):
+  for line in files.read_json_lines(path):
     if line.get('kimg') is not None:
       for name, value in line.get('results', {}).items():
         # If a snapshot was measured twice, the last line counts.

@@ -149,6 +149,21 @@ def over_checkerboard(
   return np.round(blend).astype(np.uint8)
 
 
+def to_rgb(image: Num[AnyArray, 'h w c']) -> UInt8[np.ndarray, 'h w 3']:
+  """Returns an image as RGB; grey is repeated, RGBA shown over a checkerboard.
+
+  Args:
+    image: Float in [-1, 1] or uint8, with 1, 3 or 4 channels.
+  """
+  pixels = to_uint8(image)
+  if pixels.shape[-1] == 1:
+    return np.repeat(pixels, 3, axis=-1)
+  if pixels.shape[-1] == 4:
+    # About eight squares across an image, of integer pixels.
+    return over_checkerboard(pixels, cell=max(pixels.shape[1] // 8, 1))
+  return pixels
+
+
 def save_image(image: Num[AnyArray, 'h w c'], path: Path) -> None:
   """Writes one image; an RGBA image keeps its alpha channel.
 

@@ -9,28 +9,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from sg3jax.eval.plots import grids
 from sg3jax.types import AnyArray
 
 _GAP = 4  # Pixels between images.
 _TEXT = 15  # Height of the letters, in pixels.
 _INK = (68, 68, 68)
 _UNDEFINED = 160  # The grey of values that are NaN.
-
-
-def to_rgb(image: Num[AnyArray, 'h w c']) -> UInt8[np.ndarray, 'h w 3']:
-  """Returns an image as RGB; grey is repeated, RGBA shown over a checkerboard.
-
-  Args:
-    image: Float in [-1, 1] or uint8, with 1, 3 or 4 channels.
-  """
-  x = grids.to_uint8(image)
-  if x.shape[2] == 4:
-    return grids.over_checkerboard(x, cell=max(x.shape[1] // 8, 1))
-  return np.broadcast_to(x, (*x.shape[:2], 3))
 
 
 def colour_map(

@@ -123,7 +123,7 @@ _NDARRAY = Type('numpy.ndarray')
 # code is in other members of the archive, which nothing reads.
 _SCRIPT = '__torch__'
 
-# What TorchScript wraps lists and dictionaries in.
+# TorchScript wraps lists and dictionaries in these types.
 _TYPED_LISTS = [
   ('torch.jit._pickle', name)
   for name in (

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sg3jax.eval.analysis import equivariance_maps
-from sg3jax.eval.plots import panels
+from sg3jax.eval.plots import grids, panels
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
 
@@ -60,7 +60,7 @@ def _show(subject: Subject, seed: int) -> tuple[base.Figure, dict[str, object]]:
   ws = subject.seeds(range(seed, seed + _MEASURED))
   original = subject.render(ws)
   row: dict[str, object] = {'model': subject.name}
-  cells = [[_cell(panels.to_rgb(original[i]))] for i in range(_EXAMPLES)]
+  cells = [[_cell(grids.to_rgb(original[i]))] for i in range(_EXAMPLES)]
   titles = ['original']
   for move in moves:
     moved = subject.render(ws, move.inverse)
@@ -70,7 +70,7 @@ def _show(subject: Subject, seed: int) -> tuple[base.Figure, dict[str, object]]:
     for i in range(_EXAMPLES):
       error = comparison.error_db[i]
       cells[i] += [
-        _cell(panels.to_rgb(moved[i])),
+        _cell(grids.to_rgb(moved[i])),
         _cell(panels.colour_map(error, _LOW_DB, _HIGH_DB)),
       ]
   # One transform in each row of the panel fits narrow screens.

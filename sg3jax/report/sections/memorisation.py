@@ -3,7 +3,7 @@
 import numpy as np
 
 from sg3jax.eval.analysis import neighbours
-from sg3jax.eval.plots import panels
+from sg3jax.eval.plots import grids, panels
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
 
@@ -82,7 +82,7 @@ def _search(
   )
   rows = [
     [
-      panels.fit(panels.to_rgb(image), _CELL)
+      panels.fit(grids.to_rgb(image), _CELL)
       for image in (generated, *(reals.image(int(i)) for i in indices))
     ]
     for generated, indices in zip(shown, nearest.indices, strict=False)

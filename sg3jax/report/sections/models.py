@@ -4,10 +4,9 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from sg3jax import launch, text
-from sg3jax.eval import results
+from sg3jax import files, launch, text
 from sg3jax.eval.metrics import base as metrics
-from sg3jax.eval.plots import panels
+from sg3jax.eval.plots import grids, panels
 from sg3jax.nets import abstract
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
@@ -88,7 +87,7 @@ _CHANNELS = {1: 'grey', 3: 'RGB', 4: 'RGBA'}
 
 
 def _alias_free(spec: Any) -> str:
-  # What makes R of T: 1x1 convolutions and radial filters.
+  # R differs from T by 1x1 convolutions and radial filters.
   layers = [layer for layer in spec.layers if not layer.is_torgb]
   kernel = layers[0].conv_kernel
   radial = any(layer.radial_down_filter for layer in layers)
@@ -114,7 +113,7 @@ def _read_metrics(subject: Subject) -> dict[str, str]:
   folder = launch.run_folder(subject.path)
   for path in sorted(folder.glob('metric-*.jsonl')):
     lines = [
-      line for line in results.read_lines(path) if isinstance(line, dict)
+      line for line in files.read_json_lines(path) if isinstance(line, dict)
     ]
     if not lines:
       continue
@@ -166,7 +165,7 @@ def _show(subject: Subject, seed: int) -> base.Figure:
   columns, rows = _EXAMPLES
   count = columns * rows
   images = subject.render(subject.seeds(range(seed, seed + count)))
-  cells = [panels.fit(panels.to_rgb(image), _CELL) for image in images]
+  cells = [panels.fit(grids.to_rgb(image), _CELL) for image in images]
   panel = panels.compose(
     [cells[i : i + columns] for i in range(0, count, columns)]
   )

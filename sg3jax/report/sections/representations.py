@@ -4,7 +4,7 @@ import numpy as np
 
 from sg3jax.eval import resampling
 from sg3jax.eval.analysis import representations
-from sg3jax.eval.plots import panels
+from sg3jax.eval.plots import grids, panels
 from sg3jax.nets import activations
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
@@ -78,12 +78,12 @@ def _show(
   images = [
     subject.render(ws, transform)[0] for transform in transforms.values()
   ]
-  rows = [[panels.fit(panels.to_rgb(image), _CELL) for image in images]]
+  rows = [[panels.fit(grids.to_rgb(image), _CELL) for image in images]]
   for info in chosen:
     colours = representations.fit_colours(maps[0][info.name])
     rows.append(
       [
-        panels.fit(panels.to_rgb(colours(found[info.name])), _CELL)
+        panels.fit(grids.to_rgb(colours(found[info.name])), _CELL)
         for found in maps
       ]
     )

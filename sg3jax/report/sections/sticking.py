@@ -4,7 +4,7 @@ import numpy as np
 
 from sg3jax import model as model_lib
 from sg3jax.eval.analysis import sticking
-from sg3jax.eval.plots import panels
+from sg3jax.eval.plots import grids, panels
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
 
@@ -98,7 +98,7 @@ def _mean_of_nearby(subject: Subject, seed: int) -> tuple[base.Figure, float]:
     average = subject.render(nearby).mean(0)
     ratios.append(sticking.detail_ratio(average, central))
     rows.append(
-      [panels.fit(panels.to_rgb(x), _CELL) for x in (central, average)]
+      [panels.fit(grids.to_rgb(x), _CELL) for x in (central, average)]
     )
   panel = panels.compose(
     rows[:_SHOWN],
@@ -149,7 +149,7 @@ def _scan_figure(
 ) -> base.Figure:
   # The pixels stay square, so that diagonals are diagonals.
   factor = max(1, _CELL // scan.shape[0])
-  image = panels.to_rgb(scan).repeat(factor, axis=0).repeat(factor, axis=1)
+  image = grids.to_rgb(scan).repeat(factor, axis=0).repeat(factor, axis=1)
   image = panels.fit(image, min(image.shape[1], 4 * _CELL))
   return base.Figure(
     f'{kind}-{subject.name}',

@@ -1,6 +1,6 @@
 """Images of the same seeds with increasing truncation psi."""
 
-from sg3jax.eval.plots import panels
+from sg3jax.eval.plots import grids, panels
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
 
@@ -29,7 +29,7 @@ def _show(subject: Subject, seed: int) -> base.Figure:
   seeds = range(seed, seed + _SEEDS)
   columns = [subject.render(subject.seeds(seeds, psi)) for psi in _PSIS]
   rows = [
-    [panels.fit(panels.to_rgb(column[i]), _CELL) for column in columns]
+    [panels.fit(grids.to_rgb(column[i]), _CELL) for column in columns]
     for i in range(_SEEDS)
   ]
   panel = panels.compose(
