@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 STAGES = {
   'machine', 'check', 'bench', 'train', 'operators', 'generate', 'check-large',
-  'bench-large',
+  'bench-large', 'depthwise', 'depthwise-large',
 }  # fmt: skip
 
 
