@@ -164,7 +164,9 @@ def _summary(checks: Sequence[Row]) -> list[Row]:
       'design': design,
       'direction': direction,
       'dtype': dtype,
-      'layers': ', '.join(row['layer'] for row in rows),
+      'layers': ', '.join(
+        sorted({row['layer'] for row in rows}, key=lambda x: int(x[1:]))
+      ),
       'largest L2 error': max(row.get('worst L2', math.nan) for row in rows),
       'allowed': rows[0]['bound'],
     }

@@ -225,6 +225,7 @@ def main(argv: Sequence[str]) -> None:
     {
       'date': now.isoformat(timespec='seconds'),
       'command': ' '.join(['prove_hardware.py', *sys.argv[1:]]),
+      'xla_flags': os.environ.get('XLA_FLAGS', ''),
     },
   )
   with tempfile.TemporaryDirectory() as cache:

@@ -221,8 +221,12 @@ def is_failure(row: Row) -> bool:
   return 'error' in row or row.get('ok') is False
 
 
-class _Worker:
-  """Runs a part of a stage in a process, which is restarted if it dies."""
+class Worker:
+  """Runs a part of a stage in a process, which is restarted if it dies.
+
+  Attributes:
+    task: The columns of the task that runs; None before the first.
+  """
 
   def __init__(
     self,
@@ -240,44 +244,51 @@ class _Worker:
       flags = self._environment.get('XLA_FLAGS', '')
       self._environment['XLA_FLAGS'] = f'{flags} {_UNTUNED}'
     self._done = 0  # Number of tasks that have a row.
-    self._current: Row | None = None  # Columns of the running task.
+    self.task: Row | None = None
     self._process: subprocess.Popen[str] | None = None
+    self._is_killed = False
+    self._starting = threading.Lock()
 
   def rows(self) -> Iterator[Row]:
     """Yields the rows that the process prints; passes on its other output."""
     while True:
-      self._process = process = subprocess.Popen(
-        [*self._command, f'--worker={self._which}:{self._done}'],
-        stdout=subprocess.PIPE,
-        env=self._environment,
-        text=True,
-        start_new_session=True,
-      )
+      with self._starting:
+        if self._is_killed:
+          return
+        self._process = process = subprocess.Popen(
+          [*self._command, f'--worker={self._which}:{self._done}'],
+          stdout=subprocess.PIPE,
+          env=self._environment,
+          text=True,
+          start_new_session=True,
+        )
       assert process.stdout is not None
-      self._current = None
+      self.task = None
       for line in process.stdout:
         if line.startswith(_TASK):
-          self._current = json.loads(line.removeprefix(_TASK))
+          self.task = json.loads(line.removeprefix(_TASK))
         elif line.startswith(_ROW):
-          self._done, self._current = self._done + 1, None
+          self._done, self.task = self._done + 1, None
           yield json.loads(line.removeprefix(_ROW))
         else:
           print(line, end='', flush=True)
       status = process.wait()
-      if not status:
+      if not status or self._is_killed:
         return
       if status != _SPOILED:
         # Without a current task, it died before the first or after the last.
         yield {
-          **(self._current or {'what': 'worker'}),
+          **(self.task or {'what': 'worker'}),
           'error': f'the process ended with status {status}',
         }
-        if self._current is None:
+        if self.task is None:
           return
         self._done += 1
 
   def kill(self) -> None:
-    """Kills the process and its children."""
+    """Kills the process and its children; `rows` starts no other."""
+    with self._starting:
+      self._is_killed = True
     if self._process is not None:
       with contextlib.suppress(ProcessLookupError):
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -300,7 +311,7 @@ def _work_apart(
   if time.monotonic() >= deadline:
     raise TimeoutError('the time was up before the stage started')
   workers = [
-    _Worker(
+    Worker(
       command,
       f'{stage.name}:{part}/{parts}:{mode}:{first}',
       is_alone=parts == 1,
@@ -310,7 +321,7 @@ def _work_apart(
   ]
   rows: queue.Queue[Row | None] = queue.Queue()
 
-  def follow(worker: _Worker) -> None:
+  def follow(worker: Worker) -> None:
     for row in worker.rows():
       rows.put(row)
     rows.put(None)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import threading
 import time
 
 import pytest
@@ -69,6 +70,25 @@ def test_the_time_ends_a_stage(run):
   assert failures == 2
   assert record['late']['error'] == 'the time was up'
   assert record['timed']['error'] == 'the time was up before the stage started'
+
+
+def test_a_killed_worker_is_not_restarted():
+  # It would share the device with the next stage.
+  alone = stages.Worker(
+    [sys.executable, worker.__file__],
+    'late:0/1:run:0',
+    is_alone=True,
+    is_tuned=True,
+  )
+  rows = []
+  thread = threading.Thread(target=lambda: rows.extend(alone.rows()))
+  thread.start()
+  while alone.task is None:
+    time.sleep(0.1)
+  alone.kill()
+  thread.join(60)
+  assert not thread.is_alive()
+  assert not rows
 
 
 def test_a_spoiled_device_gets_another_process(run):
