@@ -10,6 +10,7 @@ answers each with one line, `{"result": ...}` or `{"error": "..."}`.
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -29,9 +30,14 @@ from sg3jax.nets import spec as spec_lib
 from sg3jax.ops import conv, filtered_lrelu
 from sg3jax.train import config as config_lib
 from sg3jax.train import sharding
-from sg3jax.train.step import build
-from sg3jax.train.step import trainer as trainer_lib
 from sg3jax.types import Config
+
+try:
+  from sg3jax.train.step import build
+  from sg3jax.train.step import trainer as trainer_lib
+except ModuleNotFoundError:  # Revisions before `train/step`.
+  build = importlib.import_module('sg3jax.train.loop')
+  trainer_lib = importlib.import_module('sg3jax.train.steps')
 
 
 @dataclasses.dataclass(frozen=True)
