@@ -83,7 +83,10 @@ _CANDIDATES = flags.DEFINE_integer(
   lower_bound=0,
 )
 _STOP = flags.DEFINE_float(
-  'stop_psnr', None, 'PSNR in dB at which an image is finished.'
+  'stop_psnr',
+  None,
+  'PSNR in dB at which an image is finished.',
+  lower_bound=0,
 )
 _PTI = flags.DEFINE_bool(
   'pti', False, 'Tune the generator to the photographs (pivotal tuning).'
@@ -115,22 +118,7 @@ def _project() -> None:
   target = common.require(_TARGET)
   outdir = common.require(common.OUTDIR)
   model_files.check_is_new(outdir)
-  settings = settings_lib.Settings(
-    space=_SPACE.value,
-    transform=_TRANSFORM.value,
-    steps=_STEPS.value,
-    refine_steps=_REFINE_STEPS.value,
-    learning_rate=_RATE.value,
-    candidates=_CANDIDATES.value,
-    stop_psnr=_STOP.value,
-    seed=evaluate.SEED.value,
-  )
-  tuning = pivotal.Settings(
-    steps=_PTI_STEPS.value,
-    learning_rate=_PTI_RATE.value,
-    locality_weight=_LOCALITY.value,
-    seed=evaluate.SEED.value,
-  )
+  settings, tuning = _settings()
   name, loss = losses.choose(_LOSS.value, _lpips())
   model = model_lib.load_model(network)
   photos = targets.read(target, model.resolution, model.img_channels)
@@ -142,7 +130,7 @@ def _project() -> None:
   projection = _run(project, photos)
   tuned = None
   if _PTI.value:
-    common.say(f'{"Tuning:":15} {_PTI_STEPS.value} steps')
+    common.say(f'{"Tuning:":15} {tuning.steps} steps')
     tuned = pivotal.tune(
       model,
       photos.images,
@@ -172,6 +160,27 @@ def _project() -> None:
     print(json.dumps({k: v for k, v in row.items() if k != 'course'}))
 
 
+def _settings() -> tuple[settings_lib.Settings, pivotal.Settings]:
+  """Returns the settings of the projection and of pivotal tuning."""
+  settings = settings_lib.Settings(
+    space=_SPACE.value,
+    transform=_TRANSFORM.value,
+    steps=_STEPS.value,
+    refine_steps=_REFINE_STEPS.value,
+    learning_rate=_RATE.value,
+    candidates=_CANDIDATES.value,
+    stop_psnr=_STOP.value,
+    seed=evaluate.SEED.value,
+  )
+  tuning = pivotal.Settings(
+    steps=_PTI_STEPS.value,
+    learning_rate=_PTI_RATE.value,
+    locality_weight=_LOCALITY.value,
+    seed=evaluate.SEED.value,
+  )
+  return settings, tuning
+
+
 def _run(
   project: projector.Projector, photos: targets.Targets
 ) -> projector.Projection:
@@ -180,15 +189,20 @@ def _run(
   size = min(common.BATCH.value or _DEFAULT_BATCH, n)
   parts = []
   for first in range(0, n, size):
-    common.say(
-      f'{"Projecting:":15} {", ".join(photos.names[first : first + size])}'
-    )
-    parts.append(project(photos.images[first : first + size], first=first,
+    names = photos.names[first : first + size]
+    common.say(f'{"Projecting:":15} {", ".join(names)}')
+    part = project(
+      photos.images[first : first + size],
+      first=first,
       log=lambda check: common.say(
         f'{"step":>8} {check.step:5d}  loss {np.mean(check.loss):.4f}, '
         f'{np.mean(check.psnr):.2f} dB'
       ),
-    ))  # fmt: skip
+      log_refining=lambda i, names=names: common.say(
+        f'{"Refining:":15} {names[i]}'
+      ),
+    )
+    parts.append(part)
   return results.join(parts)
 
 

@@ -123,6 +123,7 @@ class Projector:
     *,
     first: int = 0,
     log: Callable[[Check], None] = lambda check: None,
+    log_refining: Callable[[int], None] = lambda number: None,
   ) -> Projection:
     """Projects a batch of images.
 
@@ -130,6 +131,8 @@ class Projector:
       targets: Images in [-1, 1] of the model's shape.
       first: Number of the first image, which its random numbers depend on.
       log: Called after each look at the images.
+      log_refining: Called with the position of each image whose refinement
+        begins.
 
     Raises:
       ValueError: If the images have another shape than those of the model.
@@ -162,7 +165,7 @@ class Projector:
         break
     assert best is not None
     if settings.refine_steps and not done.all():
-      refined = self._refine(best[0], start, targets, done)
+      refined = self._refine(best[0], start, targets, done, log_refining)
       check = self._look(
         settings.steps + settings.refine_steps, start, targets, refined
       )
@@ -286,12 +289,14 @@ class Projector:
     start: Float[np.ndarray, 'n l d'],
     targets: Float[Array, 'n h w c'],
     done: np.ndarray,
+    log: Callable[[int], None],
   ) -> Params:
     """Returns the parameters after the last phase, image by image."""
     rows = []
     for i in range(len(start)):
       row = jax.tree.map(lambda x, i=i: x[i : i + 1], params)
       if not done[i]:
+        log(i)
         maps = row.pop('noise')
         of_row = functools.partial(
           self._error, self.model.variables, maps, start[i], targets[i]
