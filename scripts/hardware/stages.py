@@ -372,8 +372,12 @@ def work(stages: Sequence[Stage], which: str, only: str) -> None:
       _print(_TASK, task.columns)
       prepare = following.result if following else task.prepare
       task, columns, following = next(upcoming, None), task.columns, None
+      start = time.monotonic()
       try:
         measure = prepare()
+        if stage.is_timed:  # Others are prepared while the last one runs.
+          seconds = time.monotonic() - start
+          print(f'compiled in {seconds:.0f} s', flush=True)
         # Compile the next task during this one, unless this one is timed.
         if task is not None and not stage.is_timed:
           following = pool.submit(task.prepare)
