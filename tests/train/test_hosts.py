@@ -12,6 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from sg3jax.train.checkpoint import reader
+from sg3jax.trees import flatten
+
 pytestmark = pytest.mark.slow
 
 _SCRIPT = pathlib.Path(__file__).parent / 'run_hosts.py'
@@ -108,3 +111,29 @@ def test_a_process_that_ends_or_stops_ends_the_run(number, tmp_path):
   assert 'process 1 (' in error
   assert 'has not answered for' in error
   assert time.monotonic() - begin < 150
+
+
+@pytest.mark.exhaustive
+def test_kills_at_ten_random_times_change_nothing(tmp_path):
+  kimg, folders = 0.256, [tmp_path / 'whole', tmp_path / 'killed']
+  begin = time.monotonic()
+  statuses, errors = finish(start(folders[0], 2, kimg=kimg))
+  assert statuses == [0, 0], errors
+  seconds = time.monotonic() - begin
+  random = np.random.RandomState(int(time.time()))
+  for i in range(10):
+    pair = start(folders[1], 2, kimg=kimg)
+    time.sleep(random.uniform(0, 0.6 * seconds))
+    pair[i % 2].kill()
+    statuses, errors = finish(pair)
+    # The other one notices, unless both were at their ends.
+    assert set(statuses) <= {0, 75, -signal.SIGKILL}, errors
+    print(statuses, folders[1].exists() and reader.has_checkpoint(folders[1]))
+  statuses, errors = finish(start(folders[1], 2, kimg=kimg))
+  assert statuses == [0, 0], errors
+  wanted, found = (losses(folder) for folder in folders)
+  assert found == wanted
+  wanted, found = (flatten(reader.load_arrays(folder)) for folder in folders)
+  assert found.keys() == wanted.keys()
+  for path, array in wanted.items():
+    np.testing.assert_array_equal(found[path], array, err_msg=path)
