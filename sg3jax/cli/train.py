@@ -62,6 +62,12 @@ _PROFILE = flags.DEFINE_string(
   None,
   'Profile steps FIRST:LAST, from 1, into RUN/profile/.',
 )
+_PROFILE_PROCESSES = flags.DEFINE_list(
+  'profile_processes',
+  None,
+  'Numbers of the processes that --profile records, such as 0,3; by default '
+  'all of them.',
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
@@ -92,6 +98,12 @@ def _train() -> None:
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
+  if _PROFILE_PROCESSES.value is not None and not profile:
+    raise ValueError(
+      '--profile_processes says where --profile records: add --profile, such '
+      'as --profile=20:24'
+    )
+  chosen = profiling.parse_processes(_PROFILE_PROCESSES.value)
   where = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value or any(value is not None for value in where):
     processes.join(*where)
@@ -105,7 +117,7 @@ def _train() -> None:
       workdir,
       mesh=mesh,
       stop=stop,
-      profile=profile,
+      profile=profiling.steps_of_this_process(profile, chosen),
       allow_config_change=_ALLOW_CONFIG_CHANGE.value,
       stats_cache=common.stats_cache(),
       weights_dir=common.WEIGHTS_DIR.value,

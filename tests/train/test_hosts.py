@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -76,8 +77,16 @@ def test_runs_pass_between_processes_and_layouts(whole, tmp_path):
   # Two processes begin; one goes on from their checkpoint.
   statuses, errors = finish(start(workdir, 2, kimg=0.032, layout='fsdp'))
   assert statuses == [0, 0], errors
+  # Each tick has a table with a line for each process.
+  log = (workdir / 'log.txt').read_text()
+  assert log.count('waits for devices') == log.count('tick ') == 2
+  for process in range(2):
+    assert len(re.findall(rf'^\| {process} +\| ', log, re.MULTILINE)) == 2
   statuses, errors = finish(start(workdir, 1, kimg=0.064))
   assert statuses == [0], errors
+  # Alone there is nobody to compare with.
+  log = (workdir / 'log.txt').read_text()
+  assert log.count('waits for devices') == 2
   wanted, found = losses(whole), losses(workdir)
   assert wanted.keys() == found.keys()
   for name, values in wanted.items():
