@@ -126,7 +126,7 @@ def train(
         config, source, mesh, step=step, nimg=nimg, log=writer.log
       )
     )
-    step_fn = _make_step_fn(trainer, mesh, config.seed, writer.log)
+    step_fn = _make_step_fn(trainer, mesh, config, writer.log)
     return run.loop(state, step_fn, batches)
 
 
@@ -215,15 +215,24 @@ def _make_run(
 def _make_step_fn(
   trainer: trainer_lib.Trainer,
   mesh: Mesh,
-  seed: int,
+  config: Config,
   log: Callable[[str], None],
 ) -> StepFn:
   """Returns the jitted step as a function of a state and a batch."""
   step = text.announce_first_call(
     trainer_lib.jit_step(trainer, mesh), log, 'a training step'
   )
-  key = trainer_lib.make_key(seed, _STEPS)
-  return lambda state, batch: step(state, batch, key)
+  key = trainer_lib.make_key(config.seed, _STEPS)
+  if not config.log.transfer_guard:
+    return lambda state, batch: step(state, batch, key)
+
+  def guarded(
+    state: TrainState, batch: Mapping[str, Array]
+  ) -> tuple[TrainState, dict[str, Array]]:
+    with jax.transfer_guard('disallow'):
+      return step(state, batch, key)
+
+  return guarded
 
 
 class _Run:

@@ -26,7 +26,8 @@ def start(workdir, number, *, kimg, layout='replicated', kill=()):
     number: Number of processes.
     kimg: Length of the run.
     layout: Where the state is stored.
-    kill: A process, and the signal that it sends itself after a step.
+    kill: A process, the fault that befalls it (see run_hosts.py), and after
+      which step.
   """
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -117,3 +118,13 @@ def test_a_process_that_ends_or_stops_ends_the_run(number, tmp_path):
   assert 'process 1 (' in error
   assert 'has not answered for' in error
   assert time.monotonic() - begin < 150
+
+
+def test_a_full_disk_of_the_writer_ends_all(tmp_path):
+  """Only process 0 writes the log; the other one would wait for it."""
+  statuses, (first, second) = finish(
+    start(tmp_path / 'run', 2, kimg=1, kill=(0, 'FULL_DISK', 3))
+  )
+  assert statuses == [1, 1]
+  assert 'No space left on device' in first
+  assert 'process 0 of 2 could not write the tick' in second
