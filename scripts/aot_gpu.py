@@ -1,11 +1,10 @@
 """Compiles the Mosaic GPU kernel without a GPU, and describes the result.
 
-This needs JAX's CUDA plugin and the CUDA compiler (see `_REMEDY`). If nvdisasm
-is installed too, it also counts the instructions of the main loop.
+This needs the CUDA compiler (`pip install 'sg3jax[compile]'`). If nvdisasm is
+installed too, it also counts the instructions of the main loop.
 """
 
 import contextlib
-import importlib.util
 import os
 import pathlib
 import re
@@ -16,8 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
@@ -25,58 +22,14 @@ from sg3jax.ops.filtered_lrelu.gpu.geometry import CHANNELS, simplify
 from sg3jax.ops.filtered_lrelu.gpu.tiling import Tile
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
-
-# XLA's description of an H100 SXM as a target to compile for.
-_H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  shared_memory_per_block_optin: 232448
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84942979072
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  cuda_compute_capability {
-    major: 9
-    minor: 0
-    feature_extension: ACCELERATED_FEATURES
-  }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-runtime_version { major: 13 minor: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
-_REMEDY = (
-  "pip install 'jax[cuda13]'; or, to compile only: jax-cuda13-plugin in the "
-  "version of jax, 'nvidia-cuda-nvcc>=13.2,<14' and nvidia-nvvm, and "
-  'nvidia-cuda-nvdisasm to count instructions'
-)
+from sg3jax.train.planning import topologies
 
 
 def missing() -> str | None:
   """Returns the reason why `compile_facts` cannot work here, or None."""
   if jax.__version_info__ < (0, 11):
     return f'JAX must be 0.11 or newer for the kernel, got {jax.__version__}'
-  if importlib.util.find_spec('jax_cuda13_plugin') is None:
-    return f'the CUDA plugin of JAX is not installed: {_REMEDY}'
-  if not any(
-    (pathlib.Path(root) / 'cu13' / 'bin' / 'ptxas').exists()
-    for root in _nvidia_folders()
-  ):
-    return f'the CUDA compiler is not installed: {_REMEDY}'
-  return None
+  return topologies.missing_gpu()
 
 
 def compile_facts(
@@ -178,13 +131,7 @@ def layer_scaling(operands: Sequence[Any]) -> Scaling:
 
 def h100_mesh() -> Mesh:
   """Returns a mesh of one H100 to compile for."""
-  topology = topologies.get_topology_desc(
-    platform='cuda',
-    topology_name='',
-    topology='1x1x1',
-    target_config=_H100,
-  )
-  return Mesh(np.array(topology.devices), ('data',))
+  return topologies.mesh(topologies.parse('h100:1'))
 
 
 def _compile(
@@ -259,10 +206,3 @@ def _main_loop(sass: str) -> list[str]:
     if count and count == max(products)
   ]
   return min(best, key=len, default=[])
-
-
-def _nvidia_folders() -> list[str]:
-  spec = importlib.util.find_spec('nvidia')
-  if spec is None or spec.submodule_search_locations is None:
-    return []
-  return list(spec.submodule_search_locations)

@@ -9,7 +9,6 @@ the minimum duration of a grid step in clock cycles.
 import atexit
 import dataclasses
 import functools
-import importlib.util
 import os
 import pathlib
 import re
@@ -22,26 +21,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.tpu import kernel as tpu_kernel
 from sg3jax.ops.filtered_lrelu.tpu import launch as tpu_launch
 from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
+from sg3jax.train.planning import topologies
 
-_TOPOLOGIES = {
+# A small slice of each generation.
+_SLICES = {
   'v4': 'v4:2x2x1',
   'v5e': 'v5e:1x1',
   'v5p': 'v5p:2x2x1',
   'v6e': 'v6e:1x1',
   'tpu7x': 'tpu7x:2x2x1',
-}
-_ENVIRONMENT = {
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Several processes may compile.
-  # With these two, libtpu does not search the network for a TPU machine.
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
 }
 _LINE = re.compile(r'^\s*(?:0x[0-9a-f]+|\d+)\s+(LB|LH|LE|PB|PF|CT)?\s*:\s*(>*)')
 
@@ -74,28 +68,15 @@ class Facts:
     return sum(b * t for b, t in zip(self.bundles, self.trips, strict=True))
 
 
-def missing() -> str | None:
-  """Returns the reason why `compile_facts` cannot work here, or None."""
-  if importlib.util.find_spec('libtpu') is None:
-    return "the TPU compiler is not installed: pip install 'jax[tpu]'"
-  return None
-
-
 def devices(generation: str) -> Sequence[Any]:
   """Returns the devices of a small slice to compile for, without needing one.
 
   Raises:
-    RuntimeError: If the compiler is not installed.
+    ImportError: If the compiler is not installed.
   """
-  if reason := missing():
-    raise RuntimeError(reason)
   _dump_folder()
-  options = {}
-  if _TOPOLOGIES[generation].endswith(':1x1'):
-    options['chips_per_host_bounds'] = (1, 1, 1)
-  return topologies.get_topology_desc(
-    platform='tpu', topology_name=_TOPOLOGIES[generation], **options
-  ).devices
+  topology = topologies.parse(_SLICES[generation])
+  return list(topologies.mesh(topology).devices.flat)
 
 
 def compile_facts(
@@ -111,7 +92,8 @@ def compile_facts(
     generation: A key of `tpu.tiling.GENERATIONS`.
 
   Raises:
-    RuntimeError: If the compiler is not installed, or wrote no schedule.
+    ImportError: If the compiler is not installed.
+    RuntimeError: If the compiler wrote no schedule.
     NotImplementedError: If the kernel does not support the chain.
   """
   device = devices(generation)[0]
@@ -172,8 +154,7 @@ def _dump_folder() -> pathlib.Path:
   flags = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
   given = os.environ.get('LIBTPU_INIT_ARGS', '')
   os.environ['LIBTPU_INIT_ARGS'] = f'{given} {flags}'.strip()
-  for name, value in _ENVIRONMENT.items():
-    os.environ.setdefault(name, value)
+  topologies.prepare_environment()
   return pathlib.Path(folder)
 
 

@@ -15,6 +15,11 @@ resume it with the same command. A second signal ends it at once.
       --config.data.source=cats.zip --init_from=runs/t512
 
 This command starts a new run from the networks of another run.
+
+    sg3jax train --config=stylegan3_t:256,batch=2048 --plan --topology=v5e:16x16
+
+This command compiles a training step for 256 TPUs that need not be there, and
+prints its memory, its communication and an estimate of its duration.
 """
 
 import sys
@@ -22,15 +27,8 @@ import sys
 from absl import flags
 
 from sg3jax import launch
-from sg3jax.cli import common, config_flag
-from sg3jax.train import (
-  memory_estimate,
-  preemption,
-  processes,
-  profiling,
-  sharding,
-)
-from sg3jax.train.step import build
+from sg3jax.cli import common, config_flag, plan
+from sg3jax.train import preemption, processes, profiling, sharding
 from sg3jax.types import Config
 
 flags.declare_key_flag('config')
@@ -52,18 +50,8 @@ flags.declare_key_flag('compilation_cache')
 flags.declare_key_flag('stats_cache')
 flags.declare_key_flag('weights_dir')
 flags.declare_key_flag('devices')
-_PLAN = flags.DEFINE_bool(
-  'plan',
-  False,
-  'Compile a training step, print its cost and memory, and exit.',
-)
-_PLAN_MEMORY = flags.DEFINE_float(
-  'plan_memory',
-  None,
-  'Memory of a device in GiB, for which --plan finds the largest micro-batch '
-  'that fits; by default the amount that the device reports.',
-  lower_bound=0.0,
-)
+for _name in ('plan', 'plan_memory', 'topology'):
+  flags.declare_key_flag(_name)
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
   'allow_config_change',
   False,
@@ -73,6 +61,12 @@ _PROFILE = flags.DEFINE_string(
   'profile',
   None,
   'Profile steps FIRST:LAST, from 1, into RUN/profile/.',
+)
+_PROFILE_PROCESSES = flags.DEFINE_list(
+  'profile_processes',
+  None,
+  'Numbers of the processes that --profile records, such as 0,3; by default '
+  'all of them.',
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -98,16 +92,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train() -> None:
-  workdir = None if _PLAN.value else common.require(_WORKDIR)
+  plan.check()
+  workdir = None if plan.PLAN.value else common.require(_WORKDIR)
   config = _read_config()
   profile = (
     profiling.parse_steps(_PROFILE.value) if _PROFILE.value else range(0)
   )
+  if _PROFILE_PROCESSES.value is not None and not profile:
+    raise ValueError(
+      '--profile_processes says where --profile records: add --profile, such '
+      'as --profile=20:24'
+    )
+  chosen = profiling.parse_processes(_PROFILE_PROCESSES.value)
   where = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value or any(value is not None for value in where):
     processes.join(*where)
   if workdir is None:
-    _plan(config)
+    plan.run(config)
     return
   mesh = sharding.make_mesh(common.DEVICES.value)
   with preemption.stop_on_signals() as stop:
@@ -116,7 +117,7 @@ def _train() -> None:
       workdir,
       mesh=mesh,
       stop=stop,
-      profile=profile,
+      profile=profiling.steps_of_this_process(profile, chosen),
       allow_config_change=_ALLOW_CONFIG_CHANGE.value,
       stats_cache=common.stats_cache(),
       weights_dir=common.WEIGHTS_DIR.value,
@@ -133,23 +134,3 @@ def _read_config() -> Config:
   if _INIT_PARTIAL.present:
     config.train.init_partial = _INIT_PARTIAL.value
   return config
-
-
-def _plan(config: Config) -> None:
-  """Prints the cost of a step, and the micro-batches that fit in memory."""
-  mesh = sharding.make_mesh(common.DEVICES.value)
-  trainer, _ = build.prepare(config, launch.open_source(config), mesh)
-  batch = config.train.batch
-  print(memory_estimate.estimate(trainer, mesh, batch).report(), flush=True)
-  memory = memory_estimate.device_memory(mesh)
-  if _PLAN_MEMORY.value is not None:
-    memory = int(_PLAN_MEMORY.value * 2**30)
-  if memory is None:
-    print('--plan_memory=GIB finds the largest micro-batch that fits')
-    return
-  chosen, tried = memory_estimate.fit(trainer, mesh, batch, memory)
-  print(memory_estimate.table(tried))
-  print(
-    f'{memory / 2**30:g} GiB hold {batch // chosen.micro_batches} images at a '
-    f'time: --config.train.micro_batches={chosen.micro_batches}'
-  )

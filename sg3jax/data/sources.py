@@ -9,12 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from sg3jax.data import files, report
+from sg3jax.data import files, remote, report
 from sg3jax.data import labels as labels_lib
 
 _FORMS = (
-  'a folder of images or of .array_record files, a .zip file, embedded[:COUNT] '
-  'or '
+  'a folder of images or of .array_record files, a .zip file, '
+  'embedded[:COUNT], gs://BUCKET/PATH of records or of a .zip file, or '
   'tfds:NAME[:SPLIT][@DATA_DIR]'
 )
 
@@ -206,6 +206,8 @@ def _spelt_out(spec: str, path_of: Callable[[str], str]) -> str:
     name, split, data_dir = parse_tfds(argument)
     place = f'@{path_of(os.path.expanduser(data_dir))}' if data_dir else ''
     return f'tfds:{name}:{split}{place}'
+  if remote.is_remote(spec):
+    return spec.rstrip('/')
   return path_of(os.path.expanduser(spec))
 
 
@@ -224,6 +226,8 @@ def open_source(
       `PATH`: a folder or a zip file, see `files.ImageFiles`, or a folder of
         ArrayRecord files, see `array_records`; a folder called `embedded` can
         be named `./embedded`.
+      `gs://BUCKET/PATH`: a zip file or a folder of ArrayRecord files, which are
+        copied to this machine first; see `remote`.
       `embedded[:COUNT]`: crops of photographs that come with Python packages.
       `tfds:NAME[:SPLIT][@DATA_DIR]`: a prepared TensorFlow dataset, by default
         its split `train`.
@@ -270,6 +274,10 @@ def _open_all(
     return _open_embedded(argument, resolution, use_labels)
   if kind == 'tfds':
     return _open_tfds(argument, resolution, use_labels)
+  if remote.is_remote(spec):
+    return files.ImageFiles(
+      remote.fetch(spec), resolution=resolution, use_labels=use_labels
+    )
   if '://' in spec:
     raise ValueError(
       f'data.source must be {_FORMS}, got the address {spec!r}: download the '

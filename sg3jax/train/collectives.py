@@ -46,6 +46,11 @@ def collectives(hlo: str) -> list[Collective]:
   return list(_find(hlo))
 
 
+def array_bytes(shapes: str) -> int:
+  """Returns the bytes of all arrays in the text of a shape or of a tuple."""
+  return sum(_sizes(shapes))
+
+
 def total(found: list[Collective]) -> dict[str, int]:
   """Returns the sum of the bytes by kind, in the order of `KINDS`."""
   sums = {kind: sum(c.size for c in found if c.kind == kind) for kind in KINDS}
@@ -54,15 +59,19 @@ def total(found: list[Collective]) -> dict[str, int]:
 
 def _find(hlo: str) -> Iterator[Collective]:
   for shapes, kind, start in _CALL.findall(hlo):
-    sizes = [
-      _item_size(dtype) * math.prod(map(int, filter(None, dims.split(','))))
-      for dtype, dims in _ARRAY.findall(shapes)
-    ]
+    sizes = _sizes(shapes)
     # The result of an asynchronous start is its operand, then its result; that
-    # of an all-reduce is only the result.
-    if start and kind != 'all-reduce':
+    # of an all-reduce is only the result, except on GPUs.
+    if start and (kind != 'all-reduce' or shapes.startswith('((')):
       sizes = sizes[len(sizes) // 2 :]
     yield Collective(kind, sum(sizes))
+
+
+def _sizes(shapes: str) -> list[int]:
+  return [
+    _item_size(dtype) * math.prod(map(int, filter(None, dims.split(','))))
+    for dtype, dims in _ARRAY.findall(shapes)
+  ]
 
 
 def _item_size(dtype: str) -> int:

@@ -14,6 +14,7 @@ from sg3jax.train import batches as batches_lib
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import (
   evaluation,
+  fleet,
   health,
   init_from,
   jax_settings,
@@ -125,7 +126,7 @@ def train(
         config, source, mesh, step=step, nimg=nimg, log=writer.log
       )
     )
-    step_fn = _make_step_fn(trainer, mesh, config.seed, writer.log)
+    step_fn = _make_step_fn(trainer, mesh, config, writer.log)
     return run.loop(state, step_fn, batches)
 
 
@@ -214,15 +215,24 @@ def _make_run(
 def _make_step_fn(
   trainer: trainer_lib.Trainer,
   mesh: Mesh,
-  seed: int,
+  config: Config,
   log: Callable[[str], None],
 ) -> StepFn:
   """Returns the jitted step as a function of a state and a batch."""
   step = text.announce_first_call(
     trainer_lib.jit_step(trainer, mesh), log, 'a training step'
   )
-  key = trainer_lib.make_key(seed, _STEPS)
-  return lambda state, batch: step(state, batch, key)
+  key = trainer_lib.make_key(config.seed, _STEPS)
+  if not config.log.transfer_guard:
+    return lambda state, batch: step(state, batch, key)
+
+  def guarded(
+    state: TrainState, batch: Mapping[str, Array]
+  ) -> tuple[TrainState, dict[str, Array]]:
+    with jax.transfer_guard('disallow'):
+      return step(state, batch, key)
+
+  return guarded
 
 
 class _Run:
@@ -261,6 +271,8 @@ class _Run:
     self._stop = stop
     self._profiler = profiler
     self._watch = watch
+    self._fleet = fleet.Fleet()
+    self._tick_step = 0  # The step at which the tick began.
 
   def loop(
     self, state: TrainState, step_fn: StepFn, batches: batches_lib.Batches
@@ -273,24 +285,29 @@ class _Run:
     end = self._plateau.reached()
     stats = statistics.Accumulator()
     in_flight = collections.deque()
-    clock.start_tick()
+    self._start_tick(clock, step)
     while not (end or self._schedule.is_over(nimg)):
       self._profiler.before(step + 1, state)
-      state, moments = step_fn(state, next(batches))
+      with self._fleet.waiting('data'):
+        batch = next(batches)
+      state, moments = step_fn(state, batch)
       stats.add(moments)
       in_flight.append(moments)
       if len(in_flight) > trainer_lib.STEPS_IN_FLIGHT:
         # Bounds the memory for batches and results of pending steps.
-        jax.block_until_ready(in_flight.popleft())
+        with self._fleet.waiting('devices'):
+          jax.block_until_ready(in_flight.popleft())
       step, nimg = step + 1, nimg + self._batch
       self._watch.step = step
       self._profiler.after(step, state)
       if self._schedule.ends_tick(nimg, self._batch):
-        self._end_tick(state, nimg, clock, stats.result())
+        with self._fleet.waiting('devices'):
+          values = stats.result()
+        self._end_tick(state, step, nimg, clock, values)
         if self._schedule.ends_snapshot(nimg, self._batch):
           self._snapshot(state, nimg, clock)
           end = self._plateau.reached()
-        clock.start_tick()
+        self._start_tick(clock, step)
       if not self._schedule.is_over(nimg) and self._stop.reached(step):
         self._stop_early(state, step, nimg, stats.result())
         return state
@@ -320,9 +337,15 @@ class _Run:
       evaluation_sec=value('Timing/evaluation_sec', 0.0),
     )
 
+  def _start_tick(self, clock: ticks.TickClock, step: int) -> None:
+    clock.start_tick()
+    self._fleet.start_tick()
+    self._tick_step = step
+
   def _end_tick(
     self,
     state: TrainState,
+    step: int,
     nimg: int,
     clock: ticks.TickClock,
     stats: statistics.Stats,
@@ -330,8 +353,11 @@ class _Run:
     """Reports a tick, and checks that the run is healthy."""
     p = self._trainer.augment_probability(state)
     tick = clock.end_tick(nimg, augment=p)
+    paces = self._fleet.end_tick(step - self._tick_step)
     with processes.fail_together('write the tick'):
       self._writer.write_tick(tick, stats)
+      if paces:
+        self._writer.log(paces)
       self._losses.update(stats, tick.kimg, self._checkpoints.describe_latest())
       self._checkpoints.check()
       health.warn_nonfinite(stats, self._writer.log)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -16,7 +16,7 @@ from sg3jax.types import Tree
 
 # Fraction of a device's memory for arrays and programs. The rest is left to the
 # runtime and to fragmentation.
-_USABLE = 0.92
+USABLE = 0.92
 
 # Ratio of successive micro-batch counts to try.
 _FACTOR = 2
@@ -59,9 +59,9 @@ class StepCost:
       f'D {self.discriminator_parameters:,}',
       f'Step:           {self.batch} images, {micro} at a time, '
       f'{self.flops / 1e12:.3g} TFLOP on each device',
-      f'Memory:         {_gib(self.peak)} on each device',
-      *(f'  {name:<14}{_gib(size)}' for name, size in self.memory.items()),
-      f'Checkpoint:     {_gib(self.checkpoint)}',
+      f'Memory:         {gib(self.peak)} on each device',
+      *(f'  {name:<14}{gib(size)}' for name, size in self.memory.items()),
+      f'Checkpoint:     {gib(self.checkpoint)}',
     ]
     return '\n'.join(lines)
 
@@ -103,14 +103,58 @@ def estimate(
     batch: Number of images per step.
     flops: Operations of the step, if they were already counted.
   """
-  lowered, state, images = _lower(trainer, mesh, batch)
-  with jax.set_mesh(mesh):
-    analysis = lowered.compile().memory_analysis()
-  assert analysis is not None
+  step = compile_step(trainer, mesh, batch)
   if flops is None and trainer.recipe.micro_batches == 1:
-    flops = _flops(lowered, mesh)
+    flops = _flops(step.lowered, mesh)
   elif flops is None:
     flops = count_flops(trainer, mesh, batch)
+  return cost_of(step, trainer, mesh, batch, flops)
+
+
+class CompiledStep(NamedTuple):
+  """A step before and after compilation.
+
+  Attributes:
+    lowered: The step as it was given to the compiler.
+    program: The step as it would run.
+    state: Shapes of the state.
+    images: Shapes of a batch.
+  """
+
+  lowered: jax.stages.Lowered
+  program: jax.stages.Compiled
+  state: Any
+  images: Any
+
+
+def compile_step(
+  trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
+) -> CompiledStep:
+  """Compiles a step for the devices of a mesh, which may be absent."""
+  lowered, state, images = _lower(trainer, mesh, batch)
+  with jax.set_mesh(mesh):
+    return CompiledStep(lowered, lowered.compile(), state, images)
+
+
+def cost_of(
+  step: CompiledStep,
+  trainer: trainer_lib.Trainer,
+  mesh: Mesh,
+  batch: int,
+  flops: float,
+) -> StepCost:
+  """Returns the cost of a compiled step.
+
+  Args:
+    step: The step.
+    trainer: The trainer that it belongs to.
+    mesh: The devices that it was compiled for.
+    batch: Number of images per step.
+    flops: Operations of the step on one device.
+  """
+  analysis = step.program.memory_analysis()
+  assert analysis is not None
+  state, images = step.state, step.images
   return StepCost(
     batch=batch,
     micro_batches=trainer.recipe.micro_batches,
@@ -183,11 +227,11 @@ def fit(
     flops = tried[0].flops if tried else None
     candidate = estimate(parted, mesh, batch, flops)
     tried.append(candidate)
-    if candidate.peak <= _USABLE * memory:
+    if candidate.peak <= USABLE * memory:
       return candidate, tried
   raise ValueError(
-    f'no micro-batch fits {_gib(memory)}: {batch // tried[-1].micro_batches} '
-    f'images at a time take {_gib(tried[-1].peak)} on each device. Use '
+    f'no micro-batch fits {gib(memory)}: {batch // tried[-1].micro_batches} '
+    f'images at a time take {gib(tried[-1].peak)} on each device. Use '
     'model.remat=True, a smaller mbstd_group, more devices, 16-bit '
     'model.precision or a smaller model'
   )
@@ -216,7 +260,7 @@ def device_memory(mesh: Mesh) -> int | None:
 def table(costs: Sequence[StepCost]) -> str:
   """Returns the memory of several costs, one line each."""
   return '\n'.join(
-    f'{c.batch // c.micro_batches:6} images at a time: {_gib(c.peak)}'
+    f'{c.batch // c.micro_batches:6} images at a time: {gib(c.peak)}'
     for c in costs
   )
 
@@ -250,5 +294,6 @@ def _bytes_on_device(
   )
 
 
-def _gib(size: float) -> str:
+def gib(size: float | int) -> str:
+  """Returns a number of bytes as text, in GiB."""
   return f'{size / 2**30:.3f} GiB'

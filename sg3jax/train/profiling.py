@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 
@@ -22,6 +22,47 @@ def parse_steps(text: str) -> range:
       'steps of the run counted from 1'
     )
   return range(int(match[1]), int(match[2]) + 1)
+
+
+def parse_processes(numbers: Sequence[str] | None) -> frozenset[int] | None:
+  """Returns the processes that are to be profiled; None for all of them.
+
+  Args:
+    numbers: Their numbers as text, or None.
+
+  Raises:
+    ValueError: If one is not a number from 0.
+  """
+  if numbers is None:
+    return None
+  if not numbers or not all(re.fullmatch(r'\d+', n) for n in numbers):
+    raise ValueError(
+      '--profile_processes must be numbers of processes, such as 0,3, got '
+      f'{",".join(numbers)!r}'
+    )
+  return frozenset(map(int, numbers))
+
+
+def steps_of_this_process(
+  steps: range, processes: Collection[int] | None
+) -> range:
+  """Returns the steps to profile on this process.
+
+  Args:
+    steps: The steps to profile on those that are chosen.
+    processes: The processes that are chosen; None for all.
+
+  Raises:
+    ValueError: If there is no such process.
+  """
+  if processes is None:
+    return steps
+  if max(processes) >= jax.process_count():
+    raise ValueError(
+      f'--profile_processes must be below {jax.process_count()}, the number of '
+      f'processes of this run, got {max(processes)}'
+    )
+  return steps if jax.process_index() in processes else range(0)
 
 
 class Profiler:

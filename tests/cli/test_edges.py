@@ -113,6 +113,8 @@ def test_platforms_by_the_environment(name):
     (generate, '--batch=0'),
     *((generate, f'--seeds={x}') for x in ('4294967296', '0-4294967295')),
     (train, '--plan_memory=nan'),
+    (train, '--profile_processes=0'),
+    (train, '--topology=v5e:2x2'),
     (train, '--devices=0'),
     (train, '--config.train.g_lr=nan'),
     (train, '--config.train.total_kimg=inf'),
@@ -137,6 +139,18 @@ def test_impossible_numbers_are_refused_before_anything_else(
   message = in_process.error(command, *base.get(command, ()), args)
   assert flag in message
   assert not pathlib.Path('never-made').exists()
+
+
+@pytest.mark.parametrize(
+  ('args', 'word'),
+  [
+    (['--topology=v9:1'], 'v5e:16x16'),
+    (['--topology=v5e:2x2', '--devices=1'], '--devices'),
+    (['--topology=v5e:2x2', '--plan_memory=1'], '--plan_memory'),
+  ],
+)
+def test_impossible_topologies(args, word):
+  assert word in in_process.error(train, *_TRAIN, '--plan', *args)
 
 
 def test_more_devices_than_there_are():

@@ -15,6 +15,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from sg3jax.train import config as config_lib
 from sg3jax.train import memory_estimate
+from sg3jax.train.planning import topologies
 from sg3jax.train.step import build
 
 pytestmark = pytest.mark.slow
@@ -126,7 +127,9 @@ def test_memory_of_a_step_on_an_h100(name, implementation, most):
 
 
 @exhaustive
-@pytest.mark.skipif(aot_tpu.missing() is not None, reason='no TPU compiler')
+@pytest.mark.skipif(
+  topologies.missing_tpu() is not None, reason='no TPU compiler'
+)
 @pytest.mark.parametrize(('name', 'most'), [('stylegan3_t:256', 0.75)])
 def test_memory_of_a_step_on_a_v5e(name, most):
   devices = np.array(aot_tpu.devices('v5e')[:1])

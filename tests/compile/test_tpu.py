@@ -18,11 +18,12 @@ from layer_shapes import layer_plan
 
 from sg3jax.nets import synthesis
 from sg3jax.ops.modulated_conv import scale_channels
+from sg3jax.train.planning import topologies
 
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.skipif(
-    aot_tpu.missing() is not None, reason=str(aot_tpu.missing())
+    topologies.missing_tpu() is not None, reason=str(topologies.missing_tpu())
   ),
 ]
 

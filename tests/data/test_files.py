@@ -476,7 +476,7 @@ def test_open_source_finds_the_home_folder(store, monkeypatch):
       FileNotFoundError,
       r"\.zip file.* got 'nowhere', which does",
     ),
-    ('gs://a/b.zip', {}, ValueError, r"got the address 'gs://a/b\.zip': down"),
+    ('s3://a/b.zip', {}, ValueError, r"got the address 's3://a/b\.zip': down"),
     ('https://a.b/c', {}, ValueError, r'download the data first'),
     ('embedded:x', {}, ValueError, r'as in embedded:4000, got embedded:x'),
     ('embedded:0', {}, ValueError, r'as in embedded:4000, got embedded:0'),

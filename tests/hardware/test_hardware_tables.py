@@ -97,7 +97,7 @@ def test_kinds():
 )
 def test_the_default_on_gpus_follows_the_table(monkeypatch, ratio, chosen):
   table = {} if ratio is None else {'2>2': ratio}
-  monkeypatch.setattr(measured, '_table', lambda: {'pallas_gpu': table})
+  monkeypatch.setattr(measured, '_table', lambda name: {'pallas_gpu': table})
   assert dispatch.default_implementation('gpu') == chosen
   calls = []
   for name in ('pallas', 'banded'):

@@ -1,11 +1,13 @@
 """A tiny run, of which this is one process of several: for tests.
 
-    python run_hosts.py WORKDIR ADDRESS NUMBER INDEX KIMG LAYOUT [SIGNAL STEP]
+    python run_hosts.py WORKDIR ADDRESS NUMBER INDEX KIMG LAYOUT [FAULT STEP]
 
 Process INDEX of NUMBER trains on its devices, all of which JAX_NUM_CPU_DEVICES
-counts, up to KIMG. It sends itself SIGNAL after STEP steps.
+counts, up to KIMG. After STEP steps FAULT befalls it: FULL_DISK, or the signal
+of that name.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +15,7 @@ import sys
 import noise
 import tiny
 
+from sg3jax import files
 from sg3jax.train import loop, peers, processes, sharding
 from sg3jax.train.step import trainer
 
@@ -23,7 +26,7 @@ def main():
     processes.join(address, int(number), int(index))
   peers.Watch.__init__.__kwdefaults__.update(interval=1.0, patience=10.0)
   if kill:
-    _strike_after(int(kill[1]), signal.Signals[kill[0]])
+    _strike_after(int(kill[1]), kill[0])
   config = tiny.tiny_config(total_kimg=float(kimg))
   config.train.sharding = layout
   for part in (config.model.synthesis, config.model.discriminator):
@@ -33,7 +36,7 @@ def main():
   loop.train(config, source, workdir, mesh=sharding.make_mesh())
 
 
-def _strike_after(step: int, number: signal.Signals) -> None:
+def _strike_after(step: int, fault: str) -> None:
   jit_step = trainer.jit_step
   count = 0
 
@@ -45,12 +48,24 @@ def _strike_after(step: int, number: signal.Signals) -> None:
       result = run(*args)
       count += 1
       if count == step:
-        os.kill(os.getpid(), number)
+        _strike(fault)
       return result
 
     return counted
 
   trainer.jit_step = counting
+
+
+def _strike(fault: str) -> None:
+  if fault != 'FULL_DISK':
+    os.kill(os.getpid(), signal.Signals[fault])
+    return
+
+  def fail(path, text):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    raise files.write_error(path, error)
+
+  files.append_text = fail
 
 
 if __name__ == '__main__':

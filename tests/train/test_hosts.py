@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -28,7 +29,8 @@ def start(workdir, number, *, kimg, layout='replicated', kill=()):
     number: Number of processes.
     kimg: Length of the run.
     layout: Where the state is stored.
-    kill: A process, and the signal that it sends itself after a step.
+    kill: A process, the fault that befalls it (see run_hosts.py), and after
+      which step.
   """
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -79,8 +81,17 @@ def test_runs_pass_between_processes_and_layouts(whole, tmp_path):
   # Two processes begin; one goes on from their checkpoint.
   statuses, errors = finish(start(workdir, 2, kimg=0.032, layout='fsdp'))
   assert statuses == [0, 0], errors
+  # Each tick has a table with a line for each process.
+  log = (workdir / 'log.txt').read_text()
+  ticks = len(re.findall('^tick', log, re.MULTILINE))
+  assert log.count('waits for devices') == ticks == 2
+  for process in range(2):
+    assert len(re.findall(rf'^\| {process} +\| ', log, re.MULTILINE)) == 2
   statuses, errors = finish(start(workdir, 1, kimg=0.064))
   assert statuses == [0], errors
+  # Alone there is nobody to compare with.
+  log = (workdir / 'log.txt').read_text()
+  assert log.count('waits for devices') == 2
   wanted, found = losses(whole), losses(workdir)
   assert wanted.keys() == found.keys()
   for name, values in wanted.items():
@@ -137,3 +148,13 @@ def test_kills_at_ten_random_times_change_nothing(tmp_path):
   assert found.keys() == wanted.keys()
   for path, array in wanted.items():
     np.testing.assert_array_equal(found[path], array, err_msg=path)
+
+
+def test_a_full_disk_of_the_writer_ends_all(tmp_path):
+  """Only process 0 writes the log; the other one would wait for it."""
+  statuses, (first, second) = finish(
+    start(tmp_path / 'run', 2, kimg=1, kill=(0, 'FULL_DISK', 3))
+  )
+  assert statuses == [1, 1]
+  assert 'No space left on device' in first
+  assert 'process 0 of 2 could not write the tick' in second

@@ -7,7 +7,12 @@ import subprocess
 import sys
 import textwrap
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import tiny
+
+from sg3jax.train import loop
 
 _SCRIPT = """
   import pathlib
@@ -79,3 +84,22 @@ def test_a_run_is_the_same_under_all_settings_at_once(tmp_path):
 
 def _value(line):
   return json.loads(line)['results']['swd']
+
+
+def test_the_transfer_guard_covers_the_step(monkeypatch):
+  """A step that takes an array from the host fails with the guard."""
+
+  def jit_step(trainer, mesh):
+    return lambda state, batch, key: (state + np.ones(3, np.float32), {})
+
+  monkeypatch.setattr(loop.trainer_lib, 'jit_step', jit_step)
+  state = jnp.ones(3)
+  for guard in (False, True):
+    config = tiny.tiny_config()
+    config.log.transfer_guard = guard
+    step = loop._make_step_fn(None, None, config, lambda line: None)
+    if guard:
+      with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
+        step(state, {})
+    else:
+      assert step(state, {})[0].tolist() == [2.0] * 3

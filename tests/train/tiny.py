@@ -27,6 +27,7 @@ def tiny_config(design: str = 't', **train):
   config.train.r1_gamma = 1.0
   config.train.r1_interval = 2
   config.log.grid = (4, 2)
+  config.log.transfer_guard = True
   config.log.kimg_per_tick = 0.016
   config.log.ticks_per_snapshot = 2
   config.train.update(train)

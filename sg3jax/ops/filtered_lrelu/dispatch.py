@@ -24,6 +24,7 @@ from sg3jax.ops.filtered_lrelu.gpu import launch as gpu_launch
 from sg3jax.ops.filtered_lrelu.plan import Chain
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.ops.filtered_lrelu.tpu import launch as tpu_launch
+from sg3jax.ops.filtered_lrelu.tpu import tiling as tpu_tiling
 from sg3jax.types import Array
 
 # For each kernel, its platform and the module with its `unsupported` and `run`.
@@ -58,7 +59,7 @@ def default_implementation(platform_name: str) -> str:
   """Returns the implementation that `None` selects on a platform.
 
   On GPUs, 'pallas' selects the kernel where `measured` reports that it is
-  faster.
+  faster; on TPUs, unless it reports that compilers estimate it to be slower.
 
   Args:
     platform_name: Name of the platform in JAX: cpu, gpu (or cuda), tpu.
@@ -140,11 +141,19 @@ def _run_banded(
 def _run_default(
   chain: Chain, *operands: Array, scaling: Scaling = NONE
 ) -> Array:
-  platform_name, _ = platform.target()
+  platform_name, kind = platform.target()
+  if platform_name == 'tpu':
+    generation = tpu_tiling.generation_of(kind)
+    ratio = measured.estimated_times_faster(generation, chain)
+    if ratio is None or ratio > 1:  # Where nothing is known, the kernel.
+      return _run_pallas(chain, *operands, scaling=scaling)
+    note = (
+      f' (pallas_tpu: {measured.kind_of(chain)} is {ratio:.2f} times as fast, '
+      f'by the estimate of the compiler for {generation})'
+    )
+    return _run_banded(chain, *operands, scaling=scaling, note=note)
   if platform_name != 'cuda':
-    chosen = default_implementation(platform_name)
-    run = _run_pallas if chosen == 'pallas' else _run_banded
-    return run(chain, *operands, scaling=scaling)
+    return _run_banded(chain, *operands, scaling=scaling)
   ratio = measured.times_faster('pallas_gpu', chain)
   if ratio is not None and ratio > 1:
     return _run_pallas(chain, *operands, scaling=scaling)

@@ -1,8 +1,12 @@
-"""Looks up which kernels were measured to be correct and faster than `banded`.
+"""Looks up which kernels are correct and faster than `banded`.
 
 `scripts/hardware_tables.py` makes `measured.json` from the committed results of
-`scripts/prove_hardware.py`. A kernel without results there runs only if it is
-requested by name.
+`scripts/prove_hardware.py`. A GPU kernel without results there runs only if it
+is requested by name.
+
+No TPU has been measured yet. For them `scripts/estimate_on_tpus.py` makes
+`estimated.json` from what the compilers of the generations estimate. The kernel
+is their default unless an estimate says that it is slower.
 """
 
 import functools
@@ -11,7 +15,8 @@ import json
 
 from sg3jax.ops.filtered_lrelu.plan import Chain
 
-_FILE = 'measured.json'
+_MEASURED = 'measured.json'
+_ESTIMATED = 'estimated.json'
 
 
 def kind_of(chain: Chain) -> str:
@@ -41,15 +46,30 @@ def times_faster(kernel: str, chain: Chain) -> float | None:
   Returns:
     The speedup, or None if none was measured or the kernel was incorrect.
   """
-  return _table().get(kernel, {}).get(kind_of(chain))
+  return _table(_MEASURED).get(kernel, {}).get(kind_of(chain))
 
 
 def is_proven(kernel: str) -> bool:
   """Returns whether a kernel is faster than `banded` for some chains."""
-  return any(ratio > 1 for ratio in _table().get(kernel, {}).values())
+  return any(ratio > 1 for ratio in _table(_MEASURED).get(kernel, {}).values())
+
+
+def estimated_times_faster(
+  generation: str | None, chain: Chain
+) -> float | None:
+  """Returns the least speedup over `banded` that a TPU's compiler estimates.
+
+  Args:
+    generation: A key of `tpu.tiling.GENERATIONS`, or None.
+    chain: A chain of a kind.
+
+  Returns:
+    The speedup, or None if there is no estimate.
+  """
+  return _table(_ESTIMATED).get(generation or '', {}).get(kind_of(chain))
 
 
 @functools.cache
-def _table() -> dict[str, dict[str, float]]:
+def _table(name: str) -> dict[str, dict[str, float]]:
   folder = importlib.resources.files(__package__ or __name__)
-  return json.loads((folder / _FILE).read_text())
+  return json.loads((folder / name).read_text())

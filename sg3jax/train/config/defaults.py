@@ -139,6 +139,8 @@ def _log() -> Config:
   log.full_metric_samples = 50_000  # Images generated for each of these.
   log.max_nonfinite_ticks = 3  # Stop after so many ticks in a row.
   log.hang_minutes = 60.0  # Without a step, print the stacks of all threads.
+  # Fail if a step copies arrays between host and device unasked, which is slow.
+  log.transfer_guard = False
   log.wandb_project = config_dict.placeholder(str)  # Also record to W&B.
   return log
 

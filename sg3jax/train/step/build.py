@@ -30,8 +30,30 @@ def prepare(
     ValueError: If the configuration is impossible, or its batch cannot be
       spread over the devices.
   """
+  return prepare_for(
+    config, mesh, img_channels=source.channels, label_dim=source.label_dim
+  )
+
+
+def prepare_for(
+  config: Config, mesh: Mesh, *, img_channels: int, label_dim: int
+) -> tuple[trainer_lib.Trainer, list[str]]:
+  """Does what `prepare` does, given the shapes of the training images.
+
+  Args:
+    config: A configuration; it is settled in place.
+    mesh: The devices.
+    img_channels: Channels of the images.
+    label_dim: Features of their labels, 0 for no labels.
+
+  Returns:
+    See `prepare`.
+
+  Raises:
+    ValueError: See `prepare`.
+  """
   reasons = config_lib.resolve(
-    config, img_channels=source.channels, label_dim=source.label_dim
+    config, img_channels=img_channels, label_dim=label_dim
   )
   options = config.train
   sharding.check_layout(options.sharding)
