@@ -51,7 +51,7 @@ def open_source(config: Config) -> sources.ImageSource:
   if config.data.source is None:
     raise ValueError(
       'data.source must name the training images: a folder, a .zip file, '
-      'embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
+      'embedded[:COUNT], emoji[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
     )
   return sources.open_source(
     config.data.source,
