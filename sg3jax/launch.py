@@ -20,7 +20,9 @@ from sg3jax.eval import (
   measurements,
 )
 from sg3jax.eval.metrics import base
+from sg3jax.eval.result_page import page
 from sg3jax.interop import feature_weights as feature_weights_lib
+from sg3jax.interop import packaged_models
 from sg3jax.nets import factory
 from sg3jax.nets.features import base as networks
 from sg3jax.train import checkpoint as checkpoint_lib
@@ -51,7 +53,7 @@ def open_source(config: Config) -> sources.ImageSource:
   if config.data.source is None:
     raise ValueError(
       'data.source must name the training images: a folder, a .zip file, '
-      'embedded[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
+      'embedded[:COUNT], emoji[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
     )
   return sources.open_source(
     config.data.source,
@@ -207,9 +209,10 @@ def run_folder(network: str | pathlib.Path) -> pathlib.Path:
   """Returns the folder of a network's metric files.
 
   Args:
-    network: A run folder, a checkpoint in it, or an imported model.
+    network: A run folder, a checkpoint in it, an imported model, or the name of
+      a model of this package.
   """
-  path = pathlib.Path(network)
+  path = packaged_models.locate(network)
   is_checkpoint = path.parent.name == checkpoint_lib.FOLDER
   return path.parent.parent if is_checkpoint else path
 
@@ -418,4 +421,5 @@ def train(
     allow_config_change=allow_config_change,
     read_networks=model_lib.read_networks,
     best=best_by(config),
+    write_page=page.write,
   )

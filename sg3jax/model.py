@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sg3jax import files
-from sg3jax.interop import model_files, schema
+from sg3jax.interop import model_files, packaged_models, schema
 from sg3jax.nets import factory, layers
 from sg3jax.nets import spec as spec_lib
 from sg3jax.train import checkpoint as checkpoint_lib
@@ -365,8 +365,8 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
 
   Args:
     path: A run folder (its newest checkpoint is used), `RUN/checkpoints/STEP`,
-      `RUN/checkpoints/best` of a run that keeps its best checkpoint, or a
-      folder written by `sg3jax import`.
+      `RUN/checkpoints/best` of a run that keeps its best checkpoint, a folder
+      written by `sg3jax import`, or `demo`, the model of this package.
     precision: The precision of the generator: 'fp32', 'bf16' or 'fp16'.
 
   Raises:
@@ -425,7 +425,7 @@ def _located(path: str | pathlib.Path) -> pathlib.Path:
   Raises:
     ValueError: If it is an address or a file.
   """
-  path = files.local_path(path)
+  path = packaged_models.locate(files.local_path(path))
   if path.is_file():
     raise ValueError(
       f'{path} is a file: convert an official checkpoint once, with '

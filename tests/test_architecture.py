@@ -13,7 +13,7 @@ _PACKAGE = pathlib.Path(sg3jax.__file__).parent
 _FILES = sorted(_PACKAGE.rglob('*.py'))
 
 # Modules that know no room: any room may import them.
-_BASE = {'types', 'version', 'files', 'text', 'trees'}
+_BASE = {'types', 'version', 'files', 'text', 'trees', 'pages'}
 
 _OPERATORS = _BASE | {'ops'}
 _NETWORKS = _OPERATORS | {'nets'}
@@ -26,6 +26,7 @@ _ALLOWED = {
   'files': _BASE,
   'text': _BASE,
   'trees': _BASE,
+  'pages': _BASE,
   'data': _BASE,
   'ops': _BASE,
   'nets': _OPERATORS,
@@ -51,6 +52,7 @@ _OWNERS = {
   'av': ('render/video.py',),
   'flax.linen': ('nets/',),
   'grain': ('data/',),
+  'jinja2': ('pages/',),
   'jax.experimental.pallas': ('ops/filtered_lrelu/',),
   'orbax': ('train/checkpoint/',),
   'pickle': (),

@@ -51,7 +51,8 @@ NETWORK = flags.DEFINE(
   'network',
   None,
   'A run folder (its newest checkpoint), RUN/checkpoints/STEP, '
-  'RUN/checkpoints/best, or an imported model.',
+  'RUN/checkpoints/best, an imported model, or demo, the model in this '
+  'package.',
 )
 PRECISION = flags.DEFINE_enum(
   'precision',

@@ -7,7 +7,8 @@
 
 With `--against`, the images in a folder or zip are measured instead of a
 model's. The values are printed as one line of JSON and appended to
-`metric-NAME.jsonl` in `--outdir`, which defaults to the run folder.
+`metric-NAME.jsonl` in `--outdir`, which defaults to the run folder, or to
+`demo-metrics` for the model `demo` of this package.
 """
 
 import json
@@ -20,6 +21,7 @@ from sg3jax import model as model_lib
 from sg3jax.cli import common
 from sg3jax.data import report, sources
 from sg3jax.eval.metrics import base
+from sg3jax.interop import packaged_models
 from sg3jax.train import memory_estimate, sharding
 
 flags.declare_key_flag('network')
@@ -75,7 +77,7 @@ def _evaluate() -> None:
     _compare(names)
     return
   network = common.require(common.NETWORK)
-  outdir = pathlib.Path(common.OUTDIR.value or launch.run_folder(network))
+  outdir = _outdir(network)
   mesh = sharding.make_mesh(common.DEVICES.value)
   model = model_lib.load_model(network, common.PRECISION.value)
   values = launch.evaluate(
@@ -95,6 +97,18 @@ def _evaluate() -> None:
   )
   about = {'kimg': model.kimg, 'precision': model.precision}
   print(json.dumps(values | about))
+
+
+def _outdir(network: str) -> pathlib.Path:
+  """Returns the folder of the metric files."""
+  if common.OUTDIR.value:
+    return pathlib.Path(common.OUTDIR.value)
+  if packaged_models.is_packaged(network):
+    # Nothing is written into the installed package.
+    outdir = pathlib.Path(f'{network}-metrics')
+    common.say(f'{"Metric files:":15} {outdir}')
+    return outdir
+  return launch.run_folder(network)
 
 
 def _compare(names: tuple[str, ...]) -> None:

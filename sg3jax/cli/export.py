@@ -23,7 +23,7 @@ from absl import flags
 
 from sg3jax import model as model_lib
 from sg3jax.cli import common
-from sg3jax.interop import model_files, schema, stablehlo
+from sg3jax.interop import model_files, packaged_models, schema, stablehlo
 from sg3jax.interop.official import convert
 
 flags.declare_key_flag('network')
@@ -80,8 +80,9 @@ def _export_program(
   if model.class_names:
     about['class_names'] = list(model.class_names)
   source = {'step': model.step}
-  if model_files.is_model_folder(network):
-    source = model_files.read_config(network)['source']
+  folder = packaged_models.locate(network)
+  if model_files.is_model_folder(folder):
+    source = model_files.read_config(folder)['source']
   about_path = model_files.save_program(
     output, program, about | {'source': source}
   )

@@ -9,7 +9,6 @@ imported, which would take seconds: the files are opened by their paths.
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import math
 import pathlib
 
@@ -18,6 +17,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from sg3jax.data import labels as labels_lib
+from sg3jax.data import packaged
 
 # Crops are 1 to 4 times as large as the output, because the scale of objects
 # varies in real datasets too.
@@ -168,15 +168,11 @@ def locate(photograph: Photograph) -> pathlib.Path:
   Raises:
     ImportError: If the package or the file in it is missing.
   """
-  spec = importlib.util.find_spec(photograph.package)
-  for folder in (spec and spec.submodule_search_locations) or ():
-    path = pathlib.Path(folder, photograph.file)
-    if path.is_file():
-      return path
-  lacks = f'has no {photograph.file}' if spec else 'is not installed'
-  raise ImportError(
-    f'the embedded photographs are read from scikit-image and scikit-learn, '
-    f"but {photograph.package} {lacks}: pip install 'sg3jax[photos]'"
+  return packaged.locate(
+    photograph.package,
+    photograph.file,
+    'the embedded photographs are read from scikit-image and scikit-learn: '
+    "pip install 'sg3jax[photos]'",
   )
 
 

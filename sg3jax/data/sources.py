@@ -14,12 +14,14 @@ from sg3jax.data import labels as labels_lib
 
 _FORMS = (
   'a folder of images or of .array_record files, a .zip file, '
-  'embedded[:COUNT], gs://BUCKET/PATH of records or of a .zip file, or '
-  'tfds:NAME[:SPLIT][@DATA_DIR]'
+  'embedded[:COUNT], emoji[:COUNT], gs://BUCKET/PATH of records or of a .zip '
+  'file, or tfds:NAME[:SPLIT][@DATA_DIR]'
 )
 
-# Defaults of the embedded crops.
-_EMBEDDED_RESOLUTION, _EMBEDDED_COUNT = 64, 4000
+# Kinds of sources that packages contain, by name, with what they are called.
+_PACKAGED = {'embedded': 'embedded photographs', 'emoji': 'emoji'}
+# Their defaults.
+_PACKAGED_RESOLUTION, _PACKAGED_COUNT = 64, 4000
 # Largest number of classes that a line of the log names.
 _MOST_CLASSES = 20
 
@@ -199,9 +201,9 @@ def is_same(a: str, b: str) -> bool:
 
 def _spelt_out(spec: str, path_of: Callable[[str], str]) -> str:
   kind, _, argument = spec.partition(':')
-  if kind == 'embedded':
-    count = argument or str(_EMBEDDED_COUNT)
-    return f'embedded:{int(count)}' if count.isdecimal() else spec
+  if kind in _PACKAGED:
+    count = argument or str(_PACKAGED_COUNT)
+    return f'{kind}:{int(count)}' if count.isdecimal() else spec
   if kind == 'tfds':
     name, split, data_dir = parse_tfds(argument)
     place = f'@{path_of(os.path.expanduser(data_dir))}' if data_dir else ''
@@ -229,6 +231,7 @@ def open_source(
       `gs://BUCKET/PATH`: a zip file or a folder of ArrayRecord files, which are
         copied to this machine first; see `remote`.
       `embedded[:COUNT]`: crops of photographs that come with Python packages.
+      `emoji[:COUNT]`: faces that come with a Python package.
       `tfds:NAME[:SPLIT][@DATA_DIR]`: a prepared TensorFlow dataset, by default
         its split `train`.
     resolution: The rows and columns that the images must have, which are never
@@ -270,8 +273,8 @@ def _open_all(
   spec: str, resolution: int | None, use_labels: bool
 ) -> ImageSource:
   kind, _, argument = spec.partition(':')
-  if kind == 'embedded':
-    return _open_embedded(argument, resolution, use_labels)
+  if kind in _PACKAGED:
+    return _open_packaged(kind, argument, resolution, use_labels)
   if kind == 'tfds':
     return _open_tfds(argument, resolution, use_labels)
   if remote.is_remote(spec):
@@ -291,25 +294,26 @@ def _open_all(
   return files.ImageFiles(path, resolution=resolution, use_labels=use_labels)
 
 
-def _open_embedded(
-  count: str, resolution: int | None, use_labels: bool
+def _open_packaged(
+  kind: str, count: str, resolution: int | None, use_labels: bool
 ) -> ImageSource:
-  # Imported here because its packages are optional.
-  from sg3jax.data import embedded
+  # Imported here because their packages are optional.
+  from sg3jax.data import embedded, emoji
 
   if use_labels:
     raise ValueError(
-      'the embedded photographs have no labels: set data.cond to False, or use '
+      f'the {_PACKAGED[kind]} have no labels: set data.cond to False, or use '
       'other data'
     )
   if count and not (count.isdecimal() and int(count)):
     raise ValueError(
-      'embedded must be followed by a positive number of crops, as in '
-      f'embedded:4000, got embedded:{count}'
+      f'{kind} must be followed by a positive number of images, as in '
+      f'{kind}:4000, got {kind}:{count}'
     )
-  return embedded.EmbeddedPhotographs(
-    resolution=_EMBEDDED_RESOLUTION if resolution is None else resolution,
-    count=int(count or _EMBEDDED_COUNT),
+  opener = {'embedded': embedded.EmbeddedPhotographs, 'emoji': emoji.EmojiFaces}
+  return opener[kind](
+    resolution=_PACKAGED_RESOLUTION if resolution is None else resolution,
+    count=int(count or _PACKAGED_COUNT),
   )
 
 

@@ -1,17 +1,14 @@
 """Renders a report as one HTML page that needs no other file."""
 
-import base64
 import io
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 from PIL import Image
 
 from sg3jax import text
+from sg3jax.pages import rendering
 from sg3jax.report import base
-
-_TEMPLATE = 'page.html.j2'
 
 
 def render(
@@ -26,13 +23,9 @@ def render(
     made: A sentence about how it was made.
     found: The sections in order, with what they have found.
   """
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('sg3jax.report', ''),
-    autoescape=True,
-    trim_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
-  return environment.get_template(_TEMPLATE).render(
+  return rendering.render(
+    'sg3jax.report',
+    'page.html.j2',
     title=title,
     made=made,
     sections=[_section(section, findings) for section, findings in found],
@@ -79,11 +72,10 @@ def _cell(value: Any) -> str:
 def _figure(section: base.Section, figure: base.Figure) -> dict[str, Any]:
   with Image.open(io.BytesIO(figure.png)) as image:
     width, height = image.size
-  content = base64.b64encode(figure.png).decode('ascii')
   return {
     'title': figure.title,
     'caption': figure.caption,
-    'source': f'data:image/png;base64,{content}',
+    'source': rendering.inlined(figure.png, 'png'),
     'width': width,
     'height': height,
     'alt': ': '.join(filter(None, (section.title, figure.title))),

@@ -29,7 +29,12 @@ from sg3jax.train import (
 from sg3jax.train import plateau as plateau_lib
 from sg3jax.train import schedule as schedule_lib
 from sg3jax.train.config import compare
-from sg3jax.train.run_folder import dataset, startup_summary, ticks
+from sg3jax.train.run_folder import (
+  dataset,
+  result_page,
+  startup_summary,
+  ticks,
+)
 from sg3jax.train.run_folder import writer as writer_lib
 from sg3jax.train.step import build
 from sg3jax.train.step import trainer as trainer_lib
@@ -56,6 +61,7 @@ def train(
   allow_config_change: bool = False,
   read_networks: init_from.Reader = checkpoint_lib.load_networks,
   best: checkpoint_lib.Best | None = None,
+  write_page: result_page.Write | None = None,
 ) -> TrainState:
   """Trains, or continues training, and returns the last state.
 
@@ -75,6 +81,8 @@ def train(
       configuration, as long as the arrays keep their shapes.
     read_networks: Reads what `train.init_from` names.
     best: The metric by which the best checkpoint is kept, besides the newest.
+    write_page: Writes a page of results from the files in the run folder, and
+      returns its path. Called at every snapshot and at the end.
 
   Raises:
     FileNotFoundError: If the networks to start from do not exist.
@@ -116,7 +124,8 @@ def train(
       )
       startup_summary.log_transfer(writer, config, trainer, start)
 
-    session = (writer, checkpoints, best, plateau, evaluators)
+    page = result_page.ResultPage(write_page, workdir, writer.log)
+    session = (writer, checkpoints, best, plateau, evaluators, page)
     run = _make_run(
       config, source, trainer, mesh, *session, stop, profile, watch
     )
@@ -184,6 +193,7 @@ def _make_run(
   best: checkpoint_lib.Best | None,
   plateau: plateau_lib.Plateau,
   evaluators: Sequence[evaluation.Evaluator],
+  page: result_page.ResultPage,
   stop: preemption.Stop | None,
   profile: range,
   watch: peers.Watch,
@@ -206,6 +216,7 @@ def _make_run(
     losses=health.LossWatch(config.log.max_nonfinite_ticks, writer.log),
     plateau=plateau,
     evaluators=evaluators,
+    page=page,
     stop=stop or preemption.Stop(),
     profiler=profiling.Profiler(profile, writer.workdir, writer.log),
     watch=watch,
@@ -251,6 +262,7 @@ class _Run:
     losses: health.LossWatch,
     plateau: plateau_lib.Plateau,
     evaluators: Sequence[evaluation.Evaluator],
+    page: result_page.ResultPage,
     stop: preemption.Stop,
     profiler: profiling.Profiler,
     watch: peers.Watch,
@@ -268,6 +280,7 @@ class _Run:
     self._evaluators = evaluation.Evaluators(
       evaluators, writer.log, lambda: bool(stop.signal)
     )
+    self._page = page
     self._stop = stop
     self._profiler = profiler
     self._watch = watch
@@ -314,6 +327,7 @@ class _Run:
     self._saver.wait()  # The run is done once the state is saved.
     if end and not self._schedule.is_over(nimg):
       self._writer.log(f'Plateau:        {end}')
+    self._page.announce()
     self._writer.log(f'Done: {nimg / 1000:g} kimg')
     return state
 
@@ -391,6 +405,7 @@ class _Run:
       )
     with processes.fail_together('write the metrics'):
       self._writer.write_metrics(values, snapshot.kimg)
+    self._page.update()
     if save:  # Save last: a run killed before this measures it again.
       self._saver.save(state, values, healthy=self._losses.healthy)
 

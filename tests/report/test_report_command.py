@@ -3,52 +3,14 @@
 import base64
 import io
 import json
-import shutil
 
+import browser
 import html_page
 import pytest
 import tiny_models
 from PIL import Image
 
 from sg3jax.report import base, writer
-
-
-def _chromium():
-  """Returns the path of a browser, or skips the test."""
-  pytest.importorskip('playwright.sync_api', reason='needs playwright')
-  for name in ('chromium', 'chromium-browser', 'google-chrome'):
-    if path := shutil.which(name):
-      return path
-  pytest.skip('needs Chromium: apt-get install chromium')
-
-
-def _open(path, screenshot):
-  """Opens a page as on a phone; returns its requests, messages and overflow."""
-  executable = _chromium()
-  from playwright import sync_api
-
-  requests, messages = [], []
-  with sync_api.sync_playwright() as play:
-    # A test may run as root, where Chromium has no sandbox.
-    browser = play.chromium.launch(
-      executable_path=executable, args=['--no-sandbox']
-    )
-    tab = browser.new_page(
-      viewport={'width': 375, 'height': 800}, color_scheme='dark'
-    )
-    tab.on('request', lambda request: requests.append(request.url))
-    tab.on('console', lambda message: messages.append(message.text))
-    tab.on('pageerror', lambda error: messages.append(str(error)))
-    tab.goto(path.as_uri())
-    overflow = tab.evaluate(
-      'document.documentElement.scrollWidth - window.innerWidth'
-    )
-    loaded = tab.evaluate(
-      '[...document.images].every(x => x.complete && x.naturalWidth > 0)'
-    )
-    tab.screenshot(path=screenshot, full_page=True)
-    browser.close()
-  return requests, messages, overflow, loaded
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +81,7 @@ class TestCommand:
 
   def test_a_browser_opens_it_without_the_network(self, report, tmp_path):
     picture = tmp_path / 'page.png'
-    requests, messages, overflow, loaded = _open(report, picture)
+    requests, messages, overflow, loaded = browser.open_page(report, picture)
     outside = [url for url in requests if not url.startswith('data:')]
     assert outside == [report.as_uri()]
     assert messages == []

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sg3jax import model as model_lib
 from sg3jax.eval import evaluators
+from sg3jax.eval.result_page import page
 from sg3jax.train import checkpoint as checkpoint_lib
 from sg3jax.train import loop, sharding
 from sg3jax.train.config import compare
@@ -52,6 +53,7 @@ def _train(config, source, workdir, metrics=None):
     workdir,
     mesh=mesh,
     evaluators=() if metrics is None else [evaluator],
+    write_page=None if metrics is None else page.write,
   )
 
 
@@ -97,8 +99,8 @@ def test_leaves_every_file_that_users_expect(run):
     '.lock', 'training_options.json', 'data.json', 'log.txt', 'stats.jsonl',
     'checkpoints',
     'reals.png', 'fakes_init.png', 'fakes000000.png', 'curves.png',
-    'equivariance.webp', 'metric-swd.jsonl', 'metric-eqt50k_int.jsonl',
-    'metric-eqr50k.jsonl',
+    'equivariance.webp', 'index.html', 'metric-swd.jsonl',
+    'metric-eqt50k_int.jsonl', 'metric-eqr50k.jsonl',
   }  # fmt: skip
   assert {path.name for path in (workdir / 'checkpoints').iterdir()} == {
     '4',
@@ -156,7 +158,7 @@ def test_the_log_tells_what_ran(run):
     'sec/kimg',
     'left ',
     'Settled:        train.ema_kimg = 2.5: batch * 10/32',
-    'Done: 0.048 kimg',
+    f'Results:        open {workdir}/index.html in a browser\nDone: 0.048 kimg',
   ):
     assert expected in text
   for metric in ('swd', 'eqt50k_int', 'eqr50k'):

@@ -106,7 +106,7 @@ def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
   panels: dict[tuple[bool, str], _Panel] = {}
   order = list(base.registry())
   for path in sorted(folder.glob('metric-*.jsonl')):
-    for name, points in _read_values(path).items():
+    for name, points in read_values(path).items():
       kimg = np.array(sorted(points), np.float64)
       value = np.array([points[k] for k in sorted(points)], np.float64)
       metric = base.find_value(name)
@@ -137,7 +137,7 @@ def _metric_panel(metric: base.Metric) -> _Panel:
   )
 
 
-def _read_values(path: pathlib.Path) -> dict[str, dict[float, float | None]]:
+def read_values(path: pathlib.Path) -> dict[str, dict[float, float | None]]:
   """Returns the values of a file of results by name, then by kimg."""
   measured: dict[str, dict[float, float | None]] = {}
   for line in files.read_json_lines(path):

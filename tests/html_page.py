@@ -1,4 +1,4 @@
-"""Parses the page of a report."""
+"""Parses an HTML page."""
 
 import html.parser
 
