@@ -68,8 +68,10 @@ class Rate:
     self._left += (now - self._time) * self._per_second
     self._left = min(self._left, 2 * self._per_second)
     self._time = now
+    if self._left < 1:
+      return False
     self._left -= 1
-    return self._left >= 0
+    return True
 
 
 class Client:

@@ -332,6 +332,8 @@ function choosePage(name) {
     tab.tabIndex = page === name ? 0 : -1;
   }
   find('speed').hidden = name !== 'explore';
+  const log = find('log').querySelector('pre');
+  if (name === 'training') log.scrollTop = log.scrollHeight;
 }
 
 function addTabs() {
