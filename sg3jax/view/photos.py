@@ -35,7 +35,7 @@ def project(
   model: model_lib.Model,
   label: Float[np.ndarray, ' classes'] | None,
   log: Callable[[int, int, float], bool],
-  options: settings.Settings = _SETTINGS,
+  options: settings.Settings | None = None,
 ) -> tuple[Float[np.ndarray, '1 l d'], list[str]]:
   """Finds the styles of a photograph.
 
@@ -45,7 +45,7 @@ def project(
     label: The label whose styles to start from, for a conditional model.
     log: Called with the number of steps taken, that of all steps and the PSNR
       in dB; the projection ends if it returns False.
-    options: Settings of the projection.
+    options: Settings of the projection; those of the viewer by default.
 
   Returns:
     The styles, and sentences about what was changed in the photograph.
@@ -54,13 +54,14 @@ def project(
     ValueError: If the photograph cannot be read, or is too large.
     CancelledError: If `log` returned False.
   """
+  chosen = options or _SETTINGS
   photos = _read(content, model)
   project_one = projector.Projector(
-    model, losses.choose('pyramid', None)[1], options, label=label
+    model, losses.choose('pyramid', None)[1], chosen, label=label
   )
 
   def look(check: projector.Check) -> None:
-    if not log(check.step, options.steps, float(check.psnr[0])):
+    if not log(check.step, chosen.steps, float(check.psnr[0])):
       raise CancelledError
 
   found = project_one(photos.images, log=look)

@@ -3,8 +3,8 @@
 import base64
 import io
 import json
-import shutil
 
+import browser as browsers
 import html_page
 import pytest
 import tiny_models
@@ -13,26 +13,10 @@ from PIL import Image
 from sg3jax.report import base, writer
 
 
-def _chromium():
-  """Returns the path of a browser, or skips the test."""
-  pytest.importorskip('playwright.sync_api', reason='needs playwright')
-  for name in ('chromium', 'chromium-browser', 'google-chrome'):
-    if path := shutil.which(name):
-      return path
-  pytest.skip('needs Chromium: apt-get install chromium')
-
-
 def _open(path, screenshot):
   """Opens a page as on a phone; returns its requests, messages and overflow."""
-  executable = _chromium()
-  from playwright import sync_api
-
   requests, messages = [], []
-  with sync_api.sync_playwright() as play:
-    # A test may run as root, where Chromium has no sandbox.
-    browser = play.chromium.launch(
-      executable_path=executable, args=['--no-sandbox']
-    )
+  with browsers.chromium() as browser:
     tab = browser.new_page(
       viewport={'width': 375, 'height': 800}, color_scheme='dark'
     )
@@ -47,7 +31,6 @@ def _open(path, screenshot):
       '[...document.images].every(x => x.complete && x.naturalWidth > 0)'
     )
     tab.screenshot(path=screenshot, full_page=True)
-    browser.close()
   return requests, messages, overflow, loaded
 
 

@@ -82,7 +82,11 @@ def get(address, path, **headers):
 def connect(address, query='', **options):
   """Opens a socket as a page does."""
   return websocket_client.connect(
-    f'ws://{address}/socket{query}', open_timeout=20, max_size=None, **options
+    f'ws://{address}/socket{query}',
+    open_timeout=20,
+    max_size=None,
+    max_queue=None,
+    **options,
   )
 
 

@@ -20,7 +20,7 @@ export function buildControls(described) {
     seedSection(),
     truncationSection(),
     ...(first.directions.length ? [directionSection(first)] : []),
-    mixSection(first),
+    mixSection(),
     ...(about.models.some((x) => x.moves) ? [positionSection()] : []),
     ...(about.models.some((x) => x.moves) ? [inspectSection()] : []),
     ...(about.models.some((x) => x.noise) ? [noiseSection()] : []),
@@ -308,18 +308,13 @@ function directionSection(model) {
     make('div', {className: 'row'}, reset));
 }
 
-function mixSection(model) {
+function mixSection() {
   const count = Math.min(...about.models.map((x) => x.styles));
-  const third = Math.ceil(count / 3);
-  const range = (a, b) =>
-    Array.from({length: Math.max(b - a, 0)}, (_, i) => a + i);
-  const groups = [
-    ['Coarse', range(0, third)],
-    ['Middle', range(third, Math.min(2 * third, count))],
-    ['Fine', range(2 * third, count)],
-  ];
-  const has = (layers) => layers.length > 0 &&
-    layers.every((x) => view.mix_layers.includes(x));
+  const range = (a, b) => Array.from({length: b - a}, (_, i) => a + i);
+  const part = (i) => Math.round((i * count) / 3);
+  const groups = ['Coarse', 'Middle', 'Fine'].map((name, i) =>
+    [name, range(part(i), part(i + 1))]);
+  const has = (layers) => layers.every((x) => view.mix_layers.includes(x));
   const toggle = (layers) => {
     const others = view.mix_layers.filter((x) => !layers.includes(x));
     const next = has(layers) ? others : [...others, ...layers];
