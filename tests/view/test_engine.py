@@ -8,6 +8,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+import small_models
 from conftest import GOLDENS
 from PIL import Image
 
@@ -19,10 +20,9 @@ from sg3jax.inversion import settings
 from sg3jax.render import activations, pictures
 from sg3jax.view import checks, engine, photos, saving, subject, views
 
-sys.path += [str(GOLDENS.parent / name) for name in ('report', 'cli')]
+sys.path.append(str(GOLDENS.parent / 'cli'))
 
 import in_process
-import tiny_models
 
 # The models that a viewer has to show.
 _KINDS = {
@@ -42,8 +42,8 @@ def load(tmp_path_factory):
 
   def load(kind):
     if kind not in loaded:
-      path = tiny_models.save(root / kind, **_KINDS[kind])
-      model = model_lib.load_model(path)
+      model = small_models.make_model(**_KINDS[kind])
+      path = small_models.save(root / kind, model)
       found = directions.find(model, count=2, num_samples=1000)
       direction_files.write(root / f'{kind}.npz', found, {})
       loaded[kind] = subject.Subject(path, model, found)

@@ -2,22 +2,16 @@
 
 import contextlib
 import dataclasses
-import sys
 
 import browser as browsers
 import numpy as np
 import pytest
 import serving
-from conftest import GOLDENS
+import small_models
 from PIL import Image
 
-from sg3jax import model as model_lib
 from sg3jax.editing import directions
 from sg3jax.view import engine, photos, server, subject
-
-sys.path.append(str(GOLDENS.parent / 'report'))
-
-import tiny_models
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +29,13 @@ def viewer(tmp_path_factory):
   """A model with labels and directions beside a StyleGAN2."""
   root = tmp_path_factory.mktemp('models')
   subjects = []
-  for name, options in (('t', {'label_dim': 3}), ('2', {'design': '2'})):
-    path = tiny_models.save(root / name, **options)
-    model = model_lib.load_model(path)
+  for name, options in (('t', {'label_dim': 3}), ('2', {})):
+    model = small_models.make_model(name, **options)
     found = []
     if model.label_dim:
       found = directions.find(model, count=1, num_samples=1000)
-    subjects.append(subject.Subject(path, model, found))
+    subjects.append(subject.Subject(root / name, model, found))
+  (root / 't').mkdir()
   for i in range(3):
     Image.new('RGB', (8, 8)).save(root / 't' / f'fakes{i:06d}.png')
   return server.Viewer(
