@@ -89,6 +89,8 @@ class Pace:
       extras: Whether it had more than the images.
     """
     if extras:
+      # A compilation, which takes seconds, does not say how long others take.
+      render = min(render, 3 * _TARGET)
       self._with_extras += _NEWEST * (render - self._with_extras)
     else:
       # Try again some time: the extras may be others, and cheaper.

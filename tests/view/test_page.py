@@ -65,8 +65,9 @@ class _Page:
     """Waits for a resting frame that is newer than a request."""
     self.tab.wait_for_function(
       """number => {
-        const {shown, resting} = document.getElementById('speed').dataset;
-        return Number(shown) > number && resting;
+        const {shown, asked, resting} =
+          document.getElementById('speed').dataset;
+        return Number(shown) > number && shown === asked && resting;
       }""",
       arg=number,
       timeout=60_000,

@@ -81,6 +81,7 @@ function sendView() {
   lastSent = now;
   number += 1;
   sentAt.set(number, now);
+  find('speed').dataset.asked = number;
   socket.send(JSON.stringify({type: 'view', number, moving, view}));
 }
 
@@ -199,6 +200,7 @@ function count(header) {
   speed.dataset.frames = Number(speed.dataset.frames ?? 0) + 1;
   speed.dataset.shown = header.number;
   speed.dataset.resting = header.moving ? '' : '1';
+  speed.dataset.extras = header.extras ? '1' : '';
   if (header.moving) {
     speed.textContent = `${times.length} frames/s, ${latency.toFixed(0)} ms`;
   }
