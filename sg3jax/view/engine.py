@@ -270,7 +270,9 @@ def _feature_panes(
   x = features[..., first : first + 3]
   last = first + x.shape[-1] - 1
   spectrum = activations.spectrum_picture(activations.spectrum_db(x))
-  channels = f'channel {first}' + (f' to {last}' if last > first else '')
+  channels = f'channel {first}'
+  if last > first:
+    channels = f'channels {first} to {last}'
   return [
     Pane('features', i, f'{view.layer}, {channels}', _triplet(x)),
     Pane(

@@ -247,7 +247,7 @@ def test_features_are_those_of_the_activations(load):
   np.testing.assert_array_equal(
     spectrum.pixels, activations.spectrum_picture(activations.spectrum_db(x))
   )
-  assert features.title == 'L1, channel 1 to 3'
+  assert features.title == 'L1, channels 1 to 3'
   assert features.pixels.shape == (*x.shape[:2], 3)
   bright = x[..., 0] > x[..., 0].mean() + 2 * x[..., 0].std()
   assert (features.pixels[bright][:, 0] == 255).all()

@@ -175,7 +175,7 @@ def test_features_and_errors_are_shown(page):
   captions = tab.locator('#details figcaption').all_inner_texts()
   assert len(captions) == 4
   assert 'an ideal generator has' in captions[1]
-  assert captions[2].endswith('L1, channel 0 to 2')
+  assert captions[2].endswith('L1, channels 0 to 2')
   assert 'cannot be moved' in tab.inner_text('#notes')
 
 

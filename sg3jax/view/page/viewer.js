@@ -167,7 +167,8 @@ function draw(canvas, bitmap, pane) {
 }
 
 function addDetail(key, pane) {
-  const figure = make('figure', {}, make('canvas', {role: 'img'}));
+  const figure = make('figure', {}, make('canvas', {role: 'img'}),
+    make('figcaption'));
   if (pane.kind === 'error' || pane.kind === 'spectrum') {
     const isError = pane.kind === 'error';
     figure.append(
@@ -176,7 +177,6 @@ function addDetail(key, pane) {
         make('span', {textContent: isError ? '−80 dB' : '−50 dB'}),
         make('span', {textContent: isError ? '0 dB' : '+50 dB'})));
   }
-  figure.append(make('figcaption'));
   figure.dataset.pane = key;
   const order = ['undone', 'error', 'features', 'spectrum'];
   const place = (x) => Number(x.dataset.pane.at(-1)) * 10 +
