@@ -1,30 +1,36 @@
-"""Opens a page of this package in Chromium, if the machine has it."""
+"""Opens pages of this package in Chromium, if the machine has it."""
 
+import contextlib
 import shutil
 
 import pytest
 
 
-def find_chromium():
-  """Returns the path of a browser, or skips the test."""
+@contextlib.contextmanager
+def chromium():
+  """Yields Chromium as Playwright drives it, or skips the test."""
   pytest.importorskip('playwright.sync_api', reason='needs playwright')
-  for name in ('chromium', 'chromium-browser', 'google-chrome'):
-    if path := shutil.which(name):
-      return path
-  pytest.skip('needs Chromium: apt-get install chromium')
+  from playwright import sync_api
+
+  names = ('chromium', 'chromium-browser', 'google-chrome')
+  paths = [path for name in names if (path := shutil.which(name))]
+  if not paths:
+    pytest.skip('needs Chromium: apt-get install chromium')
+  with sync_api.sync_playwright() as play:
+    # A test may run as root, where Chromium has no sandbox.
+    browser = play.chromium.launch(
+      executable_path=paths[0], args=['--no-sandbox']
+    )
+    try:
+      yield browser
+    finally:
+      browser.close()
 
 
 def open_page(path, screenshot):
   """Opens a page as on a phone; returns its requests, messages and overflow."""
-  executable = find_chromium()
-  from playwright import sync_api
-
   requests, messages = [], []
-  with sync_api.sync_playwright() as play:
-    # A test may run as root, where Chromium has no sandbox.
-    browser = play.chromium.launch(
-      executable_path=executable, args=['--no-sandbox']
-    )
+  with chromium() as browser:
     tab = browser.new_page(
       viewport={'width': 375, 'height': 800}, color_scheme='dark'
     )
@@ -39,5 +45,4 @@ def open_page(path, screenshot):
       '[...document.images].every(x => x.complete && x.naturalWidth > 0)'
     )
     tab.screenshot(path=screenshot, full_page=True)
-    browser.close()
   return requests, messages, overflow, loaded

@@ -9,6 +9,7 @@ from conftest import run_file
 
 from sg3jax import model as model_lib
 from sg3jax import trees
+from sg3jax.interop import model_files
 from sg3jax.train import config as config_lib
 from sg3jax.train.step import build
 
@@ -16,10 +17,12 @@ _TINY = run_file(pathlib.Path(__file__).parent / 'train' / 'tiny.py')
 
 
 @functools.cache
-def make_model(design: str = 't', label_dim: int = 0, seed: int = 0):
+def make_model(
+  design: str = 't', label_dim: int = 0, seed: int = 0, channels: int = 3
+):
   """Returns a 16-pixel model of a design: 't', 'r' or '2'."""
   config = _TINY.tiny_config(design)
-  config_lib.resolve(config, img_channels=3, label_dim=label_dim)
+  config_lib.resolve(config, img_channels=channels, label_dim=label_dim)
   shapes = jax.eval_shape(build.make_trainer(config).init, jax.random.key(0))
   rng = np.random.RandomState(seed)
 
@@ -50,6 +53,13 @@ def make_model(design: str = 't', label_dim: int = 0, seed: int = 0):
     for name in ('generator_ema', 'discriminator')
   }
   return model_lib.Model(config.to_dict(), networks)
+
+
+def save(folder, model):
+  """Writes a model as `sg3jax import` does, and returns its folder."""
+  networks = {'generator_ema': model.variables}
+  model_files.save(folder, model.options['model'], networks, {})
+  return folder
 
 
 def images(model, seeds):

@@ -40,8 +40,9 @@ _ALLOWED = {
   'render': _MODELS,
   'sweeps': _MODELS | {'launch'},
   'report': _MODELS | {'launch'},
+  'view': _MODELS | {'launch', 'editing', 'inversion', 'render'},
   'cli': _MODELS
-  | {'launch', 'editing', 'inversion', 'render', 'report', 'sweeps'},
+  | {'launch', 'editing', 'inversion', 'render', 'report', 'sweeps', 'view'},
   '__init__': {'launch', 'model', 'nets', 'ops', 'version'},
   '__main__': {'cli'},
 }
@@ -59,9 +60,11 @@ _OWNERS = {
   'pyarrow': ('data/',),
   'ray': ('sweeps/runner.py',),
   'safetensors': ('interop/',),
+  'starlette': ('view/server.py',),
   'tensorflow': (),
   'tensorflow_datasets': ('data/',),
   'torch': (),
+  'uvicorn': ('view/server.py',),
 }
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
   'sweep': 'analyses or trains many variants of a model',
   'generate': 'generates images with a trained model',
   'video': 'renders videos with a trained model',
+  'view': 'shows models, and runs as they train, in a web browser',
   'evaluate': 'measures a trained model',
   'report': 'analyses trained models in one HTML page',
   'directions': 'finds directions in which images change',

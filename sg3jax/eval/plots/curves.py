@@ -12,21 +12,42 @@ from sg3jax.eval.plots import figures, grids
 
 
 @dataclasses.dataclass
-class _Line:
+class Line:
+  """A curve of a panel.
+
+  Attributes:
+    label: What the values are of.
+    kimg: Thousands of real images shown when each value was measured.
+    value: The values.
+    std: Their standard deviations, if the panel shows them.
+    place: Index among the lines of the panel.
+  """
+
   label: str
   kimg: np.ndarray
   value: np.ndarray
   std: np.ndarray | None = None
-  place: int = 0  # Index among the lines of its panel.
+  place: int = 0
 
 
 @dataclasses.dataclass
-class _Panel:
+class Panel:
+  """One chart of a run.
+
+  Attributes:
+    title: What it shows.
+    ylabel: Label of the vertical axis, with the unit.
+    lines: The curves.
+    log: Whether the vertical axis is logarithmic if all values are positive.
+    markers: Whether points are marked, because they are few and precise.
+    from_zero: Whether the vertical axis begins at 0 if all values are positive.
+  """
+
   title: str
   ylabel: str
-  lines: list[_Line]
+  lines: list[Line]
   log: bool = False
-  markers: bool = False  # For few points with a precise measurement each.
+  markers: bool = False
   from_zero: bool = False
 
 
@@ -43,7 +64,7 @@ def plot_curves(stats_path: grids.Path, out_png: grids.Path) -> None:
     ValueError: If it contains no tick yet.
   """
   stats_path = pathlib.Path(stats_path)
-  panels = _stats_panels(stats_path) + _metric_panels(stats_path.parent)
+  panels = read_panels(stats_path)
   if not panels:
     raise ValueError(f'{stats_path} has no tick yet: there is nothing to plot')
   figure, axes = figures.make_panels(
@@ -54,11 +75,16 @@ def plot_curves(stats_path: grids.Path, out_png: grids.Path) -> None:
   figures.save(figure, out_png)
 
 
-def _stats_panels(path: pathlib.Path) -> list[_Panel]:
+def read_panels(stats_path: pathlib.Path) -> list[Panel]:
+  """Returns the charts of a run, those of metrics last; see `plot_curves`."""
+  return _stats_panels(stats_path) + _metric_panels(stats_path.parent)
+
+
+def _stats_panels(path: pathlib.Path) -> list[Panel]:
   records = files.read_json_lines(path)
   ticks = [record for record in records if 'Progress/kimg' in record]
 
-  def lines(*names: tuple[str, str], spread: bool = False) -> list[_Line]:
+  def lines(*names: tuple[str, str], spread: bool = False) -> list[Line]:
     found = []
     for name, label in names:
       those = [tick for tick in ticks if name in tick]
@@ -67,7 +93,7 @@ def _stats_panels(path: pathlib.Path) -> list[_Panel]:
         mean = [tick[name]['mean'] for tick in those]
         std = [tick[name]['std'] for tick in those]
         found.append(
-          _Line(
+          Line(
             label,
             np.array(kimg, np.float64),
             np.array(mean, np.float64),
@@ -77,12 +103,12 @@ def _stats_panels(path: pathlib.Path) -> list[_Panel]:
     return found
 
   panels = [
-    _Panel(
+    Panel(
       'Losses',
       'loss (nats)',
       lines(('Loss/G/loss', 'generator'), ('Loss/D/loss', 'discriminator')),
     ),
-    _Panel(
+    Panel(
       'Discriminator scores (band: ±1 standard deviation)',
       'logit',
       lines(
@@ -91,7 +117,7 @@ def _stats_panels(path: pathlib.Path) -> list[_Panel]:
         spread=True,
       ),
     ),
-    _Panel(
+    Panel(
       'R1 penalty',
       'squared gradient norm',
       lines(('Loss/r1_penalty', 'R1')),
@@ -101,9 +127,9 @@ def _stats_panels(path: pathlib.Path) -> list[_Panel]:
   return [panel for panel in panels if panel.lines]
 
 
-def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
+def _metric_panels(folder: pathlib.Path) -> list[Panel]:
   """Returns the panels of all metrics, with those of unknown metrics first."""
-  panels: dict[tuple[bool, str], _Panel] = {}
+  panels: dict[tuple[bool, str], Panel] = {}
   order = list(base.registry())
   for path in sorted(folder.glob('metric-*.jsonl')):
     for name, points in read_values(path).items():
@@ -116,18 +142,18 @@ def _metric_panels(folder: pathlib.Path) -> list[_Panel]:
       else:
         file = path.stem[len('metric-') :]
         title = f'Metric {file}'
-        panel = _Panel(title, file, [], markers=True, from_zero=True)
+        panel = Panel(title, file, [], markers=True, from_zero=True)
         key, label, place = (False, file), name, 0
-      line = _Line(label, kimg, value, place=place)
+      line = Line(label, kimg, value, place=place)
       panels.setdefault(key, panel).lines.append(line)
   for panel in panels.values():
     panel.lines.sort(key=lambda line: line.place)
   return [panels[key] for key in sorted(panels)]
 
 
-def _metric_panel(metric: base.Metric) -> _Panel:
+def _metric_panel(metric: base.Metric) -> Panel:
   direction = 'higher' if metric.higher_is_better else 'lower'
-  return _Panel(
+  return Panel(
     f'{metric.panel} ({direction} is better)',
     metric.unit,
     [],
@@ -156,7 +182,7 @@ def _smooth(y: np.ndarray, window: int) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _plot(axis: Any, panel: _Panel) -> None:
+def _plot(axis: Any, panel: Panel) -> None:
   for line, colour in zip(panel.lines, figures.COLOURS * 4, strict=False):
     style = {'color': colour, 'label': line.label, 'linewidth': 1.6}
     value = line.value
