@@ -113,8 +113,12 @@ def test_tutorials_work_from_first_to_last(cli, tmp_path, monkeypatch):
         error.add_note(f'{page}.md, line {block.line}:\n{block.text}')
         raise
       print(f'{page}:{block.line} {time.monotonic() - start:.1f} s')
+    if page == 'own-equivariance':  # The page states these values.
+      values = reader.names['values']
+      assert values['pointwise'] == pytest.approx(44.3, abs=0.1)
+      assert values['alias_free'] == pytest.approx(71.7, abs=0.1)
   for result in (
-    'sheet/grid.png', 'walk.webp', 'portrait.webp', 'report.html', 'g_ema.npz',
-    'sweeps/layers/analyse/table.md',
+    'sheet/grid.png', 'walk.webp', 'portrait.webp', 'cats/grid.png',
+    'g_ema.npz', 'sweeps/layers/analyse/table.md',
   ):  # fmt: skip
     assert pathlib.Path(result).exists()

@@ -319,7 +319,7 @@ def jit_step(trainer: Trainer, mesh: Mesh) -> jax.stages.Wrapped:
   )
 
 
-def jit_init(trainer: Trainer, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
+def jit_init(trainer: Trainer, mesh: Mesh) -> jax.stages.Wrapped:
   """Returns `trainer.init` jitted so that the state is created on the mesh."""
   return jax.jit(trainer.init, out_shardings=state_shardings(trainer, mesh))
 
