@@ -6,14 +6,17 @@ first command here, the name of the file that the block is, or `skip`.
 
 import importlib
 import pathlib
+import sys
 import time
 
 import in_process
 import numpy as np
 import pages
 import pytest
-from conftest import GOLDENS
 from PIL import Image
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / 'interop'))
+import official_networks
 
 _FOLDER = pages.DOCS / 'tutorials'
 _TINY = pathlib.Path(__file__).parents[1] / 'cli' / 'tiny_run.py'
@@ -82,19 +85,19 @@ def _write_photographs() -> None:
   """Writes what a reader has: photographs, pets, a portrait, a checkpoint."""
   rng = np.random.RandomState(0)
 
-  def write(path: str, size: tuple[int, int]) -> None:
+  def write(path: str, size: tuple[int, int], mode: str = 'RGB') -> None:
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     coarse = Image.fromarray(rng.randint(0, 256, (5, 5, 3), np.uint8))
-    coarse.resize(size, Image.Resampling.BICUBIC).save(path)
+    photo = coarse.resize(size, Image.Resampling.BICUBIC)
+    photo.convert(mode).save(path)
 
   for i in range(12):
     write(f'photos/{i:02d}.jpg', (24 + i, 20))
-    write(f'squares/{i:02d}.png', (32, 32))  # As large as the checkpoint's.
+    write(f'squares/{i:02d}.png', (16, 16), 'L')  # Like the checkpoint's.
     write(f'pets/{("cat", "dog")[i % 2]}/{i:02d}.png', (20, 20 + i))
   pathlib.Path('photos/broken.jpg').write_bytes(b'no image')
   write('portrait.png', (40, 50))
-  official = (GOLDENS / 'official_stylegan3_t32.pkl').read_bytes()
-  pathlib.Path('network.pkl').write_bytes(official)
+  pathlib.Path('network.pkl').write_bytes(official_networks.checkpoint('small'))
 
 
 @pytest.mark.slow
