@@ -78,7 +78,9 @@ def explain(module: str, unknown: Sequence[str], known: Sequence[str]) -> str:
       dashes = '-' if len(name) == 1 else '--'
       parts.append(f'{dashes}{name} is {word} here')
       continue
-    close = difflib.get_close_matches(name, known, 1)
+    # A flag of another command may be known, and is as close as can be.
+    others = [other for other in known if other not in unknown]
+    close = difflib.get_close_matches(name, others, 1)
     hint = f": did you mean '{close[0]}'?" if close else ''
     parts.append(f"unknown command line flag '{name}'{hint}")
   page = '; docs/options.md has all official options' if is_official else ''

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -381,7 +382,7 @@ def stylegan3_t(
   *,
   channel_base: int = 32768,
   channel_max: int = 512,
-  **overrides,
+  **overrides: Any,
 ) -> SynthesisSpec:
   """Returns config T, translation equivariant (paper section 3.2).
 
@@ -404,7 +405,7 @@ def stylegan3_r(
   *,
   channel_base: int = 32768,
   channel_max: int = 512,
-  **overrides,
+  **overrides: Any,
 ) -> SynthesisSpec:
   """Returns config R, translation and rotation equivariant (section 3.2).
 
