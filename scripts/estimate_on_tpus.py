@@ -54,7 +54,7 @@ _FLAG_GENERATIONS = flags.DEFINE_list(
   'generations', list(_GENERATIONS), 'Generations to compile for.'
 )
 _DESIGNS = flags.DEFINE_list('designs', ['t', 'r'], 'Designs: t, r.')
-_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Output resolution.')
+_RESOLUTION = flags.DEFINE_integer('side', 256, 'Output resolution.')
 _MINUTES = flags.DEFINE_float(
   'minutes', math.inf, 'Start no compilation after so many minutes.'
 )
