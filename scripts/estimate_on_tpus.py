@@ -56,7 +56,9 @@ _FLAG_GENERATIONS = flags.DEFINE_list(
 _DESIGNS = flags.DEFINE_list('designs', ['t', 'r'], 'Designs: t, r.')
 _RESOLUTION = flags.DEFINE_integer('side', 256, 'Output resolution.')
 _MINUTES = flags.DEFINE_float(
-  'minutes', math.inf, 'Start no compilation after so many minutes.'
+  'minutes',
+  None,
+  'Start no compilation after so many minutes; no limit by default.',
 )
 _WRITE_ONLY = flags.DEFINE_bool('write_only', False, 'Compile nothing.')
 
@@ -125,7 +127,8 @@ def extend(results: dict[str, Any]) -> None:
         key = (generation, name, layer, direction)
         if key in done:
           continue
-        if time.monotonic() - start > 60 * _MINUTES.value:
+        minutes = _MINUTES.value
+        if minutes is not None and time.monotonic() - start > 60 * minutes:
           print('The time is up: the same command goes on')
           return
         row = {
