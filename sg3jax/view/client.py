@@ -51,7 +51,9 @@ class Shop:
   renderer: concurrent.futures.ThreadPoolExecutor = dataclasses.field(
     default_factory=lambda: concurrent.futures.ThreadPoolExecutor(1, 'render')
   )
-  projecting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  projecting: threading.Semaphore = dataclasses.field(
+    default_factory=threading.Semaphore
+  )
   saved: set[str] = dataclasses.field(default_factory=set)
 
 
