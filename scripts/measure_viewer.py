@@ -45,7 +45,7 @@ _OBSERVE = """() => {
 
 def main() -> None:
   """Parses the arguments, and prints a line for each case."""
-  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser = argparse.ArgumentParser()
   parser.add_argument('network', type=pathlib.Path, help='a run or a model')
   network = parser.parse_args().network
   executable = shutil.which('chromium') or shutil.which('google-chrome')

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -51,7 +52,9 @@ class Shop:
   renderer: concurrent.futures.ThreadPoolExecutor = dataclasses.field(
     default_factory=lambda: concurrent.futures.ThreadPoolExecutor(1, 'render')
   )
-  projecting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  projecting: threading.Semaphore = dataclasses.field(
+    default_factory=threading.Semaphore
+  )
   saved: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -84,7 +87,7 @@ class Client:
 
     Args:
       shop: What the clients share.
-      send: Sends a message to the page.
+      send: Sends a message to the page; raises ConnectionError if it has left.
       per_second: Messages per second that the page may send, on average.
       timeout: See `stream.Stream`.
     """
@@ -143,7 +146,13 @@ class Client:
 
   def _start(self, work) -> None:
     """Does something beside the frames."""
-    task = asyncio.get_running_loop().create_task(work)
+
+    async def guarded() -> None:
+      # The page may have left in the meantime.
+      with contextlib.suppress(ConnectionError, TimeoutError):
+        await work
+
+    task = asyncio.get_running_loop().create_task(guarded())
     self._tasks.add(task)
     task.add_done_callback(self._tasks.discard)
 
@@ -271,6 +280,7 @@ class Client:
 
   async def _project(self, content: bytes, view: views.View) -> None:
     """Projects a photograph in a thread, and reports how far it is."""
+    await self._say('projecting', step=0, steps=0, psnr=None)
     if self._is_projecting or not self._shop.projecting.acquire(blocking=False):
       await self._say(
         'error',
@@ -298,7 +308,6 @@ class Client:
         self._shop.projecting.release()
 
     try:
-      await self._say('projecting', step=0, steps=0, psnr=None)
       ws, notes = await asyncio.to_thread(work)
     except photos.CancelledError:
       await self._say('cancelled')

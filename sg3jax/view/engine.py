@@ -84,7 +84,7 @@ class Engine:
     """Returns what a page needs to know of each model, for JSON."""
     return [
       {
-        'name': one.path.name or str(one.path),
+        'name': one.name,
         'kimg': one.model.kimg,
         'resolution': one.model.resolution,
         'channels': one.model.img_channels,
@@ -198,7 +198,7 @@ class Engine:
   def _notes(self, i: int, view: views.View) -> list[str]:
     """Returns sentences about what a model does not do of a view."""
     one, notes = self.subjects[i], []
-    name = one.path.name
+    name = one.name
     if not one.moves and view.pose != views.View().pose:
       notes.append(
         f'{name} starts from a learned constant (StyleGAN2), which nothing '

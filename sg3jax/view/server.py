@@ -193,11 +193,14 @@ class Viewer:
     limits = self.limits
 
     async def send(message: bytes | str) -> None:
-      async with asyncio.timeout(limits.timeout):
-        if isinstance(message, bytes):
-          await socket.send_bytes(message)
-        else:
-          await socket.send_text(message)
+      try:
+        async with asyncio.timeout(limits.timeout):
+          if isinstance(message, bytes):
+            await socket.send_bytes(message)
+          else:
+            await socket.send_text(message)
+      except _GONE as error:
+        raise ConnectionError('the page has left') from error
 
     client = client_lib.Client(
       shop, send, per_second=limits.per_second, timeout=limits.timeout
@@ -207,7 +210,7 @@ class Viewer:
         frames = group.create_task(client.run())
         await self._receive(socket, client)
         frames.cancel()
-    except* (TimeoutError, *_GONE) as errors:
+    except* (TimeoutError, ConnectionError, *_GONE) as errors:
       logging.getLogger(__name__).debug('a page was closed: %s', errors)
     except* client_lib.RefusedError as errors:
       with contextlib.suppress(*_GONE):

@@ -44,6 +44,14 @@ class Subject:
     self._activations = {}
 
   @property
+  def name(self) -> str:
+    """A short name: that of the folder, and of the run of a checkpoint."""
+    path = self.path.absolute()
+    if path.parent.name == 'checkpoints':
+      return f'{path.parents[1].name}/{path.name}'
+    return path.name
+
+  @property
   def moves(self) -> bool:
     """Whether transforms move the images, which StyleGAN2's resist."""
     return self.model.generator.spec.takes_transforms

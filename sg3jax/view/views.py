@@ -127,7 +127,7 @@ def parse(fields: Any) -> View:
     if name not in known:
       raise ValueError(f'a view has no field {str(name)[:_MAX_NAME]!r}')
     try:
-      values[name] = _convert(value, known[name].default)
+      values[name] = _convert(name, value, known[name].default)
     except (TypeError, OverflowError) as error:
       kind = type(known[name].default).__name__
       kind = {'float': 'a number', 'int': 'an integer', 'str': 'text'}.get(
@@ -139,12 +139,13 @@ def parse(fields: Any) -> View:
   return View(**values)
 
 
-def _convert(value: Any, default: Any) -> Any:
+def _convert(name: str, value: Any, default: Any) -> Any:
   """Returns a value in the type of a field's default, or raises TypeError."""
   if isinstance(default, tuple):
     if not isinstance(value, list) or len(value) > _MAX_LIST:
       raise TypeError
-    return tuple(_element(element) for element in value)
+    element = _integer if name == 'mix_layers' else _strength
+    return tuple(element(x) for x in value)
   if isinstance(value, bool):
     raise TypeError
   if isinstance(default, float) and isinstance(value, int | float):
@@ -158,10 +159,13 @@ def _convert(value: Any, default: Any) -> Any:
   return value
 
 
-def _element(value: Any) -> Any:
-  """Returns an element of `mix_layers` or `strengths`, or raises TypeError."""
+def _integer(value: Any) -> int:
   if isinstance(value, int) and not isinstance(value, bool):
     return value
+  raise TypeError
+
+
+def _strength(value: Any) -> tuple[str, float]:
   match value:
     case [str(name), int(s) | float(s)] if not isinstance(s, bool):
       return name, float(s)
@@ -182,15 +186,13 @@ def _choice(name: str, choices: Sequence[str]):
 
 
 def _are_layers(value: tuple) -> bool:
-  return all(isinstance(x, int) and 0 <= x < _MAX_LIST for x in value)
+  return all(0 <= x < _MAX_LIST for x in value)
 
 
 def _are_strengths(value: tuple) -> bool:
   return all(
-    isinstance(x, tuple)
-    and len(x[0]) <= _MAX_NAME
-    and abs(x[1]) <= _MAX_STRENGTH
-    for x in value
+    len(name) <= _MAX_NAME and abs(strength) <= _MAX_STRENGTH
+    for name, strength in value
   )
 
 

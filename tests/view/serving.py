@@ -14,16 +14,15 @@ from websockets.sync import client as websocket_client
 from sg3jax.view import client, engine, server, views
 
 
-class PlainEngine:
+class PlainEngine(engine.Engine):
   """Shows the position as a colour, at once.
 
-  It stands in for `engine.Engine`, whose tests are elsewhere: what is tested
-  with it is the server.
+  It stands in for an engine with models, whose tests are elsewhere: what is
+  tested with it is the server.
   """
 
-  subjects = ()
-
   def __init__(self, seconds: float = 0.0):
+    super().__init__(())
     self.seconds = seconds
     self.rendered = []
 

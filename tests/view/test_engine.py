@@ -73,7 +73,9 @@ def _run(command):
       *('t', {'strengths': [['sefa0', 2]], 'mix_layers': [2], 'column': 0.5}),
       marks=pytest.mark.slow,
     ),
-    ('2', {'column': 3, 'noise': 'random'}),
+    pytest.param(
+      *('2', {'column': 3, 'noise': 'random'}), marks=pytest.mark.slow
+    ),
     pytest.param(
       *('2', {'noise': 'none', 'mix_layers': [0], 'mix_seed': 2}),
       marks=pytest.mark.slow,
@@ -307,6 +309,7 @@ def _photo():
 
 
 class TestPhotos:
+  @pytest.mark.slow
   def test_its_styles_are_shown_and_saved(self, load, tmp_path):
     one = load('t')
     seen = []

@@ -104,7 +104,7 @@ function seedEntry(text, get, set) {
     const value = get();
     if (document.activeElement === entry && value === null) return;
     entry.value = value ?? '';
-    entry.placeholder = value === null ? 'between' : '';
+    entry.placeholder = view.photo ? 'photograph' : 'between';
   };
   onChange(follow);
   follow();

@@ -201,7 +201,7 @@ function count(header) {
   speed.dataset.shown = header.number;
   speed.dataset.resting = header.moving ? '' : '1';
   speed.dataset.extras = header.extras ? '1' : '';
-  if (header.moving) {
+  if (header.moving && times.length > 4) {
     speed.textContent = `${times.length} frames/s, ${latency.toFixed(0)} ms`;
   }
   setStatus('ready', 'Ready');
