@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import layer_shapes
 import pytest
-from conftest import SCRIPTS, run_file
+import tpu_estimates as estimates
 
 from sg3jax.ops.filtered_lrelu import filtered_lrelu, measured, platform
-
-estimates = run_file(SCRIPTS / 'estimate_on_tpus.py')
 
 
 def test_the_table_and_the_choice_are_those_of_the_results():
@@ -71,5 +69,5 @@ def test_a_kernel_that_is_estimated_to_be_slower_is_not_used(
 
 def test_there_are_estimates_of_no_other_generations():
   found = json.loads(estimates.ESTIMATED.read_text())
-  assert found.keys() <= set(estimates._GENERATIONS)
+  assert found.keys() <= set(estimates.GENERATIONS)
   assert found
