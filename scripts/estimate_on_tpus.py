@@ -17,7 +17,6 @@ too few. A ratio below 3 does not say which one is faster.
 
 import functools
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
