@@ -35,9 +35,10 @@ def test_the_kernels_are_in_it(made):
 def test_devices_exchange_gradients_and_little_else(made):
   cost = made.cost
   gradients = 4 * (cost.generator_parameters + cost.discriminator_parameters)
-  assert set(made.program.sent) <= {'all-reduce', 'all-gather'}
-  # Those of D in R1's phase count as a sixteenth; beside them statistics.
-  assert 0.9 * gradients < sum(made.program.sent.values()) < 2 * gradients
+  sent = made.program.sent
+  assert sent['all-reduce'] >= 0.9 * sum(sent.values())
+  # Those of D in R1's phase count as a sixteenth; beside them are statistics.
+  assert 0.9 * gradients < sum(sent.values()) < 4 * gradients
 
 
 def test_it_fits_and_says_so(made):
