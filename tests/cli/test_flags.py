@@ -31,7 +31,7 @@ _GENERATE = ('generate', '--network=nowhere', '--outdir=never-made')
     ),
     (
       (*_TRAIN, '--config=quickstrat'),
-      "no configuration 'quickstrat': use few_images, finetune, ladder, "
+      "no configuration 'quickstrat': use demo, few_images, finetune, ladder, "
       'published, quickstart, stylegan2, stylegan3_r, stylegan3_t',
     ),
     (

@@ -142,20 +142,22 @@ def test_a_misspelt_field_is_an_error_that_suggests_the_right_one():
     config.train.bathc = 8
 
 
+_SMALL = spec_lib.stylegan3_t(
+  32, num_layers=8, channel_base=1024, channel_max=32
+)
+
+
 @pytest.mark.parametrize(
   ('name', 'arg', 'spec'),
   [
     ('stylegan3_t', ['64,batch=8'], spec_lib.stylegan3_t(64)),
     ('stylegan3_r', ['64'], spec_lib.stylegan3_r(64)),
     ('stylegan2', ['64'], stylegan2.StyleGAN2Spec(resolution=64)),
-    (
-      'quickstart',
-      [],
-      spec_lib.stylegan3_t(32, num_layers=8, channel_base=1024, channel_max=32),
-    ),
+    ('quickstart', [], _SMALL),
+    ('demo', [], _SMALL),
   ],
 )
-def test_configs_describe_the_published_designs(name, arg, spec):
+def test_configs_describe_their_designs(name, arg, spec):
   config = _get_config(name, *arg)
   config_lib.resolve(config, img_channels=3, label_dim=0)
   trainer = build.make_trainer(config)
@@ -180,7 +182,7 @@ def test_configs_describe_the_published_designs(name, arg, spec):
 
 def test_every_config_is_covered():
   names = {path.stem for path in CONFIGS.glob('*.py')}
-  designs = {'quickstart', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
+  designs = {'quickstart', 'demo', 'stylegan2', 'stylegan3_t', 'stylegan3_r'}
   # Which have tests of their own.
   assert names == designs | {'published', 'finetune', 'ladder', 'few_images'}
 

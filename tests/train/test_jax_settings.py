@@ -7,12 +7,15 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from sg3jax.train import loop
+from sg3jax.train import config as config_lib
+from sg3jax.train import loop, sharding
+from sg3jax.train.step import build
 
 _SCRIPT = """
   import pathlib
@@ -90,16 +93,22 @@ def test_the_transfer_guard_covers_the_step(monkeypatch):
   """A step that takes an array from the host fails with the guard."""
 
   def jit_step(trainer, mesh):
-    return lambda state, batch, key: (state + np.ones(3, np.float32), {})
+    ones = jnp.ones(3)
+    return lambda state, batch, key: (
+      state, {'sum': ones + np.ones(3, np.float32)}
+    )  # fmt: skip
 
   monkeypatch.setattr(loop.trainer_lib, 'jit_step', jit_step)
-  state = jnp.ones(3)
+  config = tiny.tiny_config()
+  config_lib.resolve(config, img_channels=3, label_dim=0)
+  trainer, mesh = build.make_trainer(config), sharding.make_mesh(1)
+  state = jax.eval_shape(trainer.init, jax.random.key(0))
   for guard in (False, True):
     config = tiny.tiny_config()
     config.log.transfer_guard = guard
-    step = loop._make_step_fn(None, None, config, lambda line: None)
+    step = loop._make_step_fn(trainer, mesh, config, lambda line: None)
     if guard:
       with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
         step(state, {})
     else:
-      assert step(state, {})[0].tolist() == [2.0] * 3
+      assert step(state, {})[1]['sum'].tolist() == [2.0] * 3
