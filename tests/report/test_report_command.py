@@ -90,6 +90,7 @@ class TestCommand:
     with Image.open(picture) as image:
       assert image.height > 3000
 
+  @pytest.mark.exhaustive
   def test_pictures_depend_on_the_model_and_the_seed_only(
     self, cli, models, data, report, tmp_path
   ):

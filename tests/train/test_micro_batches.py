@@ -50,7 +50,11 @@ def _with_noise(path, x):
 @pytest.mark.parametrize(
   ('design', 'micro_batches', 'group'),
   # With noise inputs, mixed styles and path lengths (StyleGAN2) and without.
-  [('t', 4, 2), ('2', 2, 4), ('2', 8, 1)],
+  [
+    ('t', 4, 2),
+    ('2', 2, 4),
+    pytest.param('2', 8, 1, marks=pytest.mark.exhaustive),
+  ],
 )
 def test_a_step_in_micro_batches_equals_the_whole(design, micro_batches, group):
   labels = design == 't'

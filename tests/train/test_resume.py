@@ -96,6 +96,7 @@ def test_killed_runs_resume_bit_for_bit(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize('seed', range(_KILLS))
 def test_runs_killed_at_random_resume_bit_for_bit(
   uninterrupted, seconds, tmp_path, seed
