@@ -3,12 +3,11 @@
 import math
 import os
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
 
-from sg3jax import files
+from sg3jax.eval import run_files
 from sg3jax.eval.plots import curves
 
 # Bytes at the end of a log, and lines of it, that are shown.
@@ -17,14 +16,15 @@ _LOG_BYTES, _LOG_LINES = 64 * 1024, 200
 # Points of a curve that are sent; a screen shows no more.
 _MAX_POINTS = 600
 
-_STATS, _LOG, _OPTIONS = 'stats.jsonl', 'log.txt', 'training_options.json'
-_CLIP, _REALS, _FIRST = 'equivariance.webp', 'reals.png', 'fakes_init.png'
-_FAKES = re.compile(r'fakes(\d{6,9})\.png')
+_LOG, _OPTIONS = 'log.txt', 'training_options.json'
+_CLIP, _REALS = 'equivariance.webp', 'reals.png'
 
 
 def is_run(folder: pathlib.Path) -> bool:
   """Returns whether a folder is one that training writes to."""
-  return any((folder / name).is_file() for name in (_OPTIONS, _STATS, _LOG))
+  return any(
+    (folder / name).is_file() for name in (_OPTIONS, run_files.STATS, _LOG)
+  )
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     last lines; and `kimg` and `seconds`, the progress at the last tick, or
     None.
   """
-  stats = folder / _STATS
+  stats = folder / run_files.STATS
   panels = _attempt(lambda: curves.read_panels(stats), [])
-  last = _attempt(lambda: _last_tick(stats), {})
+  last = _attempt(lambda: run_files.last_tick(folder), {})
   return {
     'name': folder.name,
     'kimg': _mean(last, 'Progress/kimg'),
@@ -65,7 +65,7 @@ def find_picture(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     folder: The run folder.
     name: Name of the picture, which may come from outside.
   """
-  is_picture = name in (_CLIP, _REALS, _FIRST) or _FAKES.fullmatch(name)
+  is_picture = name in (_CLIP, _REALS) or run_files.is_snapshot(name)
   path = folder / name
   # A link could lead out of the folder.
   if not is_picture or path.is_symlink() or not path.is_file():
@@ -79,11 +79,6 @@ def _attempt(read_part, default: Any) -> Any:
     return read_part()
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return default
-
-
-def _last_tick(stats: pathlib.Path) -> dict[str, Any]:
-  ticks = [x for x in files.read_json_lines(stats) if 'Progress/kimg' in x]
-  return ticks[-1] if ticks else {}
 
 
 def _mean(tick: dict[str, Any], name: str) -> float | None:
@@ -120,14 +115,10 @@ def _points(line: curves.Line) -> list[list[float]]:
 
 def _grids(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the grids of generated images, in the order of training."""
-  found = []
-  if (folder / _FIRST).is_file():
-    found.append({'file': _FIRST, 'kimg': 0})
-  for name in os.listdir(folder):
-    match = _FAKES.fullmatch(name)
-    if match:
-      found.append({'file': name, 'kimg': int(match[1])})
-  return sorted(found, key=lambda grid: (grid['kimg'], grid['file']))
+  return [
+    {'file': path.name, 'kimg': kimg}
+    for kimg, path in run_files.snapshots(folder)
+  ]
 
 
 def _tail(path: pathlib.Path) -> list[str]:

@@ -118,7 +118,7 @@ def test_large_cells_are_reduced(tmp_path):
 
 def test_moments_are_spread_and_include_the_first_and_the_last(tmp_path):
   run = _make_run(tmp_path / 'run', snapshots=range(10, 200, 10))
-  found = pictures.snapshots(run, 5)
+  found = pictures.chosen_snapshots(run, 5)
   assert found[0] == (0, run / 'fakes_init.png')
   assert found[-1] == (190, run / 'fakes000190.png')
   gaps = np.diff([kimg for kimg, _ in found])

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from sg3jax import files, text
+from sg3jax.eval import run_files
 from sg3jax.eval.result_page import pictures, values
 from sg3jax.pages import rendering
 from sg3jax.version import __version__
@@ -44,9 +45,13 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
   """Returns the values of the template."""
   options = json.loads((run / 'training_options.json').read_text())
   resolution = options['model']['resolution']
-  moments = pictures.snapshots(run, _MOMENTS)
+  moments = pictures.chosen_snapshots(run, _MOMENTS)
   reals = run / 'reals.png'
-  kimg, seconds = _progress(run)
+  tick = run_files.last_tick(run)
+  kimg, seconds = (
+    tick.get(name, {}).get('mean', 0.0)
+    for name in ('Progress/kimg', 'Timing/total_sec')
+  )
   total = options['train']['total_kimg']
   return {
     'name': run.absolute().name,
@@ -66,7 +71,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
     'moments': [
       {
         'kimg': 'before training'
-        if path.stem == 'fakes_init'
+        if path.name == run_files.FIRST
         else f'{at} kimg',
         'picture': pictures.cut_grid(path, resolution, *_SMALL),
       }
@@ -78,19 +83,6 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
     'commands': commands(run, options),
     'made': f'sg3jax {__version__}',
   }
-
-
-def _progress(run: pathlib.Path) -> tuple[float, float]:
-  """Returns the kimg and the seconds of training of the last tick."""
-  path = run / 'stats.jsonl'
-  ticks = list(files.read_json_lines(path)) if path.exists() else []
-  if not ticks:
-    return 0.0, 0.0
-  last = ticks[-1]
-  return (
-    last['Progress/kimg']['mean'],
-    last.get('Timing/total_sec', {}).get('mean', 0.0),
-  )
 
 
 def commands(

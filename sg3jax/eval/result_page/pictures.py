@@ -2,10 +2,10 @@
 
 import io
 import pathlib
-import re
 
 from PIL import Image
 
+from sg3jax.eval import run_files
 from sg3jax.pages import rendering
 
 # A cell is never wider than this on the page, which keeps pages small.
@@ -16,7 +16,9 @@ _MAX_PIXELATED = 64
 _MAX_CLIP_BYTES = 8_000_000
 
 
-def snapshots(run: pathlib.Path, most: int) -> list[tuple[int, pathlib.Path]]:
+def chosen_snapshots(
+  run: pathlib.Path, most: int
+) -> list[tuple[int, pathlib.Path]]:
   """Returns grids of generated images over time, each with its kimg.
 
   Args:
@@ -24,16 +26,10 @@ def snapshots(run: pathlib.Path, most: int) -> list[tuple[int, pathlib.Path]]:
     most: Number of grids from which only some are returned: the first, the
       last, and others at equal distances.
   """
-  found = [
-    (int(match[1]) if match[1] else 0, not match[1], path)
-    for path in run.glob('fakes*.png')
-    if (match := re.fullmatch(r'fakes(?:_init|(\d+))\.png', path.name))
-  ]
-  # A short run also rounds a trained snapshot to 0 kimg.
-  found.sort(key=lambda item: (item[0], not item[1]))
+  found = run_files.snapshots(run)
   count = min(most, len(found))
   steps = [i * (len(found) - 1) // max(count - 1, 1) for i in range(count)]
-  return [(found[i][0], found[i][2]) for i in steps]
+  return [found[i] for i in steps]
 
 
 def cut_grid(
