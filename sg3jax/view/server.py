@@ -16,7 +16,7 @@ import pathlib
 import socket
 import threading
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import uvicorn
 from starlette import applications, concurrency, requests, responses, routing
@@ -55,6 +55,9 @@ _POLICY, _OVERLOADED = 1008, 1013
 
 # What Starlette raises for a message to a page that has just left.
 _GONE = (RuntimeError, starlette_websockets.WebSocketDisconnect)
+
+
+_Handler = Callable[[requests.Request], Awaitable[responses.Response]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +105,18 @@ class Viewer:
     """Returns the ASGI application."""
     return applications.Starlette(
       routes=[
-        routing.Route('/', self._index),
-        routing.Route('/about', self._about),
+        # These files are the same for everybody, and have no secrets.
         routing.Route('/page/{name}', self._page),
-        routing.Route('/saved/{name}', self._saved),
-        routing.Route('/runs/{index:int}', self._run),
-        routing.Route('/runs/{index:int}/{name}', self._picture),
+        *(
+          routing.Route(path, self._guarded(handler))
+          for path, handler in (
+            ('/', self._index),
+            ('/about', self._about),
+            ('/saved/{name}', self._saved),
+            ('/runs/{index:int}', self._run),
+            ('/runs/{index:int}/{name}', self._picture),
+          )
+        ),
         routing.WebSocketRoute('/socket', self._socket),
       ]
     )
@@ -123,19 +132,24 @@ class Viewer:
       return 'the host must be localhost or 127.0.0.1'
     return ''
 
+  def _guarded(self, handler: _Handler) -> _Handler:
+    """Returns a handler that answers only requests that are not refused."""
+
+    async def guarded(request: requests.Request) -> responses.Response:
+      if reason := self._refusal(request):
+        return _text(f'403: {reason}', 403)
+      return await handler(request)
+
+    return guarded
+
   async def _index(self, request: requests.Request) -> responses.Response:
-    if reason := self._refusal(request):
-      return _text(f'403: {reason}', 403)
     return _page('index.html')
 
   async def _page(self, request: requests.Request) -> responses.Response:
-    # These files are the same for everybody, and have no secrets.
     name = request.path_params['name']
     return _page(name) if name in _PAGE else _missing()
 
   async def _about(self, request: requests.Request) -> responses.Response:
-    if reason := self._refusal(request):
-      return _text(f'403: {reason}', 403)
     return responses.JSONResponse(
       {
         'models': self.shop.engine.describe() if self.shop else [],
@@ -146,16 +160,12 @@ class Viewer:
     )
 
   async def _saved(self, request: requests.Request) -> responses.Response:
-    if reason := self._refusal(request):
-      return _text(f'403: {reason}', 403)
     name = request.path_params['name']
     if self.shop is None or name not in self.shop.saved:
       return _missing()
     return _file(self.shop.outdir / name)
 
   async def _run(self, request: requests.Request) -> responses.Response:
-    if reason := self._refusal(request):
-      return _text(f'403: {reason}', 403)
     index = request.path_params['index']
     if index >= len(self.runs):
       return _missing()
@@ -163,8 +173,6 @@ class Viewer:
     return responses.JSONResponse(state, headers=_HEADERS)
 
   async def _picture(self, request: requests.Request) -> responses.Response:
-    if reason := self._refusal(request):
-      return _text(f'403: {reason}', 403)
     index, name = request.path_params['index'], request.path_params['name']
     if index >= len(self.runs):
       return _missing()
