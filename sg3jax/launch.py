@@ -52,8 +52,7 @@ def open_source(config: Config) -> sources.ImageSource:
   """
   if config.data.source is None:
     raise ValueError(
-      'data.source must name the training images: a folder, a .zip file, '
-      'embedded[:COUNT], emoji[:COUNT] or tfds:NAME[:SPLIT][@DATA_DIR]'
+      f'data.source must name the training images: {sources.FORMS}'
     )
   return sources.open_source(
     config.data.source,

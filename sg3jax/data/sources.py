@@ -12,7 +12,8 @@ from jaxtyping import Int
 from sg3jax.data import files, remote, report
 from sg3jax.data import labels as labels_lib
 
-_FORMS = (
+# What `data.source` may be, for messages.
+FORMS = (
   'a folder of images or of .array_record files, a .zip file, '
   'embedded[:COUNT], emoji[:COUNT], gs://BUCKET/PATH of records or of a .zip '
   'file, or tfds:NAME[:SPLIT][@DATA_DIR]'
@@ -283,13 +284,13 @@ def _open_all(
     )
   if '://' in spec:
     raise ValueError(
-      f'data.source must be {_FORMS}, got the address {spec!r}: download the '
+      f'data.source must be {FORMS}, got the address {spec!r}: download the '
       'data first'
     )
   path = pathlib.Path(spec).expanduser()
   if not path.exists():
     raise FileNotFoundError(
-      f'data.source must be {_FORMS}, got {spec!r}, which does not exist'
+      f'data.source must be {FORMS}, got {spec!r}, which does not exist'
     )
   return files.ImageFiles(path, resolution=resolution, use_labels=use_labels)
 

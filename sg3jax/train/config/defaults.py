@@ -30,7 +30,7 @@ def default_config() -> Config:
 def _data() -> Config:
   """Returns the fields of the training images."""
   data: Config = ml_collections.ConfigDict()
-  # A folder, a zip file, embedded[:COUNT], emoji[:COUNT] or
+  # A folder, a zip file, embedded[:COUNT], emoji[:COUNT], gs://BUCKET/PATH or
   # tfds:NAME[:SPLIT][@DATA_DIR].
   data.source = config_dict.placeholder(str)
   data.mirror = False  # Also show every image flipped left to right.
