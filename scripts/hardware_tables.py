@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import generated
 from absl import app
 
 from sg3jax import files
@@ -24,7 +25,6 @@ RESULTS = ROOT / 'docs' / 'hardware'
 PAGE = ROOT / 'docs' / 'performance.md'
 MEASURED = ROOT / 'sg3jax' / 'ops' / 'filtered_lrelu' / 'measured.json'
 
-_MARKS = ('<!-- hardware -->', '<!-- /hardware -->')
 _KERNELS = {'gpu': 'pallas_gpu', 'tpu': 'pallas_tpu'}
 
 Row = Mapping[str, Any]
@@ -177,12 +177,8 @@ def _summary(checks: Sequence[Row]) -> list[Row]:
 def contents() -> dict[pathlib.Path, str]:
   """Returns the contents of the files that depend on results, by path."""
   devices = read()
-  text = PAGE.read_text()
-  before, _, rest = text.partition(_MARKS[0])
-  _, _, after = rest.partition(_MARKS[1])
-  parts = (before + _MARKS[0], page(devices), _MARKS[1] + after)
   return {
-    PAGE: '\n\n'.join(parts),
+    PAGE: generated.replace(PAGE.read_text(), 'hardware', page(devices)),
     MEASURED: json.dumps(measured(devices.values()), indent=1) + '\n',
   }
 

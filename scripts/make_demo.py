@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from typing import Any
 
+import generated
 import numpy as np
 from absl import app, flags
 from PIL import Image
@@ -27,6 +28,7 @@ from sg3jax import files, text
 from sg3jax import model as model_lib
 from sg3jax.data import emoji
 from sg3jax.editing import surgery
+from sg3jax.eval import run_files
 from sg3jax.eval.metrics import base
 from sg3jax.eval.plots import grids
 from sg3jax.eval.result_page import values
@@ -45,8 +47,6 @@ _MODEL = _ROOT / 'sg3jax' / 'models' / 'demo'
 _CARD = _ROOT / 'docs' / 'demo.md'
 _PICTURE = _ROOT / 'docs' / 'images' / 'demo.png'
 
-# The generated part of the card is between these lines.
-_BEGIN, _END = '<!-- facts: begin -->\n', '<!-- facts: end -->\n'
 # Columns and rows of the picture, and how much larger than life it is.
 _GRID, _SCALE = (12, 4), 2
 
@@ -60,9 +60,9 @@ def main(argv: list[str]) -> None:
   _write_model(run)
   model = model_lib.load_model(_MODEL)
   _write_picture(model)
-  before, _, rest = _CARD.read_text().partition(_BEGIN)
-  after = rest.partition(_END)[2]
-  files.write_text(_CARD, before + _BEGIN + facts(_MODEL) + _END + after)
+  files.write_text(
+    _CARD, generated.replace(_CARD.read_text(), 'facts', facts(_MODEL))
+  )
   for path in (*sorted(_MODEL.iterdir()), _PICTURE, _CARD):
     print(f'{path}: {path.stat().st_size:,} bytes')
 
@@ -99,7 +99,7 @@ def facts(folder: pathlib.Path) -> str:
   ]
   return (
     f'{text.markdown(rows)}\n\n{text.markdown(measured)}\n\n'
-    f'Measured with {_measurement(folder)}.\n'
+    f'Measured with {_measurement(folder)}.'
   )
 
 
@@ -140,7 +140,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
   """Returns where the model comes from."""
   step = model_lib.read_networks(run)[2]
   kimg = checkpoint_lib.load_nimg(run, step) / 1000
-  ticks = list(files.read_json_lines(run / 'stats.jsonl'))
+  tick = run_files.last_tick(run)
   measured = next(
     iter(files.read_json_lines(sorted(run.glob('metric-*.jsonl'))[0]))
   )
@@ -149,7 +149,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
     'command': 'sg3jax train --config=demo --workdir=runs/demo '
     f'--config.train.total_kimg={kimg:g}',
     'kimg': kimg,
-    'hours': round(ticks[-1]['Timing/total_sec']['mean'] / 3600, 2),
+    'hours': round(tick['Timing/total_sec']['mean'] / 3600, 2),
     'device': measured['device'],
     'machine': _MACHINE.value,
     'versions': measured['versions'],

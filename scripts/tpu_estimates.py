@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import generated
 import layer_shapes
 
 from sg3jax import text as text_lib
@@ -17,7 +18,6 @@ RESULTS = ROOT / 'docs' / 'hardware' / 'tpu_estimates.json'
 PAGE = ROOT / 'docs' / 'scaling.md'
 ESTIMATED = ROOT / 'sg3jax' / 'ops' / 'filtered_lrelu' / 'estimated.json'
 
-_MARKS = ('<!-- estimates -->', '<!-- /estimates -->')
 GENERATIONS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 MAKERS = {'t': spec_lib.stylegan3_t, 'r': spec_lib.stylegan3_r}
 _DIRECTIONS = ('forward', 'backward')
@@ -76,9 +76,7 @@ def table(rows: Sequence[Row]) -> str:
 def contents() -> dict[pathlib.Path, str]:
   """Returns the contents of the files that depend on results, by path."""
   rows = read()['rows']
-  before, _, rest = PAGE.read_text().partition(_MARKS[0])
-  _, _, after = rest.partition(_MARKS[1])
   return {
-    PAGE: '\n\n'.join((before + _MARKS[0], table(rows), _MARKS[1] + after)),
+    PAGE: generated.replace(PAGE.read_text(), 'estimates', table(rows)),
     ESTIMATED: json.dumps(estimated(rows), indent=1) + '\n',
   }
