@@ -24,7 +24,7 @@ _SECONDS = 4
 # Milliseconds between the moves of the mouse.
 _INTERVAL = 16
 
-# What is measured: the element that is dragged, and what is switched on.
+# Each case drags an element, with some controls switched on.
 _CASES = {
   'move the image': ('#models canvas', {}),
   'walk between seeds': ('#map', {}),

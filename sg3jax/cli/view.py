@@ -17,6 +17,7 @@ port: ssh -L 8000:localhost:8000 MACHINE.
 
 import pathlib
 import secrets
+import socket
 
 from absl import flags
 
@@ -114,7 +115,5 @@ def _shown_host() -> str:
   """Returns the host for an address that a browser can open."""
   host = _HOST.value
   if host in ('0.0.0.0', '::'):
-    import socket
-
     return socket.gethostname()
   return f'[{host}]' if ':' in host else host

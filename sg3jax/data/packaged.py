@@ -10,7 +10,8 @@ def locate(package: str, file: str, needed: str) -> pathlib.Path:
   Args:
     package: Import name of the package, which is also the name of its folder.
     file: Path inside that folder.
-    needed: What the file is for and what installs it; ends the message.
+    needed: A clause that says which file is needed for what, and how to install
+      it. It ends the message.
 
   Raises:
     ImportError: If the package or the file in it is missing.

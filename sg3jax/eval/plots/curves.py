@@ -16,7 +16,7 @@ class Line:
   """A curve of a panel.
 
   Attributes:
-    label: What the values are of.
+    label: Name of the curve in the legend.
     kimg: Thousands of real images shown when each value was measured.
     value: The values.
     std: Their standard deviations, if the panel shows them.
@@ -35,7 +35,7 @@ class Panel:
   """One chart of a run.
 
   Attributes:
-    title: What it shows.
+    title: Title of the chart.
     ylabel: Label of the vertical axis, with the unit.
     lines: The curves.
     log: Whether the vertical axis is logarithmic if all values are positive.

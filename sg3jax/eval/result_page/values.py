@@ -7,7 +7,7 @@ from sg3jax import text
 from sg3jax.eval.metrics import base
 from sg3jax.eval.plots import curves
 
-# What the values of common metrics say, by the metric's name.
+# These clauses put common metrics into words, by the metric's name.
 WORDS = {
   'swd': 'how far colours and textures are from those of the real images',
   'rfd': 'how far the generated images are from the real ones, in features of '
@@ -33,7 +33,7 @@ class Value:
     title: Name of the metric.
     value: The value with its unit.
     before: The value before training; empty if it was not measured.
-    words: What it says, and which direction is better.
+    words: Its meaning in words, and which direction is better.
   """
 
   title: str

@@ -36,7 +36,7 @@ def search(
     topology: The machines.
     mesh: Their devices.
     flops: Operations of the step on one device.
-    error: What compiling that configuration raised.
+    error: The error that compiling that configuration raised.
     log: Receives a line of text for each try.
 
   Returns:

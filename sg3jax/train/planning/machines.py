@@ -25,7 +25,7 @@ class Machine:
       host (GPU), over all of its links.
     network: Bytes a device can send in a second to other slices or hosts. It
       depends on the cluster; these are common values.
-    chips: Devices in a chip are 1 / `chips`; a chip of tpu7x has two.
+    devices_per_chip: Number of devices, as JAX counts them, in a chip.
     torus: Number of axes of the network of a slice; 0 if every device reaches
       every other directly.
     wrap: Length from which on an axis of the torus is closed to a ring.
@@ -39,7 +39,7 @@ class Machine:
   clock: float
   link: float
   network: float
-  chips: int = 1
+  devices_per_chip: int = 1
   torus: int = 0
   wrap: int = 0
 
@@ -65,7 +65,7 @@ MACHINES = {
     ),
     Machine(
       'tpu7x', 'TPU7x', 96 * _GIB, 1153e12, 3690e9, 2.0e9, 300e9, 6.25e9,
-      chips=2, torus=3, wrap=4,
+      devices_per_chip=2, torus=3, wrap=4,
     ),
     Machine(
       'h100', 'NVIDIA H100', 84942979072, 989e12, 3352e9, 0.0, 450e9, 50e9

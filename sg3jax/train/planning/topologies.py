@@ -53,7 +53,7 @@ runtime_version { major: 13 minor: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
-# What libtpu must be told where there is no TPU, before it is loaded.
+# libtpu reads these variables when it is loaded, and needs them without a TPU.
 _ENVIRONMENT = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Several processes may compile.
   # With these two, libtpu does not search the network for a TPU machine.
@@ -81,7 +81,7 @@ class Topology:
   """Machines to compile for.
 
   Attributes:
-    name: What was asked for.
+    name: The name that was asked for.
     machine: The kind of device.
     shape: Chips along each axis of a slice, or GPUs of a host.
     groups: Number of slices, or of hosts with GPUs.
@@ -100,7 +100,7 @@ class Topology:
   @property
   def group_size(self) -> int:
     """Number of devices of a slice, or of a host with GPUs."""
-    return math.prod(self.shape) * self.machine.chips
+    return math.prod(self.shape) * self.machine.devices_per_chip
 
   @property
   def size(self) -> int:
