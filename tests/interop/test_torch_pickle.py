@@ -212,7 +212,7 @@ _POINTER = (
     (b'\n  <html>Quota exceeded</html>', 'an HTML page.*: download'),
     (b'<?xml version="1.0"?><Error/>', 'an XML or HTML text'),
     (_POINTER, 'a Git LFS pointer.*git lfs pull'),
-    (gzip.compress(b'x'), 'a gzip file.*: unpack it'),
+    (gzip.compress(b'x', mtime=0), 'a gzip file.*: unpack it'),
     (bz2.compress(b'x'), 'a bzip2 file.*: unpack it'),
     (lzma.compress(b'x'), 'an xz file.*: unpack it'),
     (_tar(), 'a tar archive.*: unpack it'),
