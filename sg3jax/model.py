@@ -42,6 +42,7 @@ class Model:
     options: The configuration of the run that trained the model; for an
       imported model, only its `model` part.
     step: The training step of the checkpoint, 0 for an imported model.
+    kimg: Thousands of real images shown in training, 0 if unknown.
     precision: The precision of the generator: see `load_model`.
     generator: The linen module of the generator.
     variables: The arrays of the generator's moving average.
@@ -56,11 +57,11 @@ class Model:
     networks: dict[str, Variables],
     step: int = 0,
     precision: str = 'fp32',
-    nimg: int = 0,
+    kimg: float = 0.0,
   ):
     self.options = options
     self.step = step
-    self._nimg = nimg
+    self.kimg = kimg
     self.precision = precision
     self._mean_styles: dict[bytes, np.ndarray] = {}
     # The default is float32, as for the images and metrics of a run.
@@ -73,11 +74,6 @@ class Model:
     self.variables, self.discriminator_variables = jax.device_put(
       (networks['generator_ema'], networks.get('discriminator'))
     )
-
-  @property
-  def kimg(self) -> float:
-    """Thousands of real images shown in training, 0 if unknown."""
-    return self._nimg / 1000
 
   @property
   def z_dim(self) -> int:
@@ -379,8 +375,12 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   path = _located(path)
   options, networks, step = read_networks(path)
   # This is not step * batch, because the batch may have changed between runs.
-  nimg = checkpoint_lib.load_nimg(path, step) if step else 0
-  return Model(options, networks, step, precision, nimg)
+  kimg = (
+    checkpoint_lib.load_nimg(path, step) / 1000
+    if step
+    else model_files.read_kimg(path)
+  )
+  return Model(options, networks, step, precision, kimg)
 
 
 def read_networks(

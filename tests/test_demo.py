@@ -68,6 +68,7 @@ def test_its_metrics_are_those_of_its_training():
   ]
   assert {'eqt50k_int', 'swd'} <= {line['metric'] for line in lines}
   assert {line['kimg'] for line in lines} == {kimg}
+  assert model_lib.load_model('demo').kimg == kimg
 
 
 def test_its_design_is_that_of_the_configuration():

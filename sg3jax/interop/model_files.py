@@ -36,6 +36,9 @@ PROGRAM_SUFFIX = '.stablehlo'
 _FORMAT = 'sg3jax.model'
 _VERSION = 1
 
+# More than anyone trains.
+_MAX_KIMG = 1e9
+
 
 def is_model_folder(path: str | pathlib.Path) -> bool:
   """Returns whether a folder holds a model's files."""
@@ -284,6 +287,23 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
   ):
     raise CheckpointError(f'{path} has no options of a model')
   return config
+
+
+def read_kimg(path: str | pathlib.Path) -> float:
+  """Reads how many thousands of images a model was shown; 0 if unknown.
+
+  Args:
+    path: A folder. One of a run states it in its checkpoints, and has 0 here.
+
+  Raises:
+    CheckpointError: If the model's configuration is damaged.
+  """
+  if not is_model_folder(path):
+    return 0.0
+  source = read_config(path).get('source')
+  kimg = source.get('kimg') if isinstance(source, dict) else None
+  known = isinstance(kimg, int | float) and 0 <= kimg <= _MAX_KIMG
+  return float(kimg) if known else 0.0
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def model():
       lambda x: np.zeros(x.shape, x.dtype), state.discriminator
     ),
   }
-  return model_lib.Model(config.to_dict(), networks, nimg=7000)
+  return model_lib.Model(config.to_dict(), networks, kimg=7.0)
 
 
 @pytest.fixture

@@ -135,6 +135,27 @@ def test_configurations_of_strangers(folder, change, match):
 
 
 @pytest.mark.parametrize(
+  ('source', 'kimg'),
+  [
+    ({'kimg': 12.5}, 12.5),
+    ({'kimg': 3}, 3.0),
+    ({}, 0.0),
+    ([], 0.0),
+    ({'kimg': '12'}, 0.0),
+    ({'kimg': -1}, 0.0),
+    ({'kimg': float('nan')}, 0.0),
+    ({'kimg': float('inf')}, 0.0),
+    ({'kimg': 10**400}, 0.0),
+  ],
+)
+def test_images_shown_are_those_of_the_source_if_it_states_them(
+  folder, source, kimg
+):
+  _rewrite(folder / 'config.json', lambda c: c.update(source=source))
+  assert sg3jax.load_model(folder).kimg == kimg
+
+
+@pytest.mark.parametrize(
   ('text', 'match'),
   [
     ('[' * 200_000, 'must be JSON'),
