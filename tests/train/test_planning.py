@@ -214,12 +214,39 @@ def test_the_share_of_lazy_phases():
       'in memory space hbm. Used 26.50G of 15.75G hbm.',
       int(26.5 * GIB),
     ),
-    ('RESOURCE_EXHAUSTED: something else', None),
-    ('INTERNAL: Used 1G of 2G', None),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+      'for HLO temporaries (19.39G) exceeds available HBM (15.75G). HLO module: '
+      'jit_step.',
+      int(19.39 * GIB),
+    ),
+    ('RESOURCE_EXHAUSTED: something else', 16 * GIB),
+    ('RESOURCE_EXHAUSTED: Used 900M of 15.75G', 16 * GIB),
   ],
 )
-def test_the_compilers_error_says_what_a_step_takes(message, peak):
-  assert plan._peak_of(message) == peak
+def test_the_compilers_error_says_what_a_step_takes(
+  message, peak, monkeypatch
+):
+  with pytest.raises(plan.TooLargeError) as caught:
+    _make_with_error(message, monkeypatch)
+  assert caught.value.peak == peak
+
+
+def test_other_errors_of_the_compiler_are_passed_on(monkeypatch):
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    _make_with_error('INTERNAL: Used 1G of 2G', monkeypatch)
+
+
+def _make_with_error(message, monkeypatch):
+  """Makes a plan with a compiler that raises an error."""
+
+  def fail(*args):
+    raise jax.errors.JaxRuntimeError(message)
+
+  monkeypatch.setattr(memory_estimate, 'compile_step', fail)
+  trainer = build.make_trainer(_resolved(batch=16))
+  topology = topologies.parse('v5e:2x2')
+  plan.make(trainer, topology, sharding.make_mesh(4), 16, 1e12)
 
 
 @pytest.mark.slow

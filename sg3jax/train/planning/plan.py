@@ -13,9 +13,10 @@ from sg3jax.train.planning import interconnect, topologies
 from sg3jax.train.planning import program as program_lib
 from sg3jax.train.step import trainer as trainer_lib
 
-# `Used 26.84G of 15.75G hbm` of the TPU compiler.
-_USED = re.compile(r'[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)')
-_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+# Sizes in errors of the TPU compiler, which words them in several ways: `Used
+# 26.84G of 15.75G hbm`, `temporaries (19.39G) exceeds available HBM (15.75G)`.
+_SIZE = re.compile(r'\b(\d+(?:\.\d+)?)([KMGT])\b')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _COMPILERS = ('jax', 'libtpu', 'jax-cuda13-plugin', 'nvidia-cuda-nvcc')
 
 
@@ -23,7 +24,7 @@ class TooLargeError(ValueError):
   """A step does not fit into the memory of a device.
 
   Attributes:
-    peak: Bytes that it would take.
+    peak: Bytes that it would take at least.
     cost: The cost by category, if the compiler got so far.
   """
 
@@ -163,8 +164,9 @@ def make(
   try:
     step = memory_estimate.compile_step(trainer, mesh, batch)
   except jax.errors.JaxRuntimeError as error:
-    if (peak := _peak_of(str(error))) is None:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
+    peak = _peak_of(str(error), memory)
     raise TooLargeError(peak, memory, None) from error
   cost = memory_estimate.cost_of(step, trainer, mesh, batch, flops)
   if cost.peak > memory_estimate.USABLE * memory:
@@ -209,12 +211,14 @@ def compilers() -> str:
   return ', '.join(f'{name} {number}' for name, number in found.items())
 
 
-def _peak_of(message: str) -> int | None:
-  """Returns the bytes that a program would take, from the compiler's error."""
-  if 'RESOURCE_EXHAUSTED' not in message:
-    return None
-  match = _USED.search(message)
-  return int(float(match[1]) * _UNITS[match[2]]) if match else None
+def _peak_of(message: str, memory: int) -> int:
+  """Returns the bytes that a program takes, which exceed a device's memory.
+
+  They are the largest size in the compiler's error, which may leave out a part
+  of the memory; so they are a lower bound, and at least what the device has.
+  """
+  sizes = (float(n) * _UNITS[unit] for n, unit in _SIZE.findall(message))
+  return max(memory, int(max(sizes, default=0)))
 
 
 def _megabytes(size: float) -> str:
