@@ -302,8 +302,9 @@ def read_kimg(path: str | pathlib.Path) -> float:
     return 0.0
   source = read_config(path).get('source')
   kimg = source.get('kimg') if isinstance(source, dict) else None
-  known = isinstance(kimg, int | float) and 0 <= kimg <= _MAX_KIMG
-  return float(kimg) if known else 0.0
+  if isinstance(kimg, int | float) and 0 <= kimg <= _MAX_KIMG:
+    return float(kimg)
+  return 0.0
 
 
 @contextlib.contextmanager

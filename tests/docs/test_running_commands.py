@@ -118,7 +118,7 @@ def _small(command: str, arguments: list[str]) -> list[str]:
 def _write_files() -> None:
   """Writes what a reader has: photographs, a checkpoint, a camera's path."""
   rng = np.random.RandomState(0)
-  for i in range(12):
+  for i in range(6):
     coarse = Image.fromarray(rng.randint(0, 256, (5, 5, 3), np.uint8))
     photo = coarse.resize((40 + i, 36), Image.Resampling.BICUBIC)
     for folder in ('photos', f'pets/{("cat", "dog")[i % 2]}'):

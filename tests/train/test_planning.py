@@ -216,17 +216,14 @@ def test_the_share_of_lazy_phases():
     ),
     (
       'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
-      'for HLO temporaries (19.39G) exceeds available HBM (15.75G). HLO module: '
-      'jit_step.',
+      'for HLO temporaries (19.39G) exceeds available HBM (15.75G).',
       int(19.39 * GIB),
     ),
     ('RESOURCE_EXHAUSTED: something else', 16 * GIB),
     ('RESOURCE_EXHAUSTED: Used 900M of 15.75G', 16 * GIB),
   ],
 )
-def test_the_compilers_error_says_what_a_step_takes(
-  message, peak, monkeypatch
-):
+def test_the_compilers_error_says_what_a_step_takes(message, peak, monkeypatch):
   with pytest.raises(plan.TooLargeError) as caught:
     _make_with_error(message, monkeypatch)
   assert caught.value.peak == peak
