@@ -156,6 +156,7 @@ def _succeeds(cli, *args):
   return out
 
 
+@pytest.mark.exhaustive  # A minute.
 @pytest.mark.slow
 def test_a_stylegan2_learns_and_is_drawn_and_measured(cli, images, tmp_path):
   """Import, two training steps, pictures and figures, each by its command."""

@@ -78,6 +78,7 @@ def test_an_interrupted_analysis_goes_on(tmp_path):
   }  # fmt: skip
 
 
+@pytest.mark.exhaustive  # A minute.
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on(tmp_path):
   data = tmp_path / 'data'
