@@ -41,6 +41,9 @@ _LEFT = (
   'g_ema.pt',  # The configuration beside it is the reader's.
   'FILE',
   'network.pkl --output=models/afhq',  # As that of docs/checkpoints.md.
+  # These take long, and differ little from those of the README.
+  '--network=runs/quickstart --target=photos',
+  '--network=demo --data=emoji:20000',
 )
 
 # Flags that follow those of a page and make the work small.
