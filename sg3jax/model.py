@@ -375,11 +375,10 @@ def load_model(path: str | pathlib.Path, precision: str = 'fp32') -> Model:
   path = _located(path)
   options, networks, step = read_networks(path)
   # This is not step * batch, because the batch may have changed between runs.
-  kimg = (
-    checkpoint_lib.load_nimg(path, step) / 1000
-    if step
-    else model_files.read_kimg(path)
-  )
+  if model_files.is_model_folder(path):
+    kimg = model_files.read_kimg(path)
+  else:
+    kimg = checkpoint_lib.load_nimg(path, step) / 1000
   return Model(options, networks, step, precision, kimg)
 
 

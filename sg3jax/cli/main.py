@@ -51,13 +51,20 @@ def main() -> None:
     _end_at_once()
 
 
+def load(name: str):
+  """Returns the module of a command of `COMMANDS`.
+
+  Each command defines its own flags, so only those that run are imported.
+  """
+  module = 'import_' if name == 'import' else name  # `import` is reserved.
+  return importlib.import_module(f'sg3jax.cli.{module}')
+
+
 def _find_command():
   """Returns the module of the command; None after printing the help."""
   name = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if name in COMMANDS:
-    # Each command defines its own flags: import only the one that runs.
-    module = 'import_' if name == 'import' else name  # `import` is reserved.
-    return importlib.import_module(f'sg3jax.cli.{module}')
+    return load(name)
   usage = '\n'.join(
     f'  {command:10s} {purpose}' for command, purpose in COMMANDS.items()
   )

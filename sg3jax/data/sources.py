@@ -12,7 +12,7 @@ from jaxtyping import Int
 from sg3jax.data import files, remote, report
 from sg3jax.data import labels as labels_lib
 
-# What `data.source` may be, for messages.
+# Messages list these forms of `data.source`.
 FORMS = (
   'a folder of images or of .array_record files, a .zip file, '
   'embedded[:COUNT], emoji[:COUNT], gs://BUCKET/PATH of records or of a .zip '

@@ -20,7 +20,7 @@ from sg3jax.types import AnyArray, Array, Images
 
 MAX_RANGE = 2.0  # I_max.
 _MAX_SHIFT = 0.125  # Fraction of the image's width, or height.
-_MAX_OCTAVES = 0.5  # Of a change of scale, up or down.
+_MAX_OCTAVES = 0.5  # The scale changes by so much, up or down.
 _NORMAL_95 = 1.96  # Standard errors in half a 95 % interval.
 
 # Squared errors and numbers of valid values, for each sample of a group.

@@ -177,7 +177,7 @@ def _as_float32(path: str, array: np.ndarray) -> np.ndarray:
   # NumPy does not know bfloat16, whose kind is V.
   if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
     raise CheckpointError(f'the array {path} must be floats, got {array.dtype}')
-  with np.errstate(over='ignore'):  # Of float64; it is reported below.
+  with np.errstate(over='ignore'):  # Float64 may overflow; see below.
     result = np.ascontiguousarray(array, np.float32)
   check_finite(path, result)
   return result

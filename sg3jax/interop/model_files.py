@@ -293,13 +293,11 @@ def read_kimg(path: str | pathlib.Path) -> float:
   """Reads how many thousands of images a model was shown; 0 if unknown.
 
   Args:
-    path: A folder. One of a run states it in its checkpoints, and has 0 here.
+    path: The model's folder.
 
   Raises:
-    CheckpointError: If the model's configuration is damaged.
+    CheckpointError: If its configuration is damaged.
   """
-  if not is_model_folder(path):
-    return 0.0
   source = read_config(path).get('source')
   kimg = source.get('kimg') if isinstance(source, dict) else None
   if isinstance(kimg, int | float) and 0 <= kimg <= _MAX_KIMG:

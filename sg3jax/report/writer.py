@@ -135,7 +135,7 @@ def _write_pictures(
     for section, findings in found:
       for figure in (x for row in findings.figures for x in row):
         name = f'{section.name}-{_file_name(figure.name)}'
-        while (new / f'{name}.png').exists():  # Of a model of a similar name.
+        while (new / f'{name}.png').exists():  # A similar model has it.
           name += '-'
         (new / f'{name}.png').write_bytes(figure.png)
     if folder.exists():

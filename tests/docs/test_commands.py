@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib
 import io
 import re
 
@@ -92,8 +91,7 @@ def test_flags_parse(place, words):
     _check_config(word) if word.startswith('--config=') else word
     for word in arguments
   ]
-  name = 'import_' if command == 'import' else command
-  module = importlib.import_module(f'sg3jax.cli.{name}')
+  module = main.load(command)
   with flagsaver.flagsaver(), contextlib.redirect_stderr(io.StringIO()):
     common._parse([f'sg3jax {command}', *arguments], module.__name__)
 

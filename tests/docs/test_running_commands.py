@@ -7,7 +7,6 @@ only parsed, in `test_commands.py`.
 """
 
 import collections
-import importlib
 import pathlib
 import shutil
 import sys
@@ -16,11 +15,11 @@ import time
 import in_process
 import numpy as np
 import pages
+import photographs
 import pytest
-from PIL import Image
 
 import sg3jax
-from sg3jax.cli import train
+from sg3jax.cli import main, train
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'interop'))
 import official_networks
@@ -39,7 +38,7 @@ _COMPLETE = ('--network', '--low', '--data', '--source', '--config', '--output')
 # What is left out, with the reason.
 _LEFT = (
   'g_ema.pt',  # The configuration beside it is the reader's.
-  'FILE',
+  'FILE',  # It has no name.
   'network.pkl --output=models/afhq',  # As that of docs/checkpoints.md.
   # These take long, and differ little from those of the README.
   '--network=runs/quickstart --target=photos',
@@ -54,13 +53,13 @@ _SMALL = {
   'prepare': ['--resolution=32x32', '--on_error=skip'],
 }
 
-# Names in the pages, and what stands for them here.
+# Arguments in the pages, and what stands for them here.
 _INSTEAD = {
   '--data=embedded': '--data=embedded:64',
   '--data=emoji': '--data=emoji:64',
-  'others.zip': 'images.zip',
+  '--against=others.zip': '--against=images.zip',
   '--data=emoji:20000': '--data=emoji:64',
-  'runs/quickstart/checkpoints/756': 'runs/trained/checkpoints/2',
+  '--low=runs/quickstart/checkpoints/756': '--low=runs/trained/checkpoints/2',
   'stylegan3-t-ffhq-1024x1024.pkl': 'network.pkl',
   # The models of these have two layers.
   '--layer=5': '--layer=1',
@@ -103,12 +102,7 @@ _COMMANDS = _commands()
 
 def _small(command: str, arguments: list[str]) -> list[str]:
   """Returns the arguments of a command that does little."""
-  found = []
-  for word in arguments:
-    for name, other in _INSTEAD.items():
-      if word == name or (name[0] != '-' and name in word):
-        word = word.replace(name, other)
-    found.append(word)
+  found = [_INSTEAD.get(word, word) for word in arguments]
   if command == 'surgery' and arguments[0] in ('average', 'blend'):
     # These take checkpoints of one run.
     found = [w.replace('runs/quickstart', 'runs/trained') for w in found]
@@ -122,11 +116,9 @@ def _write_files() -> None:
   """Writes what a reader has: photographs, a checkpoint, a camera's path."""
   rng = np.random.RandomState(0)
   for i in range(6):
-    coarse = Image.fromarray(rng.randint(0, 256, (5, 5, 3), np.uint8))
-    photo = coarse.resize((40 + i, 36), Image.Resampling.BICUBIC)
+    photo = photographs.draw(rng, (40 + i, 36))
     for folder in ('photos', f'pets/{("cat", "dog")[i % 2]}'):
-      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-      photo.save(pathlib.Path(folder) / f'{i:02d}.png')
+      photographs.write(f'{folder}/{i:02d}.png', photo)
   pathlib.Path('network.pkl').write_bytes(official_networks.checkpoint('small'))
   pathlib.Path('path.txt').write_text('0 0 0 1\n0.2 0 30 1.5\n')
 
@@ -174,11 +166,9 @@ def test_commands_of_all_pages_work(tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(folder, tmp_path / page))
     start = time.monotonic()
     for command, arguments in commands:
-      name = 'import_' if command == 'import' else command
-      module = importlib.import_module(f'sg3jax.cli.{name}')
       arguments = _small(command, arguments)
       _make_room(arguments)
-      status, _ = in_process.run(module, *arguments)
+      status, _ = in_process.run(main.load(command), *arguments)
       line = f'{page}: sg3jax {command} {" ".join(arguments)}'
       assert status in (0, None), f'{line}: {status}'
     print(f'{page}: {time.monotonic() - start:.1f} s')

@@ -4,7 +4,6 @@ A comment `<!-- test: ... -->` before a block gives flags that are added to its
 first command here, the name of the file that the block is, or `skip`.
 """
 
-import importlib
 import pathlib
 import sys
 import time
@@ -12,8 +11,10 @@ import time
 import in_process
 import numpy as np
 import pages
+import photographs
 import pytest
-from PIL import Image
+
+from sg3jax.cli import main
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'interop'))
 import official_networks
@@ -75,9 +76,7 @@ class _Reader:
     if command == 'sweep':  # Ray wants a process of its own.
       status, _, message = self._cli(command, *arguments)
     else:
-      name = 'import_' if command == 'import' else command
-      module = importlib.import_module(f'sg3jax.cli.{name}')
-      status, message = in_process.run(module, *arguments)
+      status, message = in_process.run(main.load(command), *arguments)
     assert status in (0, None), f'{status} {message}'
 
 
@@ -86,10 +85,7 @@ def _write_photographs() -> None:
   rng = np.random.RandomState(0)
 
   def write(path: str, size: tuple[int, int], mode: str = 'RGB') -> None:
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    coarse = Image.fromarray(rng.randint(0, 256, (5, 5, 3), np.uint8))
-    photo = coarse.resize(size, Image.Resampling.BICUBIC)
-    photo.convert(mode).save(path)
+    photographs.write(path, photographs.draw(rng, size, mode))
 
   for i in range(12):
     write(f'photos/{i:02d}.jpg', (24 + i, 20))

@@ -38,7 +38,7 @@ class RawSource(Protocol):
 
     Raises:
       OSError: With an error number, if the disk or the network fails.
-      Exception: Of another kind, if the source is damaged.
+      Exception: If the source is damaged; its class is that of the reader.
     """
     ...
 

@@ -8,7 +8,7 @@ from sg3jax.eval.plots import grids, panels
 from sg3jax.report import base
 from sg3jax.report.subjects import Subject
 
-_RADIUS = 0.1  # Of nearby styles, relative to the spread of all styles.
+_RADIUS = 0.1  # Styles are nearby within so much of the spread of all.
 _NEARBY = 100  # Images of a mean.
 _CENTERS = 4  # Means whose ratio is averaged; the first two are shown.
 _SHOWN = 2
