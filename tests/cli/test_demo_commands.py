@@ -11,7 +11,6 @@ import sg3jax
 from sg3jax.cli import evaluate, generate
 
 _FOLDER = pathlib.Path(sg3jax.__file__).parent / 'models' / 'demo'
-_NO_CACHE = '--compilation_cache=none'
 
 
 @pytest.fixture
@@ -26,14 +25,13 @@ def test_it_generates_and_is_measured(elsewhere):
   before = {path: path.read_bytes() for path in _FOLDER.iterdir()}
   status, _ = in_process.run(
     generate, '--network=demo', '--seeds=0-3', '--grid=2x2', '--outdir=sheet',
-    _NO_CACHE,
   )  # fmt: skip
   assert status in (0, None)
   with Image.open(elsewhere / 'sheet' / 'grid.png') as sheet:
     assert sheet.size == (64, 64)
   status, out = in_process.run(
     evaluate, '--network=demo', '--metrics=spectral', '--data=emoji:64',
-    '--samples=64', _NO_CACHE, '--stats_cache=none',
+    '--samples=64', '--stats_cache=none',
   )  # fmt: skip
   assert status in (0, None)
   value = json.loads(out.splitlines()[-1])['spectral']

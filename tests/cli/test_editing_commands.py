@@ -10,8 +10,6 @@ from sg3jax import model as model_lib
 from sg3jax.cli import directions, generate, surgery
 from sg3jax.inversion import results
 
-_NO_CACHE = '--compilation_cache=none'
-
 
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):
@@ -29,7 +27,6 @@ def test_directions_are_named_and_applied(network, tmp_path):
     f'--outdir={edits}',
     '--count=2',
     '--num_styles=1000',
-    _NO_CACHE,
   ]
   status, out = in_process.run(directions, *args)
   assert status in (0, None)
@@ -48,7 +45,6 @@ def test_directions_are_named_and_applied(network, tmp_path):
       f'--network={network}',
       '--seeds=0',
       f'--outdir={outdir}',
-      _NO_CACHE,
       *options,
     )
     assert status in (0, None)
@@ -66,7 +62,6 @@ def test_surgery_writes_models_and_pictures(network, tmp_path):
     '--to=grey',
     f'--output={output}',
     '--seeds=0-2',
-    _NO_CACHE,
   )
   assert status in (0, None)
   assert out.strip() == str(output)

@@ -38,7 +38,7 @@ def test_files_of_other_sizes_are_compared(folders, tmp_path):
   data, against = folders
   args = (
     f'--data={data}', f'--against={against}', '--metrics=spectral,rcoverage',
-    f'--outdir={tmp_path}', '--stats_cache=none', '--compilation_cache=none',
+    f'--outdir={tmp_path}', '--stats_cache=none',
     '--devices=1',
   )  # fmt: skip
   status, out = in_process.run(evaluate, *args)
@@ -72,7 +72,7 @@ def test_mistakes_are_explained_in_one_line(folders, tmp_path, change, message):
   data, against = folders
   args = [
     f'--data={data}', f'--against={against}', '--metrics=spectral',
-    f'--outdir={tmp_path}', '--stats_cache=none', '--compilation_cache=none',
+    f'--outdir={tmp_path}', '--stats_cache=none',
   ]  # fmt: skip
   found = in_process.error(evaluate, *args, *change)
   assert re.search(message, found), found
@@ -83,7 +83,7 @@ def test_one_or_no_image_is_too_few(folders, tmp_path, count):
   few = _write(tmp_path / 'few', count)
   found = in_process.error(
     evaluate, f'--data={few}', f'--against={folders[1]}', '--metrics=rfd',
-    f'--outdir={tmp_path}', '--stats_cache=none', '--compilation_cache=none',
+    f'--outdir={tmp_path}', '--stats_cache=none',
   )  # fmt: skip
   assert ('at least 2' if count else 'no files') in found
 
@@ -93,6 +93,6 @@ def test_images_of_different_sizes_are_named(folders, tmp_path):
   Image.new('RGB', (24, 24)).save(odd / 'larger.png')
   found = in_process.error(
     evaluate, f'--data={odd}', f'--against={folders[1]}', '--metrics=spectral',
-    f'--outdir={tmp_path}', '--stats_cache=none', '--compilation_cache=none',
+    f'--outdir={tmp_path}', '--stats_cache=none',
   )  # fmt: skip
   assert 'larger.png' in found

@@ -18,7 +18,6 @@ from sg3jax.editing import ws as ws_lib
 from sg3jax.eval.plots import grids
 
 _SIDE = 16  # That of the configuration.
-_NO_CACHE = '--compilation_cache=none'
 _SHAPES = {'plain': (24, 20), 'alpha': (20, 20), 'grey': (20, 30)}
 
 
@@ -69,7 +68,7 @@ def _prepare(photos: pathlib.Path, dest: pathlib.Path) -> None:
 def _train(dataset: pathlib.Path, workdir: pathlib.Path) -> None:
   out = _run(
     train, f'--config={tiny_run.__file__}', f'--config.data.source={dataset}',
-    f'--workdir={workdir}', '--config.train.total_kimg=0.008', _NO_CACHE,
+    f'--workdir={workdir}', '--config.train.total_kimg=0.008',
   )  # fmt: skip
   assert out.endswith('Done: 0.008 kimg\n')
   rows = (workdir / 'stats.jsonl').read_text().splitlines()
@@ -82,7 +81,6 @@ def _project(
   out = _run(
     project, f'--network={network}', f'--target={photo}', f'--outdir={outdir}',
     '--loss=pyramid', '--steps=4', '--refine_steps=4', '--candidates=4',
-    _NO_CACHE,
   )  # fmt: skip
   (row,) = (json.loads(line) for line in out.splitlines())
   summary = json.loads((outdir / 'projection.json').read_text())
@@ -122,13 +120,13 @@ def test_from_photographs_to_a_video(tmp_path):
 
   _run(
     directions, f'--network={network}', f'--outdir={edits}', '--count=2',
-    '--num_styles=1000', '--name=smile=1', _NO_CACHE,
+    '--num_styles=1000', '--name=smile=1',
   )  # fmt: skip
   found, _ = direction_files.read(edits)
   assert [direction.name for direction in found] == ['sefa0', 'smile']
   assert Image.open(edits / direction_files.SHEET).size == (7 * 16, 2 * 16)
 
-  load = [f'--network={network}', f'--load_w={projected / "w.npz"}', _NO_CACHE]
+  load = [f'--network={network}', f'--load_w={projected / "w.npz"}']
   edit = [f'--directions={edits}', '--direction=smile:3']
   pictures = {}
   for name, options in {'plain': [], 'edited': edit}.items():

@@ -37,7 +37,6 @@ _SHORT = (
   '--steps=2',
   '--refine_steps=2',
   '--candidates=4',
-  '--compilation_cache=none',
 )
 
 
