@@ -1,5 +1,6 @@
 """Prints what a training run costs before it starts: `sg3jax train --plan`."""
 
+import functools
 import time
 
 from absl import flags
@@ -70,15 +71,23 @@ def _plan_here(config: Config) -> None:
   mesh = sharding.make_mesh(common.DEVICES.value)
   trainer, _ = build.prepare(config, launch.open_source(config), mesh)
   batch = config.train.batch
-  print(memory_estimate.estimate(trainer, mesh, batch).report(), flush=True)
   memory = memory_estimate.device_memory(mesh)
+  try:
+    cost = memory_estimate.estimate(trainer, mesh, batch, memory=memory)
+  except memory_estimate.TooLargeError as error:
+    if error.cost is None:  # Without it, micro-batches are tried at once.
+      print(error)
+    cost = error.cost
+  if cost is not None:
+    print(cost.report(), flush=True)
   if PLAN_MEMORY.value is not None:
     memory = int(PLAN_MEMORY.value * 2**30)
   if memory is None:
     print('--plan_memory=GIB finds the largest micro-batch that fits')
     return
-  chosen, tried = memory_estimate.fit(trainer, mesh, batch, memory)
-  print(memory_estimate.table(tried))
+  chosen = memory_estimate.fit(
+    trainer, mesh, batch, memory, functools.partial(print, flush=True)
+  )
   print(
     f'{memory / 2**30:g} GiB hold {batch // chosen.micro_batches} images at a '
     f'time: --config.train.micro_batches={chosen.micro_batches}'
@@ -107,7 +116,7 @@ def _plan_elsewhere(config: Config, topology: topologies.Topology) -> None:
   start = time.monotonic()
   try:
     plan = plan_lib.make(trainer, topology, mesh, batch, flops)
-  except plan_lib.TooLargeError as error:
+  except memory_estimate.TooLargeError as error:
     if error.cost is not None:
       print(error.cost.report())
     print(f'{error}: smaller ones are tried', flush=True)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,11 @@ USABLE = 0.92
 
 # Ratio of successive micro-batch counts to try.
 _FACTOR = 2
+
+# Sizes in errors of the TPU compiler, which words them in several ways: `Used
+# 26.84G of 15.75G hbm`, `temporaries (19.39G) exceeds available HBM (15.75G)`.
+_SIZE = re.compile(r'\b(\d+(?:\.\d+)?)([KMGT])\b')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,25 @@ class StepCost:
     return '\n'.join(lines)
 
 
+class TooLargeError(ValueError):
+  """A step does not fit into the memory of a device.
+
+  Attributes:
+    peak: Bytes that it takes on a device; without `cost`, it may take more.
+    size: The same as text.
+    cost: Its cost; None if the compiler gave up.
+  """
+
+  def __init__(self, peak: int, memory: int, cost: StepCost | None = None):
+    self.peak = peak
+    self.size = gib(peak) if cost else f'at least {gib(peak)}'
+    super().__init__(
+      f'a step takes {self.size} on each device, more than {USABLE:.0%} of '
+      f'{gib(memory)}'
+    )
+    self.cost = cost
+
+
 def program_bytes(program: jax.stages.Compiled) -> int | None:
   """Returns the bytes that a program takes while it runs, on one device.
 
@@ -94,6 +119,7 @@ def estimate(
   mesh: Mesh,
   batch: int,
   flops: float | None = None,
+  memory: int | None = None,
 ) -> StepCost:
   """Compiles a step without running it or creating a state.
 
@@ -102,13 +128,26 @@ def estimate(
     mesh: The devices.
     batch: Number of images per step.
     flops: Operations of the step, if they were already counted.
+    memory: Bytes of memory of a device; None if it is unlimited.
+
+  Raises:
+    TooLargeError: If the step does not fit into the memory.
   """
-  step = compile_step(trainer, mesh, batch)
+  step = compile_step(trainer, mesh, batch, memory)
   if flops is None and trainer.recipe.micro_batches == 1:
     flops = _flops(step.lowered, mesh)
   elif flops is None:
     flops = count_flops(trainer, mesh, batch)
-  return cost_of(step, trainer, mesh, batch, flops)
+  cost = cost_of(step, trainer, mesh, batch, flops)
+  if memory is not None:
+    check_memory(cost, memory)
+  return cost
+
+
+def check_memory(cost: StepCost, memory: int) -> None:
+  """Raises TooLargeError if a step does not fit into a device's memory."""
+  if cost.peak > USABLE * memory:
+    raise TooLargeError(cost.peak, memory, cost)
 
 
 class CompiledStep(NamedTuple):
@@ -128,12 +167,42 @@ class CompiledStep(NamedTuple):
 
 
 def compile_step(
-  trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
+  trainer: trainer_lib.Trainer,
+  mesh: Mesh,
+  batch: int,
+  memory: int | None = None,
 ) -> CompiledStep:
-  """Compiles a step for the devices of a mesh, which may be absent."""
+  """Compiles a step for the devices of a mesh, which may be absent.
+
+  Args:
+    trainer: Networks and recipe.
+    mesh: The devices.
+    batch: Number of images per step.
+    memory: Bytes of memory of a device, if known.
+
+  Raises:
+    TooLargeError: If `memory` is given, and the compiler finds that the step
+      does not fit. Compilers for GPUs do not ask.
+  """
   lowered, state, images = _lower(trainer, mesh, batch)
-  with jax.set_mesh(mesh):
-    return CompiledStep(lowered, lowered.compile(), state, images)
+  try:
+    with jax.set_mesh(mesh):
+      program = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if memory is None or 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise TooLargeError(_peak_of(str(error), memory), memory) from error
+  return CompiledStep(lowered, program, state, images)
+
+
+def _peak_of(message: str, memory: int) -> int:
+  """Returns the bytes that a program takes, which exceed a device's memory.
+
+  They are the largest size in the compiler's error, which may leave out a part
+  of the memory; so they are a lower bound, and at least what the device has.
+  """
+  sizes = (float(n) * _UNITS[unit] for n, unit in _SIZE.findall(message))
+  return max(memory, int(max(sizes, default=0)))
 
 
 def cost_of(
@@ -204,8 +273,12 @@ def _lower(
 
 
 def fit(
-  trainer: trainer_lib.Trainer, mesh: Mesh, batch: int, memory: int
-) -> tuple[StepCost, list[StepCost]]:
+  trainer: trainer_lib.Trainer,
+  mesh: Mesh,
+  batch: int,
+  memory: int,
+  log: Callable[[str], None] = lambda line: None,
+) -> StepCost:
   """Returns the cost with the largest micro-batches that fit into memory.
 
   Args:
@@ -213,26 +286,29 @@ def fit(
     mesh: The devices.
     batch: Number of images per step.
     memory: Bytes of memory of a device.
-
-  Returns:
-    The cost that fits, and all costs that were tried, the largest first.
+    log: Receives a line of text for each number of micro-batches tried.
 
   Raises:
     ValueError: If none fits. The message states what the smallest needs.
   """
-  tried: list[StepCost] = []
+  flops, images, failure = None, batch, None
   for count in micro_batch_counts(trainer, mesh, batch):
+    images = batch // count
     recipe = dataclasses.replace(trainer.recipe, micro_batches=count)
     parted = dataclasses.replace(trainer, recipe=recipe)
-    flops = tried[0].flops if tried else None
-    candidate = estimate(parted, mesh, batch, flops)
-    tried.append(candidate)
-    if candidate.peak <= USABLE * memory:
-      return candidate, tried
+    try:
+      cost = estimate(parted, mesh, batch, flops, memory)
+    except TooLargeError as error:
+      log(f'{images:6} images at a time: {error.size}')
+      flops = error.cost.flops if error.cost else flops
+      failure = error
+      continue
+    log(f'{images:6} images at a time: {gib(cost.peak)}')
+    return cost
+  assert failure is not None
   raise ValueError(
-    f'no micro-batch fits {gib(memory)}: {batch // tried[-1].micro_batches} '
-    f'images at a time take {gib(tried[-1].peak)} on each device. Use '
-    'model.remat=True, a smaller mbstd_group, more devices, 16-bit '
+    f'no micro-batch fits: {images} images at a time are too many ({failure}). '
+    'Use model.remat=True, a smaller mbstd_group, more devices, 16-bit '
     'model.precision or a smaller model'
   )
 
@@ -255,14 +331,6 @@ def device_memory(mesh: Mesh) -> int | None:
   device = mesh.local_devices[0] if mesh.local_devices else None
   stats = device.memory_stats() if device is not None else None
   return stats.get('bytes_limit') if stats else None
-
-
-def table(costs: Sequence[StepCost]) -> str:
-  """Returns the memory of several costs, one line each."""
-  return '\n'.join(
-    f'{c.batch // c.micro_batches:6} images at a time: {gib(c.peak)}'
-    for c in costs
-  )
 
 
 def _batch(

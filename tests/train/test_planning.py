@@ -9,6 +9,7 @@ import tiny
 
 from sg3jax.train import config as config_lib
 from sg3jax.train import memory_estimate, sharding
+from sg3jax.train.memory_estimate import gib
 from sg3jax.train.planning import (
   fitting,
   interconnect,
@@ -118,7 +119,7 @@ def _error(peak, temporary, state):
   cost = memory_estimate.StepCost(
     16, 1, 1, 1, 0.0, {'temporary': temporary, 'state': state}, state
   )
-  return plan.TooLargeError(peak, 16 * GIB, cost)
+  return memory_estimate.TooLargeError(peak, 16 * GIB, cost)
 
 
 def _candidates(error, **train):
@@ -163,7 +164,7 @@ def test_fitting_reports_what_it_tries(monkeypatch):
       batch, count, 1, 1, flops, {'temporary': int(peaks[count])}, 1
     )
     if peaks[count] > 14 * GIB:
-      raise plan.TooLargeError(cost.peak, 16 * GIB, cost)
+      raise memory_estimate.TooLargeError(cost.peak, 16 * GIB, cost)
     return plan.StepPlan(topology, 'TPU', cost, program.read(HLO))
 
   monkeypatch.setattr(plan, 'make', make)
@@ -224,9 +225,32 @@ def test_the_share_of_lazy_phases():
   ],
 )
 def test_the_compilers_error_says_what_a_step_takes(message, peak, monkeypatch):
-  with pytest.raises(plan.TooLargeError) as caught:
+  with pytest.raises(memory_estimate.TooLargeError) as caught:
     _make_with_error(message, monkeypatch)
   assert caught.value.peak == peak
+  assert f'takes at least {gib(peak)} on' in str(caught.value)
+
+
+def test_smaller_micro_batches_are_tried_where_the_compiler_gives_up(
+  monkeypatch,
+):
+  def compile_step(trainer, mesh, batch, memory):
+    images = batch // trainer.recipe.micro_batches
+    raise memory_estimate.TooLargeError(images * GIB, memory)
+
+  monkeypatch.setattr(memory_estimate, 'compile_step', compile_step)
+  trainer, lines = build.make_trainer(_resolved(batch=16)), []
+  with pytest.raises(ValueError, match='4 images at a time are too many') as e:
+    memory_estimate.fit(
+      trainer, sharding.make_mesh(1), 16, 2 * GIB, lines.append
+    )
+  assert 'a step takes at least 4.000 GiB on each device' in str(e.value)
+  assert 'model.remat=True' in str(e.value)
+  assert lines == [
+    '    16 images at a time: at least 16.000 GiB',
+    '     8 images at a time: at least 8.000 GiB',
+    '     4 images at a time: at least 4.000 GiB',
+  ]
 
 
 def test_other_errors_of_the_compiler_are_passed_on(monkeypatch):
@@ -237,10 +261,11 @@ def test_other_errors_of_the_compiler_are_passed_on(monkeypatch):
 def _make_with_error(message, monkeypatch):
   """Makes a plan with a compiler that raises an error."""
 
-  def fail(*args):
-    raise jax.errors.JaxRuntimeError(message)
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(message)
 
-  monkeypatch.setattr(memory_estimate, 'compile_step', fail)
+  monkeypatch.setattr(memory_estimate, '_lower', lambda *_: (Lowered(), {}, {}))
   trainer = build.make_trainer(_resolved(batch=16))
   topology = topologies.parse('v5e:2x2')
   plan.make(trainer, topology, sharding.make_mesh(4), 16, 1e12)
@@ -265,6 +290,8 @@ def test_a_plan_of_a_step_for_devices_of_this_machine():
   small = dataclasses.replace(
     topology, machine=dataclasses.replace(topology.machine, memory=1000)
   )
-  with pytest.raises(plan.TooLargeError, match='more than 92%') as error:
+  with pytest.raises(
+    memory_estimate.TooLargeError, match='more than 92%'
+  ) as error:
     plan.make(trainer, small, mesh, 16, 1e9)
   assert error.value.cost == made.cost

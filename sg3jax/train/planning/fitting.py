@@ -21,7 +21,7 @@ def search(
   topology: topologies.Topology,
   mesh: Mesh,
   flops: float,
-  error: plan_lib.TooLargeError,
+  error: memory_estimate.TooLargeError,
   log: Callable[[str], None],
 ) -> tuple[Changes, plan_lib.StepPlan] | None:
   """Returns the smallest change with which a step fits, and its plan.
@@ -49,8 +49,8 @@ def search(
     trainer = build.make_trainer(changed)
     try:
       plan = plan_lib.make(trainer, topology, mesh, changed.train.batch, flops)
-    except plan_lib.TooLargeError as failure:
-      log(f'  {flags(changes)}: {gib(failure.peak)}')
+    except memory_estimate.TooLargeError as failure:
+      log(f'  {flags(changes)}: {failure.size}')
       continue
     log(f'  {flags(changes)}: {gib(plan.cost.peak)}')
     return changes, plan
@@ -61,7 +61,7 @@ def candidates(
   config: Config,
   topology: topologies.Topology,
   mesh: Mesh,
-  error: plan_lib.TooLargeError,
+  error: memory_estimate.TooLargeError,
 ) -> Iterator[Changes]:
   """Yields changes that may make a step fit, from the smallest one on."""
   options = config.train
@@ -98,7 +98,7 @@ def flags(changes: Changes) -> str:
   return ' '.join(f'--config.{path}={value}' for path, value in changes.items())
 
 
-def _least(error: plan_lib.TooLargeError, ratio: float) -> float:
+def _least(error: memory_estimate.TooLargeError, ratio: float) -> float:
   """Returns the bytes a step takes at least with smaller micro-batches."""
   if error.cost is None:
     return error.peak * ratio

@@ -1,9 +1,7 @@
 """Compiles a training step for absent machines, and estimates a run on them."""
 
 import dataclasses
-import re
 
-import jax
 from jax.sharding import Mesh
 
 from sg3jax import version
@@ -13,30 +11,7 @@ from sg3jax.train.planning import interconnect, topologies
 from sg3jax.train.planning import program as program_lib
 from sg3jax.train.step import trainer as trainer_lib
 
-# Sizes in errors of the TPU compiler, which words them in several ways: `Used
-# 26.84G of 15.75G hbm`, `temporaries (19.39G) exceeds available HBM (15.75G)`.
-_SIZE = re.compile(r'\b(\d+(?:\.\d+)?)([KMGT])\b')
-_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _COMPILERS = ('jax', 'libtpu', 'jax-cuda13-plugin', 'nvidia-cuda-nvcc')
-
-
-class TooLargeError(ValueError):
-  """A step does not fit into the memory of a device.
-
-  Attributes:
-    peak: Bytes that it would take at least.
-    cost: The cost by category, if the compiler got so far.
-  """
-
-  def __init__(
-    self, peak: int, memory: int, cost: memory_estimate.StepCost | None
-  ):
-    super().__init__(
-      f'a step takes {gib(peak)} on each device, more than '
-      f'{memory_estimate.USABLE:.0%} of {gib(memory)}'
-    )
-    self.peak = peak
-    self.cost = cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,19 +133,12 @@ def make(
     flops: Operations of the step on one device; see `count_flops`.
 
   Raises:
-    TooLargeError: If it does not fit into the memory of a device.
+    memory_estimate.TooLargeError: If it does not fit into a device.
   """
   memory = topology.machine.memory
-  try:
-    step = memory_estimate.compile_step(trainer, mesh, batch)
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    peak = _peak_of(str(error), memory)
-    raise TooLargeError(peak, memory, None) from error
+  step = memory_estimate.compile_step(trainer, mesh, batch, memory)
   cost = memory_estimate.cost_of(step, trainer, mesh, batch, flops)
-  if cost.peak > memory_estimate.USABLE * memory:
-    raise TooLargeError(cost.peak, memory, cost)
+  memory_estimate.check_memory(cost, memory)
   return StepPlan(
     topology,
     mesh.devices.flat[0].device_kind,
@@ -209,16 +177,6 @@ def compilers() -> str:
   """Returns the versions of the packages that compile."""
   found = version.versions(_COMPILERS)
   return ', '.join(f'{name} {number}' for name, number in found.items())
-
-
-def _peak_of(message: str, memory: int) -> int:
-  """Returns the bytes that a program takes, which exceed a device's memory.
-
-  They are the largest size in the compiler's error, which may leave out a part
-  of the memory; so they are a lower bound, and at least what the device has.
-  """
-  sizes = (float(n) * _UNITS[unit] for n, unit in _SIZE.findall(message))
-  return max(memory, int(max(sizes, default=0)))
 
 
 def _megabytes(size: float) -> str:

@@ -88,7 +88,7 @@ def settle_micro_batches(
   if memory is None:
     count, reason = 1, 'this device does not report its memory'
   else:
-    chosen, _ = memory_estimate.fit(trainer, mesh, config.train.batch, memory)
+    chosen = memory_estimate.fit(trainer, mesh, config.train.batch, memory)
     count = chosen.micro_batches
     reason = f'takes {chosen.peak / 2**30:.2f} of {memory / 2**30:.2f} GiB'
   config.train.micro_batches = count
