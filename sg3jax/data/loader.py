@@ -1,5 +1,8 @@
 """Batches of images in an order that depends only on the seed."""
 
+import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -7,6 +10,7 @@ from types import TracebackType
 
 import grain
 import numpy as np
+from absl import flags
 
 from sg3jax.data import sources
 
@@ -15,11 +19,11 @@ _EPOCHS = 2**32
 
 
 class Loader:
-  """Iterates over batches endlessly, and stops its threads on exit.
+  """Iterates over batches endlessly, and stops what reads ahead on exit.
 
   Batches are `{'image': uint8 [n, h, w, c], 'label': float32 [n, label_dim]}`.
-  If a thread fails, the `next` that would have returned its batch raises the
-  error and closes the loader.
+  If a thread or a process fails, the `next` that would have returned its batch
+  raises the error and closes the loader.
   """
 
   def __init__(
@@ -71,7 +75,7 @@ class Loader:
       lambda: report(
         f'Warning: waiting for data: no batch for {patience_sec:g} s. Check '
         'the disk and the network. If images are slow to decode, increase '
-        'data.workers'
+        'data.workers or data.processes'
       ),
     )
     timer.daemon = True
@@ -88,7 +92,7 @@ class Loader:
     return batch
 
   def close(self) -> None:
-    """Stops reading ahead. Threads complete the batch that they are reading."""
+    """Stops reading ahead, once batches that are being read are complete."""
     self._batches.close()
 
 
@@ -102,6 +106,7 @@ def make_loader(
   process_index: int = 0,
   process_count: int = 1,
   num_threads: int = 2,
+  num_processes: int = 0,
   report: Callable[[str], None] | None = None,
   patience_sec: float | int = 60,
 ) -> Loader:
@@ -124,7 +129,10 @@ def make_loader(
     process_index: Index of this process, which determines its rows.
     process_count: Number of processes that share the batches equally.
     num_threads: Number of threads that read ahead, one batch each; with 0,
-      `next` reads.
+      `next` reads, unless there are processes.
+    num_processes: Number of processes that read ahead, with such threads each;
+      with 0, this process reads. They start anew, which takes seconds, and get
+      the source by pickling.
     report: Receives a line of text, from another thread, if a batch takes
       longer than `patience_sec` and than all previous batches; None reports
       nothing.
@@ -145,10 +153,10 @@ def make_loader(
     )
   if not 0 <= seed < 2**32:
     raise ValueError(f'seed must be from 0 to 2**32 - 1, got {seed}')
-  if start_image < 0 or num_threads < 0:
+  if min(start_image, num_threads, num_processes) < 0:
     raise ValueError(
-      f'start_image and num_threads must be at least 0, got {start_image} and '
-      f'{num_threads}'
+      'start_image, num_threads and num_processes must be at least 0, got '
+      f'{start_image}, {num_threads} and {num_processes}'
     )
   if not len(source):
     raise ValueError(f'the source {source.name} must have images, got none')
@@ -168,8 +176,45 @@ def make_loader(
     num_threads=num_threads,
     prefetch_buffer_size=num_threads + 1 if num_threads else 0,
   )
-  batches = iter(batches.to_iter_dataset(options))
-  return Loader(batches, report, patience_sec)
+  batches = batches.to_iter_dataset(options)
+  if num_processes:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own.
+    # Process i reads batches i, i + num_processes and so on, and this process
+    # takes them in turn: so the order is the same.
+    batches = batches.mp_prefetch(
+      grain.MultiprocessingOptions(num_processes, per_worker_buffer_size=1),
+      worker_init_fn=_live_with_parent,
+    ).map(_copied)
+  return Loader(iter(batches), report, patience_sec)
+
+
+def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Copies a batch out of the memory that it shares with a process.
+
+  JAX may keep the arrays for as long as it lives; that memory must be freed.
+  """
+  return {key: np.array(value) for key, value in batch.items()}
+
+
+def _live_with_parent(index: int, count: int) -> None:
+  """Makes a process end with the one that started it, and not before.
+
+  Terminals and job schedulers signal all processes of a job, whose parent then
+  still needs batches for its last step. After a SIGKILL of the parent, nothing
+  else would end the process.
+  """
+  del index, count
+  for name in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(name, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def wait():
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 class _Mirrored:

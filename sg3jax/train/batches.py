@@ -51,6 +51,7 @@ def open_batches(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     num_threads=config.data.workers,
+    num_processes=config.data.processes,
     report=log,
   ) as loader:
     rows = progress_bar.track(

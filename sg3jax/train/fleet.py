@@ -136,7 +136,8 @@ def report(paces: Sequence[Pace]) -> str:
     lines.append(f'({len(paces) - len(shown)} processes that wait longer)')
   if slow := find_slow(paces):
     reason = (
-      'it waits for data: check its disk and network, or increase data.workers'
+      'it waits for data: check its disk and network, or increase data.workers '
+      'or data.processes'
       if slow.data > slow.busy / 2
       else 'it is busy with other things: check its processor and memory'
     )

@@ -2,7 +2,10 @@
 
 import collections
 import itertools
+import json
+import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +13,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +96,22 @@ def test_order_depends_on_the_seed_alone():
   assert equal(run(0), first)
   assert equal(run(0, num_threads=0), first)
   assert not equal(run(1), first)
+
+
+@pytest.mark.parametrize(('num_processes', 'num_threads'), [(1, 0), (3, 2)])
+def test_processes_give_the_same_batches(num_processes, num_threads):
+  options = {
+    'batch_size': 4, 'seed': 3, 'start_image': 5, 'mirror': True,
+    'process_index': 1, 'process_count': 2,
+  }  # fmt: skip
+  found = take(
+    13,
+    Numbers(11),
+    num_processes=num_processes,
+    num_threads=num_threads,
+    **options,
+  )
+  assert equal(found, take(13, Numbers(11), num_threads=0, **options))
 
 
 @settings(max_examples=15, deadline=None)
@@ -250,12 +270,18 @@ def test_one_image_fills_batches(channels):
   assert set(sides) == {0, 255}
 
 
-@pytest.mark.parametrize('num_threads', [0, 2])
-def test_errors_reach_the_consumer_in_order(num_threads):
+@pytest.mark.parametrize(
+  ('num_threads', 'num_processes'), [(0, 0), (2, 0), (0, 2)]
+)
+def test_errors_reach_the_consumer_in_order(num_threads, num_processes):
   order = numbers(take(5, Numbers(20), batch_size=4, seed=0))
   broken = Numbers(20, broken={int(order[9])})
   with loader.make_loader(
-    broken, batch_size=4, seed=0, num_threads=num_threads
+    broken,
+    batch_size=4,
+    seed=0,
+    num_threads=num_threads,
+    num_processes=num_processes,
   ) as batches:
     for _ in range(2):
       next(batches)
@@ -305,6 +331,78 @@ def test_reading_ahead_is_bounded_and_ends_on_close():
     next(batches)
 
 
+def _children() -> list[psutil.Process]:
+  """Returns the processes that read for this one."""
+  return [
+    child
+    for child in psutil.Process().children()
+    if 'resource_tracker' not in ' '.join(child.cmdline())
+  ]
+
+
+def test_processes_outlive_signals_to_all_and_end_on_close():
+  """A terminal's Ctrl-C and a scheduler's notice go to each process of a job.
+
+  Batches that follow are those without a signal.
+  """
+  expected = take(20, Numbers(11), batch_size=4, seed=0)
+  before = set(_children())
+  with loader.make_loader(
+    Numbers(11), batch_size=4, seed=0, num_threads=0, num_processes=2
+  ) as batches:
+    found = [next(batches)]
+    readers = set(_children()) - before
+    assert len(readers) == 2
+    for reader, name in zip(readers, ('SIGINT', 'SIGTERM'), strict=True):
+      reader.send_signal(getattr(signal, name))
+    found += [next(batches) for _ in range(19)]
+  assert equal(found, expected)
+  gone, alive = psutil.wait_procs(readers, timeout=10)
+  assert (len(gone), alive) == (2, [])
+
+
+def test_a_process_that_dies_is_noticed():
+  before = set(_children())
+  with loader.make_loader(
+    Numbers(11), batch_size=4, seed=0, num_threads=0, num_processes=1
+  ) as batches:
+    next(batches)
+    (reader,) = set(_children()) - before
+    reader.kill()
+    with pytest.raises(RuntimeError, match='exit code -9'):
+      list(batches)
+
+
+def test_processes_end_with_the_one_that_they_read_for():
+  """Nobody is left to tell them to end if that one is killed."""
+  script = f"""
+    import sys, time
+    sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+    import test_loader
+    from sg3jax.data import loader
+    if __name__ == '__main__':
+      x = loader.make_loader(
+        test_loader.Numbers(9), batch_size=2, seed=0, num_processes=2
+      )
+      next(x)
+      print([child.pid for child in test_loader._children()], flush=True)
+      time.sleep(60)
+  """
+  reader = subprocess.Popen(
+    [sys.executable, '-c', textwrap.dedent(script)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert reader.stdout is not None
+  pids = json.loads(reader.stdout.readline())
+  children = [psutil.Process(pid) for pid in pids]
+  assert len(children) == 2
+  reader.kill()
+  reader.wait()
+  _, alive = psutil.wait_procs(children, timeout=10)
+  assert not alive
+
+
 @pytest.mark.parametrize('use', ['', 'next(x)', 'next(x); x.close()'])
 def test_the_process_ends(use):
   """Returns whether the loader was consumed, closed, or neither."""
@@ -339,8 +437,9 @@ def test_the_process_ends(use):
     ({'process_index': -1}, 'from 0 to 0, got -1'),
     ({'seed': -1}, 'got -1'),
     ({'seed': 2**32}, 'got 4294967296'),
-    ({'start_image': -1}, 'got -1 and 2'),
-    ({'num_threads': -1}, 'got 0 and -1'),
+    ({'start_image': -1}, 'got -1, 2 and 0'),
+    ({'num_threads': -1}, 'got 0, -1 and 0'),
+    ({'num_processes': -1}, 'got 0, 2 and -1'),
   ],
 )
 def test_bad_arguments(options, problem):

@@ -21,6 +21,7 @@ MAY_CHANGE = (
   'train.sharding:',
   'log.',
   'data.workers:',
+  'data.processes:',
 )
 
 # Fields that name data or files, compared by what they name.

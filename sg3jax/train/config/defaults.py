@@ -37,6 +37,8 @@ def _data() -> Config:
   data.cond = False  # Train on the labels.
   data.max_images = config_dict.placeholder(int)
   data.workers = 2  # Threads that read and decode images.
+  # Processes with such threads each; 0 reads in the process that trains.
+  data.processes = 0
   return data
 
 

@@ -106,6 +106,7 @@ def _check(config: Config) -> None:
     'train.pl_batch_shrink': 1,
     'train.augment.interval': 1,
     'data.workers': 0,
+    'data.processes': 0,
     'log.ticks_per_snapshot': 1,
     'log.keep_checkpoints': 1,
     'log.metric_samples': 1,
