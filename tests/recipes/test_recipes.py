@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from absl import flags
@@ -18,6 +20,84 @@ ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = ROOT / 'recipes'
 TINY = ROOT / 'tests' / 'cli' / 'tiny_run.py'
 JOBSETS = ('jobset-gpu.yaml', 'jobset-tpu.yaml')
+
+
+def _closed(required=(), **properties):
+  """Returns the JSON schema of an object without other properties."""
+  return {
+    'type': 'object',
+    'properties': properties,
+    'required': list(required),
+    'additionalProperties': False,
+  }
+
+
+def _listed(items):
+  return {'type': 'array', 'items': items}
+
+
+_NAME, _NUMBER = {'type': 'string'}, {'type': 'integer', 'minimum': 0}
+# What jobset.x-k8s.io/v1alpha2 adds to Kubernetes, by its resource definition:
+# https://github.com/kubernetes-sigs/jobset/tree/main/config/components/crd
+_JOBSET = _closed(
+  ['apiVersion', 'kind', 'metadata', 'spec'],
+  apiVersion={'const': 'jobset.x-k8s.io/v1alpha2'},
+  kind={'const': 'JobSet'},
+  metadata=_closed(
+    ['name'],
+    name={'type': 'string', 'pattern': '^[a-z]([-a-z0-9]*[a-z0-9])?$'},
+    annotations={'type': 'object', 'additionalProperties': _NAME},
+  ),
+  spec=_closed(
+    ['replicatedJobs'],
+    failurePolicy=_closed(
+      maxRestarts=_NUMBER,
+      restartStrategy={'enum': ['Recreate', 'BlockingRecreate']},
+      rules=_listed(
+        _closed(
+          ['action', 'name'],
+          action={
+            'enum': [
+              'FailJobSet',
+              'RestartJobSet',
+              'RestartJobSetAndIgnoreMaxRestarts',
+            ]
+          },
+          name={
+            'type': 'string',
+            'pattern': '^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$',
+          },
+          # Reasons for which Kubernetes fails a job.
+          onJobFailureReasons=_listed(
+            {
+              'enum': [
+                'BackoffLimitExceeded',
+                'DeadlineExceeded',
+                'FailedIndexes',
+                'MaxFailedIndexesExceeded',
+                'PodFailurePolicy',
+              ]
+            }
+          ),
+          targetReplicatedJobs=_listed(_NAME),
+        )
+      ),
+    ),
+    network=_closed(
+      enableDNSHostnames={'type': 'boolean'},
+      publishNotReadyAddresses={'type': 'boolean'},
+      subdomain=_NAME,
+    ),
+    replicatedJobs=_listed(
+      _closed(
+        ['name', 'template'],
+        name=_NAME,
+        replicas=_NUMBER,
+        template={'type': 'object', 'required': ['spec']},
+      )
+    ),
+  ),
+)
 
 
 def program(folder, name, text):
@@ -156,11 +236,51 @@ def _job(name):
   return jobset, job, container
 
 
+def _validate(jobset):
+  """Raises ValidationError for what Kubernetes or JobSet would not accept."""
+  jsonschema.validate(jobset, _JOBSET)
+  for replicated in jobset['spec']['replicatedJobs']:
+    job = {
+      'apiVersion': 'batch/v1',
+      'kind': 'Job',
+      'metadata': {'name': replicated['name']},
+      **replicated['template'],
+    }
+    latest = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(job, latest, strict=True)
+
+
+@pytest.mark.parametrize('name', JOBSETS)
+def test_jobsets_match_the_schemas(name):
+  _validate(_job(name)[0])
+
+
+@pytest.mark.parametrize(
+  ('old', 'new'),
+  [
+    ('maxRestarts: 100', 'maxRestarts: often'),
+    ('failurePolicy:', 'failurePolicies:'),
+    ('action: FailJobSet', 'action: FailJob'),
+    ('[PodFailurePolicy]', '[Error]'),
+    ('completions: ', 'completion: '),
+    ('restartPolicy: Never', 'restartPolicy: [Never]'),
+    ('containerPort: ', 'port: '),
+    ('mountPath: /shared', 'path: /shared'),
+    ('values: [1, 2]', 'values: [one]'),
+  ],
+)
+def test_the_schemas_refuse_mistakes(old, new):
+  for name in JOBSETS:
+    assert old in _text(name)
+    with pytest.raises(
+      (jsonschema.ValidationError, kubernetes_validate.ValidationError)
+    ):
+      _validate(yaml.safe_load(_text(name).replace(old, new)))
+
+
 @pytest.mark.parametrize('name', JOBSETS)
 def test_jobsets_restart_all_or_stop(name):
   jobset, job, container = _job(name)
-  assert jobset['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
-  assert jobset['kind'] == 'JobSet'
   # Indexed jobs number their pods; all of them run at once.
   assert job['completionMode'] == 'Indexed'
   assert job['completions'] == job['parallelism']
