@@ -6,8 +6,10 @@ This command writes photographs as ArrayRecord shards, reads them through the
 training's loader, mirrored, and prints images per second of processor time at
 256 and 1024 pixels, beside the cores that a run with this many images per
 second needs. `sg3jax train --plan --topology=...` estimates the latter.
-Processor time, unlike time, does not depend on what else the machine does. The
-photographs come with `pip install 'sg3jax[photos]'`.
+Processor time, unlike time, does not depend on what else the machine does.
+With `--readers=N`, it also prints images per second of time with as many
+threads, and with as many processes of one thread; these need an idle machine.
+The photographs come with `pip install 'sg3jax[photos]'`.
 """
 
 import io
@@ -15,7 +17,7 @@ import math
 import pathlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import app, flags
@@ -31,6 +33,9 @@ _BATCHES = flags.DEFINE_integer(
 )
 _NEEDED = flags.DEFINE_float(
   'images_per_second', None, 'Images that a run needs in a second.'
+)
+_READERS = flags.DEFINE_integer(
+  'readers', None, 'Threads or processes that read at once.', lower_bound=1
 )
 
 _TILE = 256
@@ -62,11 +67,36 @@ def measure(folder: pathlib.Path, size: int, batches: int) -> float:
   with loader.make_loader(
     source, batch_size=_BATCH, seed=0, mirror=True, num_threads=0
   ) as rows:
-    next(rows)
-    start = time.process_time()
-    for _ in range(batches):
+    return _rate(rows, batches, time.process_time)
+
+
+def measure_readers(
+  folder: pathlib.Path, size: int, batches: int, threads: int, processes: int
+) -> float:
+  """Returns images per second with threads, or threads of each process."""
+  source = sources.open_source(str(folder), resolution=size)
+  with loader.make_loader(
+    source,
+    batch_size=_BATCH,
+    seed=0,
+    mirror=True,
+    num_threads=threads,
+    num_processes=processes,
+  ) as rows:
+    for _ in range(threads + processes):  # They read while others started.
       next(rows)
-    return batches * _BATCH / (time.process_time() - start)
+    return _rate(rows, batches, time.perf_counter)
+
+
+def _rate(
+  rows: loader.Loader, batches: int, clock: Callable[[], float]
+) -> float:
+  """Returns images per second of a clock, after a first batch."""
+  next(rows)
+  start = clock()
+  for _ in range(batches):
+    next(rows)
+  return batches * _BATCH / (clock() - start)
 
 
 def write(
@@ -97,12 +127,24 @@ def main(argv: Sequence[str]) -> None:
       with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         kilobytes = write(folder, images, kind)
-        rate = measure(folder, size, max(_BATCHES.value // (size // _TILE), 4))
+        batches = max(_BATCHES.value // (size // _TILE), 4)
+        rate = measure(folder, size, batches)
+        readers = {}
+        if count := _READERS.value:
+          readers = {
+            f'{count} threads': (count, 0),
+            f'{count} processes': (1, count),
+          }
+        rates = {
+          name: round(measure_readers(folder, size, 4 * batches, *options))
+          for name, options in readers.items()
+        }
       row = {
         'pixels': size,
         'format': kind,
         'kB an image': round(kilobytes),
         'images/s a core': round(rate),
+        **rates,
       }
       if _NEEDED.value:
         row['cores needed'] = math.ceil(_NEEDED.value / rate)

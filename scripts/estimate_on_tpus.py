@@ -16,10 +16,11 @@ too few. A ratio below 3 does not say which one is faster.
 """
 
 import functools
+import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aot_tpu
@@ -84,31 +85,41 @@ def extend(results: dict[str, Any]) -> None:
   keys = ('generation', 'design', 'layer', 'direction')
   done = {tuple(row[key] for key in keys) for row in results['rows']}
   versions = version.versions(('jax', 'libtpu'))
-  for generation in _GENERATIONS.value:
-    for design in _DESIGNS.value:
-      name = f'{design}-{_RESOLUTION.value}'
-      for layer, direction, channels, chain in tpu_estimates.cases(
-        design, _RESOLUTION.value
-      ):
-        key = (generation, name, layer, direction)
-        if key in done:
-          continue
-        minutes = _MINUTES.value
-        if minutes is not None and time.monotonic() - start > 60 * minutes:
-          print('The time is up: the same command goes on')
-          return
-        row = {
-          **dict(zip(keys, key, strict=True)),
-          'channels': channels,
-          **estimate(chain, channels, generation),
-          **versions,
-          'date': time.strftime('%Y-%m-%d'),
-        }
-        print(row, flush=True)
-        results['rows'].append(row)
-        files.write_text(
-          tpu_estimates.RESULTS, json.dumps(results, indent=1) + '\n'
-        )
+  for design, generation, layer, direction, channels, chain in _in_order():
+    key = (generation, f'{design}-{_RESOLUTION.value}', layer, direction)
+    if key in done:
+      continue
+    minutes = _MINUTES.value
+    if minutes is not None and time.monotonic() - start > 60 * minutes:
+      print('The time is up: the same command goes on')
+      return
+    row = {
+      **dict(zip(keys, key, strict=True)),
+      'channels': channels,
+      **estimate(chain, channels, generation),
+      **versions,
+      'date': time.strftime('%Y-%m-%d'),
+    }
+    print(row, flush=True)
+    results['rows'].append(row)
+    files.write_text(
+      tpu_estimates.RESULTS, json.dumps(results, indent=1) + '\n'
+    )
+
+
+def _in_order() -> Iterator[tuple[str, str, str, str, int, Chain]]:
+  """Yields all cases, the first layers for all designs and generations first.
+
+  So the decisions are made for all of them as soon as possible.
+  """
+  cases = [
+    [(design, case) for case in tpu_estimates.cases(design, _RESOLUTION.value)]
+    for design in _DESIGNS.value
+  ]
+  for together in itertools.zip_longest(*cases):
+    for design, case in filter(None, together):
+      for generation in _GENERATIONS.value:
+        yield design, generation, *case
 
 
 def main(argv: Sequence[str]) -> None:

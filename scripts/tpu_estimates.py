@@ -60,17 +60,26 @@ def estimated(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Returns the table of all estimates as Markdown."""
+  """Returns the table of all estimates as Markdown, in the order of layers."""
+  keys = ('design', 'layer', 'direction', 'kind')
   by_layer: dict[tuple[str, ...], dict[str, Any]] = {}
-  for row in rows:
-    key = tuple(row[k] for k in ('design', 'layer', 'direction', 'kind'))
-    line = by_layer.setdefault(
-      key,
-      dict(zip(('design', 'layer', 'direction', 'kind'), key, strict=True)),
-    )
+  for row in sorted(rows, key=_place):
+    key = tuple(row[k] for k in keys)
+    line = by_layer.setdefault(key, dict(zip(keys, key, strict=True)))
     kernel, xla = row['kernel cycles'] / 1e6, row['banded cycles'] / 1e6
     line[row['generation']] = f'{kernel:.2f} / {xla:.2f} = {xla / kernel:.1f}x'
-  return text_lib.markdown(list(by_layer.values()))
+  present = {row['generation'] for row in rows}
+  names = [*keys, *(name for name in GENERATIONS if name in present)]
+  return text_lib.markdown(list(by_layer.values()), names)
+
+
+def _place(row: Row) -> tuple[bool, int, int]:
+  """Returns the place of a row's layer in the table: T first, as it is run."""
+  return (
+    not row['design'].startswith('t'),
+    int(row['layer'].removeprefix('L')),
+    _DIRECTIONS.index(row['direction']),
+  )
 
 
 def contents() -> dict[pathlib.Path, str]:
