@@ -135,7 +135,8 @@ def shared_programs(_programs):
 def cli():
   """`cli('train', '--workdir=...')` runs a command: (status, out, error).
 
-  `cli.start` returns the process at once.
+  Keyword arguments are variables of its environment. `cli.start` returns the
+  process at once.
   """
   options = {
     'env': os.environ
@@ -153,9 +154,13 @@ def cli():
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
     return subprocess.Popen(command(*args), **options, **pipes)
 
-  def call(*args):
+  def call(*args, **environment):
     process = subprocess.run(
-      command(*args), **options, capture_output=True, timeout=300, check=False
+      command(*args),
+      **options | {'env': options['env'] | environment},
+      capture_output=True,
+      timeout=300,
+      check=False,
     )
     return process.returncode, process.stdout, process.stderr
 

@@ -41,6 +41,8 @@ def report(cli, models, data, tmp_path_factory):
   path = tmp_path_factory.mktemp('report') / 'report.html'
   status, out, error = cli(
     'report', *models, f'--data={data}', f'--output={path}', '--images=32',
+    # The networks of features run for longer than they compile.
+    JAX_DISABLE_MOST_OPTIMIZATIONS='0',
   )  # fmt: skip
   assert status == 0, error
   assert out == f'{path}\n'
