@@ -115,7 +115,7 @@ def _small(command: str, arguments: list[str]) -> list[str]:
 def _write_files() -> None:
   """Writes what a reader has: photographs, a checkpoint, a camera's path."""
   rng = np.random.RandomState(0)
-  for i in range(6):
+  for i in range(4):
     photo = photographs.draw(rng, (40 + i, 36))
     for folder in ('photos', f'pets/{("cat", "dog")[i % 2]}'):
       photographs.write(f'{folder}/{i:02d}.png', photo)
