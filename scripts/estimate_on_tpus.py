@@ -18,6 +18,7 @@ too few. A ratio below 3 does not say which one is faster.
 import functools
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -48,15 +49,20 @@ _MINUTES = flags.DEFINE_float(
 )
 _WRITE_ONLY = flags.DEFINE_bool('write_only', False, 'Compile nothing.')
 
+# Cores of a device, if there are several. They share the steps of a kernel's
+# grid, all of whose axes are parallel. Those of a tpu7x are devices themselves.
+_CORES = {'v4': 2, 'v5p': 2}
+
 
 def estimate(chain: Chain, channels: int, generation: str) -> dict[str, Any]:
   """Returns the cycles of a chain by the kernel and by `banded`."""
   facts = aot_tpu.compile_facts(
     chain, tpu_estimates.BATCH, channels, jnp.dtype('bfloat16'), generation
   )
+  steps = math.ceil(facts.grid / _CORES.get(generation, 1))
   return {
     'kind': measured.kind_of(chain),
-    'kernel cycles': facts.bundles_per_step * facts.grid,
+    'kernel cycles': facts.bundles_per_step * steps,
     'banded cycles': _banded_cycles(chain, channels, generation),
   }
 
