@@ -98,8 +98,7 @@ def test_order_depends_on_the_seed_alone():
   assert not equal(run(1), first)
 
 
-@pytest.mark.parametrize(('num_processes', 'num_threads'), [(1, 0), (3, 2)])
-def test_processes_give_the_same_batches(num_processes, num_threads):
+def test_processes_give_the_same_batches():
   options = {
     'batch_size': 4, 'seed': 3, 'start_image': 5, 'mirror': True,
     'process_index': 1, 'process_count': 2,
@@ -107,8 +106,8 @@ def test_processes_give_the_same_batches(num_processes, num_threads):
   found = take(
     13,
     Numbers(11),
-    num_processes=num_processes,
-    num_threads=num_threads,
+    num_processes=2,
+    num_threads=2,
     **options,
   )
   assert equal(found, take(13, Numbers(11), num_threads=0, **options))
@@ -271,7 +270,7 @@ def test_one_image_fills_batches(channels):
 
 
 @pytest.mark.parametrize(
-  ('num_threads', 'num_processes'), [(0, 0), (2, 0), (0, 2)]
+  ('num_threads', 'num_processes'), [(0, 0), (2, 0), (0, 1)]
 )
 def test_errors_reach_the_consumer_in_order(num_threads, num_processes):
   order = numbers(take(5, Numbers(20), batch_size=4, seed=0))

@@ -43,6 +43,8 @@ _LEFT = (
   # These take long, and differ little from those of the README.
   '--network=runs/quickstart --target=photos',
   '--network=demo --data=emoji:20000',
+  # This takes long, and tests/eval measures it.
+  '--metrics=eqs,eqsa',
 )
 
 # Flags that follow those of a page and make the work small.
