@@ -61,19 +61,24 @@ def photographs(size: int, number: int) -> list[np.ndarray]:
   return [np.concatenate(rows[i : i + side]) for i in range(0, len(rows), side)]
 
 
-def measure(folder: pathlib.Path, size: int, batches: int) -> float:
-  """Returns images per second of processor time, by the training's loader."""
-  source = sources.open_source(str(folder), resolution=size)
-  with loader.make_loader(
-    source, batch_size=_BATCH, seed=0, mirror=True, num_threads=0
-  ) as rows:
-    return _rate(rows, batches, time.process_time)
-
-
-def measure_readers(
-  folder: pathlib.Path, size: int, batches: int, threads: int, processes: int
+def measure(
+  folder: pathlib.Path,
+  size: int,
+  batches: int,
+  clock: Callable[[], float],
+  threads: int = 0,
+  processes: int = 0,
 ) -> float:
-  """Returns images per second with threads, or threads of each process."""
+  """Returns images per second of a clock, by the training's loader.
+
+  Args:
+    folder: The shards.
+    size: Rows and columns of an image.
+    batches: Number of batches to read.
+    clock: Returns seconds, of time or of processor time.
+    threads: Number of threads that read, in each process.
+    processes: Number of processes that read; with 0, this one does.
+  """
   source = sources.open_source(str(folder), resolution=size)
   with loader.make_loader(
     source,
@@ -83,20 +88,12 @@ def measure_readers(
     num_threads=threads,
     num_processes=processes,
   ) as rows:
-    for _ in range(threads + processes):  # They read while others started.
+    for _ in range(threads + processes + 1):  # Some read while others start.
       next(rows)
-    return _rate(rows, batches, time.perf_counter)
-
-
-def _rate(
-  rows: loader.Loader, batches: int, clock: Callable[[], float]
-) -> float:
-  """Returns images per second of a clock, after a first batch."""
-  next(rows)
-  start = clock()
-  for _ in range(batches):
-    next(rows)
-  return batches * _BATCH / (clock() - start)
+    start = clock()
+    for _ in range(batches):
+      next(rows)
+    return batches * _BATCH / (clock() - start)
 
 
 def write(
@@ -128,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
         folder = pathlib.Path(name)
         kilobytes = write(folder, images, kind)
         batches = max(_BATCHES.value // (size // _TILE), 4)
-        rate = measure(folder, size, batches)
+        rate = measure(folder, size, batches, time.process_time)
         readers = {}
         if count := _READERS.value:
           readers = {
@@ -136,7 +133,9 @@ def main(argv: Sequence[str]) -> None:
             f'{count} processes': (1, count),
           }
         rates = {
-          name: round(measure_readers(folder, size, 4 * batches, *options))
+          name: round(
+            measure(folder, size, 4 * batches, time.perf_counter, *options)
+          )
           for name, options in readers.items()
         }
       row = {

@@ -133,7 +133,7 @@ def make(
     flops: Operations of the step on one device; see `count_flops`.
 
   Raises:
-    memory_estimate.TooLargeError: If it does not fit into a device.
+    memory_estimate.TooLargeError: If it exceeds the memory of a device.
   """
   memory = topology.machine.memory
   step = memory_estimate.compile_step(trainer, mesh, batch, memory)
