@@ -1,11 +1,13 @@
 """Batches of images in an order that depends only on the seed."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from types import TracebackType
 
 import grain
@@ -31,10 +33,13 @@ class Loader:
     batches: grain.DatasetIterator,
     report: Callable[[str], None] | None = None,
     patience_sec: float | int = 60,
+    starting: contextlib.AbstractContextManager[None] | None = None,
   ):
+    """See `make_loader`; the first batch is read inside `starting`."""
     self._batches = batches
     self._report = report
     self._patience_sec = patience_sec
+    self._starting = starting
 
   def __enter__(self) -> 'Loader':
     return self
@@ -57,18 +62,19 @@ class Loader:
       ValueError: If an image cannot be read, or after `close`.
     """
     try:
-      if self._report is None:
-        return next(self._batches)
-      return self._next_reported(self._report)
+      starting, self._starting = self._starting, None
+      with starting or contextlib.nullcontext():
+        return self._next()
     except BaseException:
       # The failed batch is lost: continuing would silently skip it.
       self.close()
       raise
 
-  def _next_reported(
-    self, report: Callable[[str], None]
-  ) -> dict[str, np.ndarray]:
+  def _next(self) -> dict[str, np.ndarray]:
     """Returns the next batch, and reports a long wait."""
+    report = self._report
+    if report is None:
+      return next(self._batches)
     start, patience_sec = time.monotonic(), self._patience_sec
     timer = threading.Timer(
       patience_sec,
@@ -177,6 +183,7 @@ def make_loader(
     prefetch_buffer_size=num_threads + 1 if num_threads else 0,
   )
   batches = batches.to_iter_dataset(options)
+  starting = None
   if num_processes:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own.
@@ -186,7 +193,8 @@ def make_loader(
       grain.MultiprocessingOptions(num_processes, per_worker_buffer_size=1),
       worker_init_fn=_live_with_parent,
     ).map(_copied)
-  return Loader(iter(batches), report, patience_sec)
+    starting = _children_without_signals()
+  return Loader(iter(batches), report, patience_sec, starting)
 
 
 def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -197,16 +205,27 @@ def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {key: np.array(value) for key, value in batch.items()}
 
 
-def _live_with_parent(index: int, count: int) -> None:
-  """Makes a process end with the one that started it, and not before.
+@contextlib.contextmanager
+def _children_without_signals() -> Iterator[None]:
+  """Starts processes, by this thread or its new threads, that signals spare.
 
   Terminals and job schedulers signal all processes of a job, whose parent then
-  still needs batches for its last step. After a SIGKILL of the parent, nothing
-  else would end the process.
+  still needs batches for its last step. Processes inherit the blocked signals,
+  so there is no moment at which one would end them.
   """
+  signals = (signal.SIGINT, signal.SIGTERM)
+  # The tracker of shared memory unblocks them when it is started.
+  resource_tracker.ensure_running()
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _live_with_parent(index: int, count: int) -> None:
+  """Makes a process end with the one that started it, also by SIGKILL."""
   del index, count
-  for name in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(name, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent is not None
 

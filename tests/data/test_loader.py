@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from multiprocessing import resource_tracker
 
 import numpy as np
 import psutil
@@ -342,19 +343,34 @@ def _children() -> list[psutil.Process]:
 def test_processes_outlive_signals_to_all_and_end_on_close():
   """A terminal's Ctrl-C and a scheduler's notice go to each process of a job.
 
-  Batches that follow are those without a signal.
+  They arrive from the moment at which a process exists; the batches are those
+  without a signal.
   """
   expected = take(20, Numbers(11), batch_size=4, seed=0)
+  resource_tracker.ensure_running()  # It is a child too, but reads nothing.
   before = set(_children())
-  with loader.make_loader(
-    Numbers(11), batch_size=4, seed=0, num_threads=0, num_processes=2
-  ) as batches:
-    found = [next(batches)]
-    readers = set(_children()) - before
-    assert len(readers) == 2
-    for reader, name in zip(readers, ('SIGINT', 'SIGTERM'), strict=True):
-      reader.send_signal(getattr(signal, name))
-    found += [next(batches) for _ in range(19)]
+  readers = set()
+  done = threading.Event()
+
+  def send():
+    while not done.wait(0.01):
+      for reader in set(_children()) - before:
+        readers.add(reader)
+        reader.send_signal(signal.SIGINT)
+        reader.send_signal(signal.SIGTERM)
+
+  sender = threading.Thread(target=send)
+  sender.start()
+  try:
+    with loader.make_loader(
+      Numbers(11), batch_size=4, seed=0, num_threads=0, num_processes=2
+    ) as batches:
+      found = [next(batches) for _ in range(20)]
+      done.set()
+      sender.join()
+  finally:
+    done.set()
+  assert len(readers) == 2
   assert equal(found, expected)
   gone, alive = psutil.wait_procs(readers, timeout=10)
   assert (len(gone), alive) == (2, [])
