@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from sg3jax.ops import barrier, explicit
+from sg3jax.ops import barrier, blocks, explicit
 from sg3jax.types import AnyArray, Array, Shape
 
 
@@ -148,7 +148,7 @@ def _kernel_gradient_by_platform(
   return lax.platform_dependent(
     x,
     g,
-    cpu=functools.partial(_kernel_gradient_by_rows, geometry),
+    cpu=functools.partial(_kernel_gradient_on_cpu, geometry),
     cuda=on_gpu,
     rocm=on_gpu,
     default=functools.partial(derived_kernel_gradient, geometry),
@@ -174,6 +174,20 @@ def derived_kernel_gradient(geometry: _Geometry, x: Array, g: Array) -> Array:
   return _transpose(lambda w: geometry.convolve(x, w), geometry.w_shape, g)
 
 
+def _kernel_gradient_on_cpu(geometry: _Geometry, x: Array, g: Array) -> Array:
+  """Computes a kernel gradient as matrix products over the pixels of images."""
+  k, _, i, _ = geometry.w_shape
+  by_rows = geometry.stride == 1
+  products = _kernel_gradient_by_rows if by_rows else _strided_kernel_gradient
+  # The largest signal has the taps, of a row or of all rows, for each pixel.
+  _, height, width, _ = g.shape
+  taps = k if by_rows else k * k
+  image_bytes = taps * i * height * width * x.dtype.itemsize
+  return blocks.sum_images(
+    functools.partial(products, geometry), image_bytes, x, g
+  )
+
+
 def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
   """Computes each kernel row's gradient as one matrix product over all pixels.
 
@@ -183,8 +197,6 @@ def _kernel_gradient_by_rows(geometry: _Geometry, x: Array, g: Array) -> Array:
   into one tall operand. For each row of the kernel, `g` is shifted instead,
   along h, where a shift moves whole rows of pixels.
   """
-  if geometry.stride > 1:
-    return _strided_kernel_gradient(geometry, x, g)
   k, _, i, _ = geometry.w_shape
   padding, dilation = geometry.padding, geometry.dilation
   (_, height, _, _), (_, out_height, out_width, _) = x.shape, g.shape

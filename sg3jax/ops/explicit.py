@@ -1,7 +1,7 @@
-"""Support for arrays on meshes of Explicit axes, whose types hold the sharding.
+"""The mesh's axes, and arrays on Explicit ones, whose types hold the sharding.
 
-`jax.make_mesh` makes such axes by default. Most operations infer the sharding
-of their results; these functions are for the operations that do not.
+`jax.make_mesh` makes Explicit axes by default. Most operations infer the
+sharding of their results; these functions are for the operations that do not.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,16 @@ def axes(x: AnyArray) -> set[str]:
 def spec_of(x: AnyArray) -> P:
   """Returns the partition spec in an array's type."""
   return jax.typeof(x).sharding.spec
+
+
+def open_axes() -> dict[str, int]:
+  """Returns the sizes of the mesh's axes that the compiler still partitions."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return {
+    name: mesh.shape[name]
+    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+    if kind != AxisType.Manual and mesh.shape[name] > 1
+  }
 
 
 def reshard(x: AnyArray, like: AnyArray, *spec: Any) -> Array:

@@ -13,7 +13,8 @@ The function has three forms ("spellings"), because the compilers differ:
 Sums accumulate in float32, or in float64 for float64 inputs. A CPU computes
 16-bit inputs in float32 throughout. TPUs and GPUs round the operands of each
 pass as their matrix units require, and a GPU stores the results between passes
-in 16 bits. If the signals at the middle rate are large, a CPU or GPU computes
+in 16 bits. With filters of several terms, a CPU computes a few images at a
+time. If the signals at the middle rate are still large, a CPU or GPU computes
 one block of channels at a time.
 """
 
@@ -26,9 +27,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sg3jax.ops import barrier
+from sg3jax.ops import barrier, blocks, explicit
 from sg3jax.ops.dtypes import widen
-from sg3jax.ops.filtered_lrelu import diagonals, partition, platform, vjp
+from sg3jax.ops.filtered_lrelu import diagonals, platform, vjp
 from sg3jax.ops.filtered_lrelu.plan import Chain, Pass, Terms
 from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import DATA_AXIS, Array
@@ -146,7 +147,13 @@ def spell(name: str, chain: Chain, dtype: jnp.dtype) -> Spelling:
   return _matrix_spelling(_einsum, dtype)
 
 
-def _in_blocks(
+def _middle_size(chain: Chain) -> int:
+  """Returns the number of pixels at the middle rate."""
+  along_h, along_w = chain.contract[0]
+  return along_h.in_size * along_w.in_size
+
+
+def _by_channels(
   run: Callable[..., Array],
   chain: Chain,
   most: int,
@@ -166,13 +173,12 @@ def _in_blocks(
   n, _, _, c = operands[0].shape
   if not isinstance(n, int):  # A symbolic size, in an exported program.
     return run(*operands)
-  along_h, along_w = chain.contract[0]
-  middle = n * along_h.in_size * along_w.in_size * c * itemsize
-  middle //= partition.open_axes().get(DATA_AXIS, 1)
-  blocks = min(-(-middle // most), c // _MIN_CHANNELS)
-  if blocks <= 1:
+  middle = n * _middle_size(chain) * c * itemsize
+  middle //= explicit.open_axes().get(DATA_AXIS, 1)
+  count = min(-(-middle // most), c // _MIN_CHANNELS)
+  if count <= 1:
     return run(*operands)
-  channels = -(-c // blocks)
+  channels = -(-c // count)
 
   def add_block(i: Array, y: Array) -> Array:
     # Slices are clamped to the array, so the last block may begin earlier and
@@ -185,25 +191,36 @@ def _in_blocks(
   # allocate them for all layers at the beginning of a program.
   last = operands[-1]
   y = jnp.full((n, *chain.out_size, c), last[0, 0, 0, 0], last.dtype)
-  return lax.fori_loop(0, blocks, add_block, y)
+  return lax.fori_loop(0, count, add_block, y)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
   """Returns the result of the chain, in the spelling for the platform."""
   # Jitted so that equal layers share one trace.
-  operands = scaling.enter(*operands)
-  dtype = operands[0].dtype
+  channels, dtype = operands[0].shape[-1], operands[0].dtype
 
   def spelled(name: str) -> Callable[..., Array]:
     return functools.partial(evaluate, spell(name, chain, dtype), chain)
 
   def on_cpu(*xs: Array) -> Array:
-    itemsize = widen(dtype).itemsize
-    most = _MAX_MIDDLE_BYTES['cpu']
-    y = _in_blocks(spelled('diagonals'), chain, most, itemsize, *xs)
+    itemsize, most = widen(dtype).itemsize, _MAX_MIDDLE_BYTES['cpu']
+    factors, bias = scaling._replace(bias=None), scaling.bias
+
+    def block(factors: Scaling, *xs: Array) -> Array:
+      scaling = factors._replace(bias=bias)
+      xs = scaling.enter(*xs)
+      y = _by_channels(spelled('diagonals'), chain, most, itemsize, *xs)
+      return scaling.leave(y)
+
+    if max(map(len, (*chain.expand, chain.contract))) > 1:
+      # Each term reads a signal again. With one, blocks would gain nothing.
+      image_bytes = _middle_size(chain) * channels * itemsize
+      y = blocks.map_images(block, image_bytes, factors, *xs)
+    else:
+      y = block(factors, *xs)
     # Store it: otherwise everything that reads it repeats the last pass.
-    return barrier.store(scaling.leave(y))
+    return barrier.store(y)
 
   def anew(*xs: Array) -> tuple[Array, ...]:
     # XLA recognizes that a derivative has the same middle signal as the forward
@@ -215,11 +232,12 @@ def run(chain: Chain, *operands: Array, scaling: Scaling = NONE) -> Array:
     # Each term of an operand is a separate signal before the terms are summed.
     signals = sum(len(terms) for terms in chain.expand)
     itemsize, most = signals * dtype.itemsize, _MAX_MIDDLE_BYTES['gpu']
-    y = _in_blocks(spelled('batched'), chain, most, itemsize, *anew(*xs))
+    xs = anew(*scaling.enter(*xs))
+    y = _by_channels(spelled('batched'), chain, most, itemsize, *xs)
     return scaling.leave(y)
 
   def on_tpu(*xs: Array) -> Array:
-    return scaling.leave(spelled('einsum')(*anew(*xs)))
+    return scaling.leave(spelled('einsum')(*anew(*scaling.enter(*xs))))
 
   return platform.by_platform(*operands, cpu=on_cpu, gpu=on_gpu, tpu=on_tpu)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sg3jax.ops import explicit
@@ -22,20 +21,10 @@ from sg3jax.ops.filtered_lrelu.scaling import NONE, Scaling
 from sg3jax.types import DATA_AXIS, AnyArray, Array
 
 
-def open_axes() -> dict[str, int]:
-  """Returns the sizes of the mesh's axes that the compiler still partitions."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return {
-    name: mesh.shape[name]
-    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-    if kind != AxisType.Manual and mesh.shape[name] > 1
-  }
-
-
 def obstacle() -> str | None:
   """Returns why a kernel cannot run on the context's mesh, or None."""
   mesh = jax.sharding.get_abstract_mesh()
-  axes = open_axes()
+  axes = explicit.open_axes()
   if axes and DATA_AXIS not in mesh.axis_names:
     return (
       f'the mesh must have an axis {DATA_AXIS!r}, got axes '
@@ -59,7 +48,7 @@ def over_batch(run: Callable[..., Array]) -> Callable[..., Array]:
   def sharded(
     chain: Chain, *operands: AnyArray, scaling: Scaling = NONE
   ) -> Array:
-    axes = open_axes()
+    axes = explicit.open_axes()
     if not axes:
       return run(chain, *operands, scaling=scaling)
     is_even = operands[0].shape[0] % axes.get(DATA_AXIS, 1) == 0
