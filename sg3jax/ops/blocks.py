@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sg3jax.ops import explicit
+from sg3jax.ops.dtypes import widen
 from sg3jax.types import Array
 
 # The signal of a block has at most this size, unless that of one image is
@@ -41,18 +42,21 @@ def map_images(
 def sum_images(
   function: Callable[..., Array], image_bytes: int, *operands: Any
 ) -> Array:
-  """Returns function(*operands), a sum over images, as `map_images` does."""
+  """Returns function(*operands), a sum over images, as `map_images` does.
+
+  Blocks are added up in float32 or wider.
+  """
   count = _count(image_bytes, operands)
   if count == 1:
     return function(*operands)
-
   parts = _split(operands, count)
   like = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], parts))
 
   def add(total: Array, block: Any) -> tuple[Array, None]:
-    return total + function(*block), None
+    return total + function(*block).astype(total.dtype), None
 
-  return lax.scan(add, jnp.zeros(like.shape, like.dtype), parts)[0]
+  zeros = jnp.zeros(like.shape, widen(like.dtype))
+  return lax.scan(add, zeros, parts)[0].astype(like.dtype)
 
 
 def _count(image_bytes: int, operands: Any) -> int:
@@ -61,7 +65,7 @@ def _count(image_bytes: int, operands: Any) -> int:
   # The size is a symbol in an exported program.
   if not isinstance(n, int) or n == 0 or explicit.open_axes():
     return 1
-  most = max(_MAX_BYTES // image_bytes, 1)
+  most = max(_MAX_BYTES // max(image_bytes, 1), 1)
   return next(count for count in range(-(-n // most), n + 1) if not n % count)
 
 

@@ -60,6 +60,15 @@ def test_derivatives_do_not_depend_on_blocks(monkeypatch, name):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+def test_blocks_of_16_bits_add_up_in_more(monkeypatch):
+  """In bfloat16, 256 + 1 is 256."""
+  monkeypatch.setattr(blocks, '_MAX_BYTES', 1)
+  ones = jnp.ones((512, 1), jnp.bfloat16)
+  with jax.numpy_dtype_promotion('strict'):
+    total = blocks.sum_images(lambda x: x.sum(0), 2, ones)
+  assert (total.dtype, total[0]) == (jnp.bfloat16, 512)
+
+
 def test_the_memory_of_a_kernel_gradient_does_not_grow_with_the_batch():
   def temporary(n):
     x = jax.ShapeDtypeStruct((n, 32, 32, 64), jnp.float32)
