@@ -28,10 +28,9 @@ from jax.sharding import Mesh
 from sg3jax import launch
 from sg3jax.eval import transforms as transforms_lib
 from sg3jax.train import config as config_lib
-from sg3jax.train import sharding
+from sg3jax.train import memory_estimate, sharding
 from sg3jax.train.planning import plan, topologies
 from sg3jax.train.step import build
-from sg3jax.train.step import trainer as trainer_lib
 
 _DESIGNS = flags.DEFINE_list('designs', ['t:256', 'r:256'], 'Designs, as T:N.')
 _TARGETS = flags.DEFINE_list(
@@ -68,10 +67,6 @@ def _programs(design: str, mesh: Mesh, batch: int) -> dict[str, Lower]:
   size = generator.spec.image_shape
   images = jax.ShapeDtypeStruct((batch, *size), jnp.float32)
 
-  def step() -> jax.stages.Lowered:
-    data = {'image': jax.ShapeDtypeStruct((batch, *size), jnp.uint8)}
-    return trainer_lib.jit_step(trainer, mesh).lower(state, data, key)
-
   def generate() -> jax.stages.Lowered:
     ws = (batch, generator.spec.num_ws, generator.w_dim)
     arguments = [
@@ -98,7 +93,7 @@ def _programs(design: str, mesh: Mesh, batch: int) -> dict[str, Lower]:
     return _jit(compare, mesh).lower(key, images, images)
 
   return {
-    'step': step,
+    'step': lambda: memory_estimate.lower_step(trainer, mesh, batch)[0],
     'generate': generate,
     'eqt': functools.partial(equivariance, 'eqt'),
     'eqr': functools.partial(equivariance, 'eqr'),
@@ -145,7 +140,6 @@ def main(argv: Sequence[str]) -> None:
     )
   logging.set_verbosity(logging.WARNING)
   jax.config.update('jax_enable_compilation_cache', False)
-  topologies.prepare_environment()
   print(f'{plan.compilers()}, {os.cpu_count()} processors; seconds\n')
   print(f'| {" | ".join(_COLUMNS)} |')
   print('|---|---|---|' + '---:|' * 4)

@@ -93,12 +93,10 @@ def _prepare_train(
   trainer = build.make_trainer(config)
   mesh = sharding.make_mesh(1)
   start = time.perf_counter()
+  lowered, _, images = memory_estimate.lower_step(trainer, mesh, network.batch)
+  shape = images['image'].shape
   with jax.set_mesh(mesh):
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(trainer.init, key)
-    shape = (network.batch, *trainer.generator.spec.image_shape)
-    images = {'image': jax.ShapeDtypeStruct(shape, 'uint8')}
-    lowered = trainer_lib.jit_step(trainer, mesh).lower(state, images, key)
     init = trainer_lib.jit_init(trainer, mesh).lower(key)
   lowered_at = time.perf_counter()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:

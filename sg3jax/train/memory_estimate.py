@@ -184,7 +184,7 @@ def compile_step(
     TooLargeError: If `memory` is given, and the compiler finds that the step
       does not fit. Compilers for GPUs do not ask.
   """
-  lowered, state, images = _lower(trainer, mesh, batch)
+  lowered, state, images = lower_step(trainer, mesh, batch)
   try:
     with jax.set_mesh(mesh):
       program = lowered.compile()
@@ -251,7 +251,7 @@ def count_flops(trainer: trainer_lib.Trainer, mesh: Mesh, batch: int) -> float:
   """
   recipe = dataclasses.replace(trainer.recipe, micro_batches=1)
   whole = dataclasses.replace(trainer, recipe=recipe)
-  return _flops(_lower(whole, mesh, batch)[0], mesh)
+  return _flops(lower_step(whole, mesh, batch)[0], mesh)
 
 
 def _flops(lowered: jax.stages.Lowered, mesh: Mesh) -> float:
@@ -260,7 +260,7 @@ def _flops(lowered: jax.stages.Lowered, mesh: Mesh) -> float:
   return float(cost['flops']) / mesh.size
 
 
-def _lower(
+def lower_step(
   trainer: trainer_lib.Trainer, mesh: Mesh, batch: int
 ) -> tuple[jax.stages.Lowered, Any, Any]:
   """Returns the lowered step, and the shapes of the state and of a batch."""

@@ -265,7 +265,9 @@ def _make_with_error(message, monkeypatch):
     def compile(self):
       raise jax.errors.JaxRuntimeError(message)
 
-  monkeypatch.setattr(memory_estimate, '_lower', lambda *_: (Lowered(), {}, {}))
+  monkeypatch.setattr(
+    memory_estimate, 'lower_step', lambda *_: (Lowered(), {}, {})
+  )
   trainer = build.make_trainer(_resolved(batch=16))
   topology = topologies.parse('v5e:2x2')
   plan.make(trainer, topology, sharding.make_mesh(4), 16, 1e12)
